@@ -1,0 +1,59 @@
+"""Exceptions. Each derives from `TlskitError` and from the builtin a caller would expect."""
+
+__all__ = [
+    "AnnotationError",
+    "CheckpointError",
+    "ComparisonError",
+    "LeakageError",
+    "ManifestError",
+    "MapError",
+    "ParameterError",
+    "RunError",
+    "ScaleError",
+    "SlideError",
+    "TlskitError",
+]
+
+
+class TlskitError(Exception):
+    """Base of every error that tlskit raises on purpose."""
+
+
+class ManifestError(TlskitError, ValueError):
+    """The cohort manifest has faults; the message lists all of them with row and column."""
+
+
+class SlideError(TlskitError, OSError):
+    """A slide cannot be opened, or a region of it cannot be read."""
+
+
+class ScaleError(TlskitError, ValueError):
+    """The um/px of a slide is missing, contradictory, or coarser than what is asked of it."""
+
+
+class AnnotationError(TlskitError, ValueError):
+    """A file of outlines cannot be read, or holds nothing of the class asked for."""
+
+
+class LeakageError(TlskitError, ValueError):
+    """A patient stands in more than one of training, validation and test."""
+
+
+class ParameterError(TlskitError, ValueError):
+    """A preset or a parameter is unknown, of the wrong type, or out of range."""
+
+
+class CheckpointError(TlskitError, ValueError):
+    """A checkpoint cannot be read, or does not fit what it is applied to."""
+
+
+class MapError(TlskitError, OSError):
+    """A probability map cannot be written or read."""
+
+
+class RunError(TlskitError, RuntimeError):
+    """The archive of a run lacks what a step needs, or contradicts it."""
+
+
+class ComparisonError(TlskitError, ValueError):
+    """The arms of a comparison do not stand on the same patients, slides or target."""
