@@ -1,0 +1,238 @@
+"""Presets: flat YAML files of parameters, and the check that refuses a mistyped one before anything runs.
+
+papermill injects whatever it is given and only warns about a name that no notebook declares, so a typo would
+silently run the default. Here an unknown name is an error that offers the nearest known one.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import itertools
+import json
+import re
+import tokenize
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tlskit.errors import ParameterError
+
+__all__ = ["Parameter", "arms", "check", "notebook_parameters", "read_preset"]
+
+#: The one key of a preset that is not a parameter of a notebook: names mapped to lists of values.
+SWEEP = "sweep"
+
+#: Values that can be refused without knowing the data. ``(low, high)`` is inclusive.
+CHOICES = {
+    "resolution_by": ("mpp", "objective"),
+    "edge_tiles": ("drop", "pad"),
+    "tile_store": ("slide", "png"),
+    "keep_tiles": ("target", "tissue"),
+    "missing_target": ("error", "empty"),
+    "precision": ("auto", "exact", "bf16"),
+    "engine": ("auto", "torch", "openvino", "onnxruntime"),
+    "normalisation": ("divide_255", "imagenet"),
+}
+RANGES = {
+    "magnification": (0.1, 100),
+    "tile_px": (32, 8192),
+    "overlap": (0, 0.9),
+    "window_overlap": (0, 0.9),
+    "threshold": (0, 1),
+    "min_tissue": (0, 1),
+    "epochs": (1, 10_000),
+    "batch_size": (1, 4096),
+    "learning_rate": (1e-8, 10),
+    "steps_per_epoch": (0, 10_000_000),
+    "workers": (0, 256),
+    "timing_repeats": (1, 1000),
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a notebook's parameters cell: its name, default and the help behind the ``#``."""
+
+    name: str
+    default: object
+    help: str
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which in addition refuses a key given twice (YAML keeps the last one silently)."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ParameterError(
+                    f"{self.name}, line {key_node.start_mark.line + 1}: the key {key!r} was already given in line "
+                    f"{seen[key]}. Remove one of the two."
+                )
+            seen[key] = key_node.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-3 as a string (it wants 1.0e-3); a learning rate is written like that by everybody.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_preset(path: str | Path) -> dict:
+    """Read a preset: a flat mapping of parameter names to plain values, and perhaps the key ``sweep``.
+
+    Parameters
+    ----------
+    path
+        A YAML file.
+
+    Returns
+    -------
+    dict
+        Name to value, in the order of the file.
+
+    Raises
+    ------
+    ParameterError
+        If the file is missing, is not YAML (a tab, say), gives a key twice, or is not flat.
+    """
+    path = Path(path)
+    if not path.is_file():
+        presets = ", ".join(sorted(p.as_posix() for p in path.parent.glob("*.yaml"))) or "none"
+        raise ParameterError(f"There is no preset {path.as_posix()}. Presets in that folder: {presets}.")
+    text = path.read_text(encoding="utf-8-sig")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if "\t" in line.split("#")[0]:
+            raise ParameterError(f"{path.name}, line {number}: a tab. YAML is indented with spaces; replace the tab.")
+    stream = io.StringIO(text)
+    stream.name = path.name
+    try:
+        preset = _Loader(stream).get_single_data()
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path.name} is not valid YAML: {error}") from error
+    if not isinstance(preset, dict):
+        raise ParameterError(f"{path.name} should hold lines of the form `name: value`; it holds {preset!r}.")
+    for name, value in preset.items():
+        if name == SWEEP:
+            _check_sweep(path.name, value)
+        elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)):
+            raise ParameterError(f"{path.name}: {name} is nested. A preset is flat, so that papermill can read it too.")
+    return preset
+
+
+def _check_sweep(file_name: str, sweep: object) -> None:
+    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
+        raise ParameterError(
+            f"{file_name}: `sweep` should map parameters to lists, such as `magnification: [20, 10, 4, 1]`; "
+            f"it is {sweep!r}."
+        )
+
+
+def arms(preset: dict) -> list[dict]:
+    """The combinations of the preset's ``sweep``: one dictionary of parameters an arm, ``sweep`` itself left out.
+
+    Each arm carries ``arm``, the name of its folder: the magnification, followed by whatever else is swept
+    (``20x``, ``4x_seed=1``).
+    """
+    fixed = {name: value for name, value in preset.items() if name != SWEEP}
+    sweep = preset.get(SWEEP, {})
+    combinations = []
+    for values in itertools.product(*sweep.values()):
+        chosen = dict(zip(sweep, values, strict=True))
+        arm = fixed | chosen
+        rest = [f"{name}={_short(value)}" for name, value in chosen.items() if name != "magnification"]
+        start = [f"{arm['magnification']:g}x"] if "magnification" in arm else []
+        combinations.append(arm | {"arm": "_".join(start + rest) or "all"})
+    names = [arm["arm"] for arm in combinations]
+    for name in names:
+        if names.count(name) > 1:
+            raise ParameterError(f"`sweep` makes the arm {name} twice: a value stands twice in one of its lists.")
+    return combinations
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value) if isinstance(value, (list, bool)) else str(value)
+    return "".join(c if c.isalnum() or c in ".-+" else "-" for c in text)
+
+
+def notebook_parameters(path: str | Path) -> dict[str, Parameter]:
+    """The parameters that a notebook declares in its cell tagged ``parameters``.
+
+    Each is a line ``name = literal  # help``. The file is read as JSON and the values as literals: nothing of the
+    notebook is run.
+    """
+    notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+    cells = [c for c in notebook["cells"] if "parameters" in c.get("metadata", {}).get("tags", [])]
+    if len(cells) != 1:
+        raise ParameterError(f"{Path(path).name} should have one cell tagged `parameters`; it has {len(cells)}.")
+    source = "".join(cells[0]["source"])
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    declared = {}
+    for statement in ast.parse(source).body:
+        if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
+            raise ParameterError(f"{Path(path).name}: the parameters cell should hold only lines `name = value`.")
+        name = statement.targets[0].id
+        value = ast.literal_eval(statement.value)
+        declared[name] = Parameter(name, value, comments.get(statement.end_lineno, ""))
+    return declared
+
+
+def check(preset: dict, notebooks: list[Path]) -> None:
+    """Refuse a preset that names an unknown parameter, or gives one a value of the wrong type or out of range.
+
+    Parameters
+    ----------
+    preset
+        As `read_preset` returns it.
+    notebooks
+        The notebooks whose ``parameters`` cells together declare what there is.
+
+    Raises
+    ------
+    ParameterError
+        Listing every fault, with the nearest known name for an unknown one.
+    """
+    declared: dict[str, Parameter] = {}
+    for path in notebooks:
+        declared |= notebook_parameters(path)
+    given = [(name, value) for name, value in preset.items() if name != SWEEP]
+    given += [(name, value) for name, values in preset.get(SWEEP, {}).items() for value in values]
+    faults = []
+    for name, value in given:
+        if name not in declared:
+            near = difflib.get_close_matches(str(name), declared, n=1, cutoff=0.5)
+            hint = f"did you mean `{near[0]}`?" if near else f"known are: {', '.join(sorted(declared))}."
+            faults.append(f"no notebook has a parameter `{name}`; {hint}")
+        else:
+            faults += _value_faults(name, value, declared[name].default)
+    if faults:
+        raise ParameterError("The preset was refused:\n" + "\n".join(f"  - {fault}" for fault in dict.fromkeys(faults)))
+
+
+def _value_faults(name: str, value: object, default: object) -> list[str]:
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+    allowed = {bool: (bool,), int: (int,), float: (int, float), str: (str,), list: (list,)}[type(default)]
+    # `magnification = 4` is a whole number in the notebook, yet 2.5 is a magnification as well.
+    if name == "magnification":
+        allowed = (int, float)
+    if name == "target_class":
+        allowed = (str, list)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        return [f"`{name}` should be {kinds[type(default)]} (as in {default!r}), not {value!r}"]
+    if name in CHOICES and value not in CHOICES[name]:
+        return [f"`{name}` should be one of {', '.join(CHOICES[name])}, not {value!r}"]
+    if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
+        low, high = RANGES[name]
+        return [f"`{name}` should lie between {low:g} and {high:g}, not {value!r}"]
+    return []

@@ -1,0 +1,334 @@
+"""The archive of a run: its folders, tables, figures, records, provenance and status.
+
+::
+
+    outputs/<run>/  run.yaml  provenance.json  status.csv  split.csv
+      <arm>/        01_tiling.ipynb ...  figures/  tables/  records/  geojson/  work/
+      compare/      compare_magnifications.ipynb  figures/  tables/
+
+An *arm* is one combination of the swept parameters, named after its magnification (``20x``). What `Run.table` and
+`Run.figure` return is what they saved, so that what a cell shows is what is archived.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from filelock import FileLock
+
+from tlskit import __version__
+from tlskit.errors import RunError, TlskitError
+from tlskit.files import project_root, resolve, write_text, writing
+from tlskit.units import magnification_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["STATUS_COLUMNS", "Run", "open_run", "provenance", "read_status", "write_status"]
+
+log = logging.getLogger(__name__)
+
+STATUS_COLUMNS = ["arm", "step", "slide_id", "status", "reason", "seconds", "key"]
+
+#: Figures of an archive: pixels for looking, vectors for a paper.
+FIGURE_DPI = 150
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One step of one arm of a run. Made by `open_run`.
+
+    Attributes
+    ----------
+    dir
+        Folder of the run.
+    arm_dir
+        Folder of the arm, or ``compare``.
+    arm, step
+        Such as ``"4x"`` and ``"01_tiling"``.
+    caption
+        Printed under every figure, e.g. that the data are synthetic; may be empty.
+    """
+
+    dir: Path
+    arm_dir: Path
+    arm: str
+    step: str
+    caption: str
+
+    @property
+    def work(self) -> Path:
+        """Folder for what is heavy and can be made again: tiles, checkpoint, probability maps."""
+        return self._folder("work")
+
+    @property
+    def maps_dir(self) -> Path:
+        """Folder of the arm's probability maps, ``work/maps``."""
+        return self._folder("work") / "maps"
+
+    @property
+    def geojson_dir(self) -> Path:
+        """Folder of the arm's predicted outlines, one QuPath GeoJSON a slide."""
+        return self._folder("geojson")
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the arm's trained network lies."""
+        return self.work / "checkpoint.pt"
+
+    @property
+    def split_path(self) -> Path:
+        """The run's one split of patients, shared by all arms."""
+        return self.dir / "split.csv"
+
+    def table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Save a table as ``tables/<step number>_<name>.csv`` and return it."""
+        write_text(self._folder("tables") / f"{self._prefix}{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        return table
+
+    def figure(self, figure: Figure, name: str) -> Figure:
+        """Save a figure as PNG and PDF under ``figures/<step number>_<name>`` and return it.
+
+        The run's caption is added below the figure before it is saved.
+        """
+        import matplotlib.pyplot as plt
+
+        parts = [f"run {self.dir.name}", self.arm if self.arm_dir.name == self.arm else "", self.caption]
+        if not any(text.get_gid() == "tlskit-caption" for text in figure.texts):
+            # Just under the lowest drawn thing: a figure with a tight layout fills its canvas to the edge.
+            figure.text(
+                0.0, -0.01, "  |  ".join(p for p in parts if p), ha="left", va="top", fontsize=7, color="0.4",
+                gid="tlskit-caption",
+            )  # fmt: skip
+        stem = self._folder("figures") / f"{self._prefix}{name}"
+        # No date and no program in the metadata: the same numbers give the same bytes.
+        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Creator": None})):
+            with writing(stem.with_name(stem.name + suffix)) as path:
+                figure.savefig(path, dpi=FIGURE_DPI, bbox_inches="tight", pad_inches=0.1, metadata=metadata)
+        # The notebook shows what the cell returns; left open, pyplot would show it a second time.
+        plt.close(figure)
+        return figure
+
+    def record(self, **values: object) -> dict:
+        """Add numbers and short lists to ``records/<step>.json``, with the provenance of this step; return them."""
+        path = self._folder("records") / f"{self.step}.json"
+        old = json.loads(path.read_text(encoding="utf-8")).get("values", {}) if path.is_file() else {}
+        values = {name: _plain(value) for name, value in values.items()}
+        record = {"step": self.step, "arm": self.arm, "values": old | values, "provenance": provenance()}
+        write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        return values
+
+    def previous(self, step: str) -> dict:
+        """Values that an earlier step of this arm recorded.
+
+        Raises
+        ------
+        RunError
+            If that step has not been run in this arm.
+        """
+        path = self.arm_dir / "records" / f"{step}.json"
+        if not path.is_file():
+            raise RunError(f"Arm {self.arm} of run {self.dir.name} has no record of {step}: run {step} first.")
+        return json.loads(path.read_text(encoding="utf-8"))["values"]
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """A table that an earlier step of this arm saved, such as ``"01_tiles_per_slide"``."""
+        path = self.arm_dir / "tables" / f"{name}.csv"
+        if not path.is_file():
+            raise RunError(f"Arm {self.arm} of run {self.dir.name} has no table {name}: run step {name[:2]} first.")
+        return pd.read_csv(path, dtype={"slide_id": str, "patient_id": str, "cancer_type": str})
+
+    def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Save a long table as ``work/<name>.parquet`` and return it."""
+        with writing(self.work / f"{name}.parquet") as path:
+            table.to_parquet(path, index=False)
+        return table
+
+    def load(self, name: str, *, made_by: str) -> pd.DataFrame:
+        """Read ``work/<name>.parquet``; `made_by` names the step to run where it is missing."""
+        path = self.work / f"{name}.parquet"
+        if not path.is_file():
+            raise RunError(f"Arm {self.arm} of run {self.dir.name} has no {name} yet: run {made_by} first.")
+        return pd.read_parquet(path)
+
+    def failed(self, slide_id: str, error: Exception) -> None:
+        """Note that one slide failed in this step: a row in ``status.csv``. The run goes on without it."""
+        reason = str(error) if isinstance(error, TlskitError) else f"{type(error).__name__}: {error}"
+        log.warning("%s %s: %s left out: %s", self.arm, self.step, slide_id, reason)
+        row = dict.fromkeys(STATUS_COLUMNS, "") | {
+            "arm": self.arm, "step": self.step, "slide_id": slide_id, "status": "failed",
+            "reason": " ".join(reason.split()),
+        }  # fmt: skip
+        write_status(self.dir, [row])
+
+    @property
+    def _prefix(self) -> str:
+        number = self.step.split("_")[0]
+        return f"{number}_" if number.isdigit() else ""
+
+    def _folder(self, name: str) -> Path:
+        folder = self.arm_dir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def open_run(
+    run_name: str,
+    step: str,
+    *,
+    magnification: float | None = None,
+    arm: str = "",
+    caption: str = "",
+    outputs_dir: str | Path = "outputs",
+) -> Run:
+    """Open one step of one arm of a run, making its folders.
+
+    Parameters
+    ----------
+    run_name
+        Name of the run, the folder below `outputs_dir`.
+    step
+        Name of the notebook, such as ``"01_tiling"``.
+    magnification, arm
+        Name the arm's folder: `arm` where it is given, else the magnification (``4`` gives ``4x``), else
+        ``compare``, where the arms meet.
+    caption
+        Printed under every figure of this step.
+    outputs_dir
+        Relative to the project's root.
+
+    Raises
+    ------
+    RunError
+        If a name could leave the run's folder.
+    """
+    arm = arm or (magnification_name(magnification) if magnification is not None else "compare")
+    for what, name in (("run_name", run_name), ("arm", arm), ("step", step)):
+        if not _NAME.fullmatch(str(name)):
+            raise RunError(
+                f"`{what}` should be letters, digits, '.', '_', '-' and begin with a letter or digit: {name!r}."
+            )
+    run_dir = resolve(outputs_dir) / run_name
+    run = Run(dir=run_dir, arm_dir=run_dir / arm, arm=arm, step=step, caption=caption)
+    run.arm_dir.mkdir(parents=True, exist_ok=True)
+    # A step that starts anew has not failed on any slide yet; its record starts empty too.
+    _forget_failures(run_dir, arm, step)
+    (run.arm_dir / "records" / f"{step}.json").unlink(missing_ok=True)
+    if not (run_dir / "provenance.json").is_file():
+        write_text(run_dir / "provenance.json", json.dumps(provenance(), indent=1) + "\n")
+    return run
+
+
+def read_status(run_dir: str | Path) -> pd.DataFrame:
+    """``status.csv`` of a run: one row a step (``slide_id`` empty) and one for each slide that failed in it."""
+    path = Path(run_dir) / "status.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=STATUS_COLUMNS)
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def write_status(run_dir: str | Path, rows: list[dict]) -> None:
+    """Add rows to ``status.csv``, replacing those of the same arm, step and slide.
+
+    Arms may run side by side on a cluster, so the file is read, changed and renamed under a lock.
+    """
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(run_dir / ".status.lock"):
+        status = read_status(run_dir)
+        new = pd.DataFrame(rows, columns=STATUS_COLUMNS).astype(str)
+        status = pd.concat([status, new], ignore_index=True)
+        status = status.drop_duplicates(["arm", "step", "slide_id"], keep="last")
+        write_text(run_dir / "status.csv", status.to_csv(index=False, lineterminator="\n"))
+
+
+def _forget_failures(run_dir: Path, arm: str, step: str) -> None:
+    if not (run_dir / "status.csv").is_file():
+        return
+    with FileLock(run_dir / ".status.lock"):
+        status = read_status(run_dir)
+        mine = (status["arm"] == arm) & (status["step"] == step) & (status["slide_id"] != "")
+        if mine.any():
+            write_text(run_dir / "status.csv", status[~mine].to_csv(index=False, lineterminator="\n"))
+
+
+def provenance() -> dict:
+    """What made the numbers: versions, code state, hardware, time. No user, no host, no path of the machine."""
+    packages = (
+        "torch", "torchvision", "segmentation-models-pytorch", "lightning", "openslide-python", "openslide-bin",
+        "numpy", "pandas", "papermill", "openvino",
+    )  # fmt: skip
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "tlskit": __version__,
+        "code": _git_state(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "packages": versions,
+        "time_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git_state() -> dict | None:
+    """Commit and whether files were changed since; None where git or its folder is missing."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        if not (root / ".git").exists():
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu_name() -> str:
+    if sys.platform.startswith("linux"):
+        try:
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+        except OSError:
+            pass
+    return platform.processor() or platform.machine()
+
+
+def _plain(value: object) -> object:
+    """Numbers and arrays of numpy as JSON knows them; paths relative to the project."""
+    if isinstance(value, Path):
+        root = project_root()
+        return value.relative_to(root).as_posix() if value.is_relative_to(root) else value.name
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and value != value:
+        return None
+    return value
