@@ -1,0 +1,162 @@
+"""What the networks run on: device, precision, memory allocator. Importing this loads no torch."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+from tlskit.errors import ParameterError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PRECISIONS", "hardware", "pick_device", "pick_precision", "tune_allocator"]
+
+log = logging.getLogger(__name__)
+
+#: ``exact`` is float32 throughout; ``bf16`` and ``fp16`` are mixed precision (weights stay float32).
+PRECISIONS = ("auto", "exact", "bf16", "fp16")
+
+# glibc's mallopt parameters (malloc.h) and the values that keep freed memory in the process.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_NEVER_TRIM = 2**31 - 1
+_GROW_BYTES = 64 << 20
+
+_allocator_tuned: bool | None = None
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device to compute on: ``auto`` takes an NVIDIA or AMD GPU, else Apple's GPU, else the CPU.
+
+    Parameters
+    ----------
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+
+    Raises
+    ------
+    ParameterError
+        If the device is unknown, or not in this machine.
+    """
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ParameterError(
+            f"`device` should be 'auto', 'cpu', 'cuda', 'cuda:1' (the second GPU) or 'mps', not {device!r}."
+        ) from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(chosen.type, False):
+        raise ParameterError(
+            f"`device` is {device!r}, but torch finds no such device on this machine ({torch.cuda.device_count()} CUDA "
+            "devices). Use 'auto' or 'cpu', or install the torch build that matches the GPU's driver."
+        )
+    return chosen
+
+
+def pick_precision(precision: str = "auto", device: str | torch.device = "auto") -> str:
+    """``exact``, ``bf16`` or ``fp16``: ``auto`` takes the fastest one that the device computes natively.
+
+    bf16 has float32's range, so it needs no loss scaling. It is taken where the hardware multiplies it (x86 with
+    AVX-512 BF16 or AMX, NVIDIA from Ampere on); emulated it would be slower than float32. fp16 is taken on NVIDIA GPUs
+    from Volta to Turing. Everything else computes in float32.
+
+    Parameters
+    ----------
+    precision
+        One of `PRECISIONS`.
+    device
+        As for `pick_device`.
+
+    Raises
+    ------
+    ParameterError
+        If the precision is unknown, or ``fp16`` is asked of a device other than a CUDA GPU.
+    """
+    import torch
+
+    if precision not in PRECISIONS:
+        raise ParameterError(f"`precision` should be one of {', '.join(PRECISIONS)}, not {precision!r}.")
+    device = pick_device(device)
+    if precision == "fp16" and device.type != "cuda":
+        raise ParameterError(
+            f"`precision: fp16` needs a CUDA GPU; the device is {device.type}. Use 'auto', 'bf16' or 'exact'."
+        )
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return "bf16" if major >= 8 else "fp16" if major == 7 else "exact"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bf16"
+    return "exact"
+
+
+def tune_allocator() -> bool:
+    """Keep freed memory in the process instead of returning it to the kernel; True where that could be set.
+
+    glibc gives every large activation its own ``mmap`` and unmaps it at once; on a CPU the page faults of the next
+    layer can cost more than its arithmetic. Three ``mallopt`` calls stop that, for this process and from now on. The
+    price is that the process keeps its peak memory until it ends. Elsewhere than on glibc nothing is changed.
+    Calling it again does nothing.
+    """
+    global _allocator_tuned
+    if _allocator_tuned is None:
+        _allocator_tuned = _mallopt()
+    return _allocator_tuned
+
+
+def _mallopt() -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    if "jemalloc" in preloaded or "tcmalloc" in preloaded:
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER_TRIM), (_M_TOP_PAD, _GROW_BYTES))
+        return all([libc.mallopt(name, value) == 1 for name, value in settings])
+    except (OSError, AttributeError):  # musl has no libc.so.6, and no mallopt
+        return False
+
+
+def hardware(device: str | torch.device = "auto") -> dict:
+    """What a measured time stands on, as plain values for a record. No name of the machine or its user.
+
+    Returns
+    -------
+    dict
+        ``cpu, cpu_count`` (cores that this process may use), ``threads`` (torch's), ``memory_gb, gpu`` ("" without
+        one), ``gpu_memory_gb, device, precision`` (what ``auto`` means here), ``allocator`` ("tuned" or "default"),
+        ``torch``.
+    """
+    import psutil
+    import torch
+
+    device = pick_device(device)
+    is_cuda = device.type == "cuda"
+    return {
+        "cpu": torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name(device) if is_cuda else "",
+        "gpu_memory_gb": round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1) if is_cuda else 0.0,
+        "device": device.type,
+        "precision": pick_precision("auto", device),
+        "allocator": "tuned" if _allocator_tuned else "default",
+        "torch": torch.__version__,
+    }
