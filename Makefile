@@ -1,0 +1,54 @@
+# tlskit: `make` alone lists what can be made.
+# VENV may point to an environment that several checkouts share: make test VENV=../venv
+
+VENV   ?= .venv
+PYTHON ?= python3
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.tlskit-lock
+
+# The package is taken from this checkout, also where the environment is shared with another one.
+export PYTHONPATH := $(CURDIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lab app bench lint lock clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(STAMP)  ## make the environment once (VENV=.venv), from requirements.lock
+
+# Kept as a copy of the lock: an environment is made anew only when the lock itself has changed.
+$(STAMP): requirements.lock
+	@if ! cmp -s requirements.lock $(STAMP); then \
+	  set -e; \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tlskit needs Python 3.11 or newer: make PYTHON=python3.11")'; \
+	  echo "Setting up $(VENV): about 7 GB, a few minutes"; \
+	  test -x $(PY) || $(PYTHON) -m venv $(VENV); \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	  cp requirements.lock $(STAMP); \
+	else touch $(STAMP); fi
+
+demo: env  ## make a synthetic cohort and run the whole study on it (about 15 minutes)
+	$(PY) -m tlskit synth outputs/cohorts/demo
+	$(PY) -m tlskit sweep params/demo.yaml
+
+test: env  ## run the tests
+	$(PY) -m pytest
+
+lab: env  ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab --notebook-dir=.
+
+bench: env  ## measure speed and memory (see tests/benchmarks)
+	$(PY) -m tests.benchmarks
+
+lint: env  ## check the style
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+lock:  ## resolve pyproject.toml into requirements.lock and environment.yml (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --generate-hashes \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --upgrade -o requirements.lock
+	$(PYTHON) .ci/environment.py
+
+clean:  ## remove everything that was made, the archive of runs included
+	rm -rf outputs .venv build *.egg-info

@@ -1,0 +1,97 @@
+"""The archive of a run: what is shown is what is saved, and nothing is half-written."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from tlskit import files, runs
+from tlskit.errors import RunError, SlideError
+
+plt.switch_backend("Agg")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return runs.open_run("study", "01_tiling", magnification=4, caption="synthetic data", outputs_dir=tmp_path)
+
+
+def test_a_table_is_returned_as_it_was_and_saved_under_the_steps_number(run):
+    table = pd.DataFrame({"slide_id": ["007"], "dice": [0.5]})
+    assert run.table(table, "scores") is table
+    assert (run.dir / "4x/tables/01_scores.csv").read_text() == "slide_id,dice\n007,0.5\n"
+    assert run.read_table("01_scores")["slide_id"].tolist() == ["007"]
+
+
+def test_a_figure_is_saved_as_png_and_pdf_with_its_caption(run):
+    figure, ax = plt.subplots()
+    ax.plot([0, 1])
+    assert run.figure(figure, "line") is figure
+    first = {p.name: p.read_bytes() for p in (run.dir / "4x/figures").iterdir()}
+    assert set(first) == {"01_line.png", "01_line.pdf"}
+    assert "synthetic data" in figure.texts[-1].get_text()
+    run.figure(figure, "line")
+    assert {p.name: p.read_bytes() for p in (run.dir / "4x/figures").iterdir()} == first
+
+
+def test_records_add_up_and_are_read_by_later_steps(run, tmp_path):
+    run.record(tiles=np.int64(3), mean=np.float32(0.5), undefined=float("nan"))
+    run.record(names=("a", "b"))
+    later = runs.open_run("study", "02_patient_split", magnification=4, outputs_dir=tmp_path)
+    assert later.previous("01_tiling") == {"tiles": 3, "mean": 0.5, "undefined": None, "names": ["a", "b"]}
+
+
+def test_a_missing_step_is_an_error_that_names_it(run):
+    with pytest.raises(RunError, match="run 03_training first"):
+        run.previous("03_training")
+    with pytest.raises(RunError, match="run 01_tiling first"):
+        run.load("tiles", made_by="01_tiling")
+    with pytest.raises(RunError, match="run step 05 first"):
+        run.read_table("05_scores")
+
+
+def test_a_failed_slide_is_a_row_with_its_reason_until_the_step_is_run_again(run, tmp_path):
+    run.failed("slide_3", SlideError("slide_3.svs cannot be opened:\n export it again"))
+    row = runs.read_status(run.dir).iloc[0]
+    assert (row["arm"], row["step"], row["slide_id"], row["status"]) == ("4x", "01_tiling", "slide_3", "failed")
+    assert row["reason"] == "slide_3.svs cannot be opened: export it again"
+    runs.open_run("study", "02_patient_split", magnification=4, outputs_dir=tmp_path)
+    assert len(runs.read_status(run.dir)) == 1
+    runs.open_run("study", "01_tiling", magnification=4, outputs_dir=tmp_path)
+    assert len(runs.read_status(run.dir)) == 0
+
+
+def test_arms_that_write_their_status_at_the_same_time_lose_nothing(tmp_path):
+    rows = [{"arm": f"{i}x", "step": "01_tiling", "slide_id": "", "status": "done"} for i in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda row: runs.write_status(tmp_path, [row]), rows))
+    assert len(runs.read_status(tmp_path)) == 40
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".hidden", "c:\\d"])
+def test_a_name_cannot_leave_the_runs_folder(tmp_path, name):
+    with pytest.raises(RunError, match="run_name"):
+        runs.open_run(name, "01_tiling", magnification=4, outputs_dir=tmp_path)
+
+
+def test_provenance_names_no_user_and_no_folder(run):
+    text = (run.dir / "provenance.json").read_text()
+    assert json.loads(text)["packages"]["torch"]
+    assert str(files.project_root()) not in text
+
+
+def test_provenance_works_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert runs.provenance()["python"]
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), files.writing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]

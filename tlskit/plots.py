@@ -1,0 +1,370 @@
+"""Pictures of pixels: tiles, fields and slides with their outlines. Charts of tables are in `tlskit.charts`.
+
+Every function returns a matplotlib ``Figure`` and reads pixels through `tlskit.slides`. Truth is drawn in cyan,
+predictions in yellow, both with a dark rim, so that they show on pink, on purple and on glass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as MplPath
+from shapely.geometry import Polygon, box
+
+from tlskit import annotations, cohort, units
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from tlskit.slides import Slide
+
+__all__ = [
+    "PREDICTION_COLOUR",
+    "TRUTH_COLOUR",
+    "slide_overlays",
+    "spread_tiles",
+    "target_at_magnifications",
+    "tile_gallery",
+    "tile_predictions",
+]
+
+TRUTH_COLOUR = "#00e5ff"
+PREDICTION_COLOUR = "#ffd600"
+_RIM = [patheffects.withStroke(linewidth=3.0, foreground="#202020")]
+
+#: Lengths a scale bar may have, um.
+_BAR_LENGTHS_UM = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+def tile_gallery(
+    tiles: pd.DataFrame,
+    manifest: pd.DataFrame,
+    *,
+    magnification: float,
+    tile_px: int,
+    target_class: str | list[str],
+    resolution_by: str = "mpp",
+    n_tiles: int = 12,
+    columns: int = 4,
+) -> Figure:
+    """Tiles from the least to the most covered by the target, with the target's outlines.
+
+    Parameters
+    ----------
+    tiles
+        Tile table; `n_tiles` of it are taken at even steps of ``target_fraction``.
+    manifest
+        Cohort that the tiles come from.
+    magnification, tile_px, target_class, resolution_by
+        As the tiles were cut.
+    """
+    chosen = spread_tiles(tiles, n_tiles)
+    mpp = units.mpp_for_magnification(magnification)
+    figure, axes = _grid(len(chosen), columns, panel_in=2.0)
+    reader = _Fields(manifest, target_class, resolution_by)
+    for ax, tile in zip(axes, chosen.itertuples(), strict=False):
+        slide, polygons = reader.open(tile.slide_id)
+        x_px, y_px = (int(units.px0_to_px(v, mpp, slide.mpp0)) for v in (tile.x_px0, tile.y_px0))
+        _field(ax, slide, x_px, y_px, tile_px, mpp=mpp, polygons=polygons)
+        ax.set_title(f"{tile.slide_id}\ntarget {tile.target_fraction:.0%}", fontsize=8)
+    reader.close()
+    _scale_bar(axes[0], mpp, tile_px)
+    _legend(figure, truth=True)
+    return figure
+
+
+def spread_tiles(tiles: pd.DataFrame, n_tiles: int, *, by: str = "target_fraction") -> pd.DataFrame:
+    """`n_tiles` rows at even steps of the column `by`, from its lowest to its highest value."""
+    ordered = tiles.sort_values([by, "tile_id"], kind="stable")
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(n_tiles, len(ordered))).round().astype(int))
+    return ordered.iloc[places]
+
+
+def target_at_magnifications(
+    manifest: pd.DataFrame,
+    *,
+    target_class: str | list[str],
+    tile_px: int,
+    magnifications: Sequence[float] = (1, 4, 10, 20),
+    resolution_by: str = "mpp",
+) -> Figure:
+    """One target at every magnification, with its mask below: the paper's Figure 1 on this cohort.
+
+    The target nearest to the cohort's median area is shown, centred in a tile of `tile_px` at each magnification.
+    A slide scanned too coarsely for a magnification leaves that panel out, with the reason.
+    """
+    reader = _Fields(manifest, target_class, resolution_by)
+    targets = [
+        (polygon.area * slide.mpp0**2, slide_id, polygon)
+        for slide_id in manifest["slide_id"]
+        for slide, polygons in [reader.open_or_none(slide_id)]
+        if slide is not None
+        for polygon in polygons
+    ]
+    figure, axes = plt.subplots(2, len(magnifications), figsize=(2.2 * len(magnifications), 4.9), squeeze=False)
+    if not targets:
+        reader.close()
+        return _only_text(figure, axes, "No slide of this cohort holds a target.")
+    targets.sort(key=lambda target: (target[0], target[1]))
+    area_um2, slide_id, polygon = targets[len(targets) // 2]
+    slide, polygons = reader.open(slide_id)
+    for column, magnification in enumerate(magnifications):
+        mpp = units.mpp_for_magnification(magnification)
+        top, bottom = axes[0, column], axes[1, column]
+        top.set_title(f"{units.magnification_name(magnification)}\n{tile_px * mpp:,.0f} um wide", fontsize=9)
+        if mpp < slide.mpp0 * (1 - units.FINER_TOLERANCE):
+            for ax in (top, bottom):
+                _blank(ax, f"scanned at\n{units.magnification_for_mpp(slide.mpp0):.1f}x only")
+            continue
+        centre_px = [float(v) * slide.mpp0 / mpp for v in (polygon.centroid.x, polygon.centroid.y)]
+        x_px, y_px = (round(v - tile_px / 2) for v in centre_px)
+        _field(top, slide, x_px, y_px, tile_px, mpp=mpp)
+        mask = annotations.rasterise(
+            polygons, x_px=x_px, y_px=y_px, width_px=tile_px, height_px=tile_px, mpp=mpp, mpp0=slide.mpp0
+        )
+        bottom.imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, tile_px, tile_px, 0))
+        _bare(bottom)
+        bottom.set_xlabel(f"target {mask.mean():.1%} of pixels", fontsize=8)
+        _scale_bar(top, mpp, tile_px)
+    axes[0, 0].set_ylabel("image")
+    axes[1, 0].set_ylabel("mask")
+    reader.close()
+    figure.suptitle(f"One target of {area_um2 / 1e6:.2f} mm2 (slide {slide_id}), {tile_px} px tiles", fontsize=10)
+    figure.tight_layout()
+    return figure
+
+
+def tile_predictions(
+    checkpoint,
+    tiles: pd.DataFrame,
+    manifest: pd.DataFrame,
+    *,
+    threshold: float,
+    columns: int = 4,
+) -> Figure:
+    """Tiles with the truth's and the prediction's outlines, titled by IoU.
+
+    Parameters
+    ----------
+    checkpoint
+        `tlskit.models.Checkpoint` that made the predictions; it says how the tiles are read.
+    tiles
+        Rows of the tile table to show, in this order.
+    threshold
+        Probability from which a pixel counts as target.
+    """
+    from tlskit import inference
+
+    mpp = units.mpp_for_magnification(checkpoint.magnification)
+    size = checkpoint.tile_px
+    figure, axes = _grid(len(tiles), columns, panel_in=2.0)
+    reader = _Fields(manifest, None, checkpoint.resolution_by)
+    tiles = tiles.reset_index(drop=True)
+    for index, probability, truth in inference.predict_tiles(checkpoint, tiles, manifest, batch_size=4, workers=0):
+        for i, prob, mask in zip(index, probability, truth, strict=True):
+            ax, tile = axes[int(i)], tiles.iloc[int(i)]
+            slide, _ = reader.open(tile["slide_id"])
+            x_px, y_px = (int(units.px0_to_px(tile[c], mpp, slide.mpp0)) for c in ("x_px0", "y_px0"))
+            _field(ax, slide, x_px, y_px, size, mpp=mpp)
+            predicted = prob >= threshold
+            _mask_outline(ax, mask, TRUTH_COLOUR)
+            _mask_outline(ax, predicted, PREDICTION_COLOUR)
+            union = (predicted | mask).sum()
+            iou = (predicted & mask).sum() / union if union else math.nan
+            ax.set_title(f"{tile['slide_id']}\nIoU {iou:.2f}", fontsize=8)
+    reader.close()
+    _scale_bar(axes[0], mpp, size)
+    _legend(figure, truth=True, prediction=True)
+    return figure
+
+
+def slide_overlays(
+    examples: pd.DataFrame,
+    manifest: pd.DataFrame,
+    *,
+    threshold: float,
+    target_class: str | list[str],
+    resolution_by: str = "mpp",
+    min_object_um2: float = 0.0,
+    max_px: int = 900,
+) -> Figure:
+    """Whole slides with truth and prediction, one column a slide; below each, its probability map.
+
+    Parameters
+    ----------
+    examples
+        One row a slide: ``slide_id``, ``map_path`` and ``title``.
+    threshold, min_object_um2
+        What is drawn as a predicted object.
+    max_px
+        Longest side of the pictures.
+    """
+    from tlskit import probmaps
+
+    figure, axes = plt.subplots(2, len(examples), figsize=(3.3 * len(examples), 6.8), squeeze=False)
+    reader = _Fields(manifest, target_class, resolution_by)
+    image = None
+    for column, example in enumerate(examples.itertuples()):
+        slide, polygons = reader.open(example.slide_id)
+        picture, mpp = slide.thumbnail(max_px=max_px)
+        height, width = picture.shape[:2]
+        top, bottom = axes[:, column]
+        extent_mm = (0, width * mpp / 1000, height * mpp / 1000, 0)
+        per_px0 = slide.mpp0 / 1000
+        top.imshow(picture, extent=extent_mm, interpolation="antialiased")
+        with probmaps.open_map(example.map_path) as probmap:
+            overview, map_mpp = probmap.overview(max_px)
+        map_extent = (0, overview.shape[1] * map_mpp / 1000, overview.shape[0] * map_mpp / 1000, 0)
+        predicted = annotations.polygonise(
+            overview >= math.ceil(threshold * 255), mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2
+        )
+        for ax in (top, bottom):
+            _outlines(ax, polygons, scale=per_px0, colour=TRUTH_COLOUR)
+        _outlines(top, predicted, scale=per_px0, colour=PREDICTION_COLOUR)
+        image = bottom.imshow(overview / 255, extent=map_extent, cmap="magma", vmin=0, vmax=1)
+        top.set_title(example.title, fontsize=9)
+        for ax in (top, bottom):
+            ax.set_xlim(0, extent_mm[1])
+            ax.set_ylim(extent_mm[2], 0)
+            ax.set_aspect("equal")
+            ax.tick_params(labelsize=7)
+        bottom.set_xlabel("mm", fontsize=8)
+    axes[0, 0].set_ylabel("slide, mm", fontsize=8)
+    axes[1, 0].set_ylabel("probability map, mm", fontsize=8)
+    reader.close()
+    figure.tight_layout(rect=(0, 0.05, 0.94, 1))
+    place = axes[1, -1].get_position()
+    bar = figure.add_axes((0.95, place.y0, 0.012, place.height))
+    figure.colorbar(image, cax=bar).set_label("probability of target", fontsize=8)
+    _legend(figure, truth=True, prediction=True, y=0.03)
+    return figure
+
+
+class _Fields:
+    """Slides and target outlines of a cohort, each opened and read once."""
+
+    def __init__(self, manifest: pd.DataFrame, target_class: str | list[str] | None, resolution_by: str):
+        self._rows = {row.slide_id: row for row in cohort.slide_rows(manifest)}
+        self._target_class = target_class
+        self._resolution_by = resolution_by
+        self._open: dict[str, tuple[Slide, list[Polygon]]] = {}
+
+    def open(self, slide_id: str) -> tuple[Slide, list[Polygon]]:
+        if slide_id not in self._open:
+            row = self._rows[slide_id]
+            slide = cohort.open_row(row, resolution_by=self._resolution_by)
+            polygons = []
+            if self._target_class is not None:
+                polygons = annotations.read_targets(row.annotation_path, self._target_class, missing="empty")
+            self._open[slide_id] = (slide, polygons)
+        return self._open[slide_id]
+
+    def open_or_none(self, slide_id: str) -> tuple[Slide | None, list[Polygon]]:
+        """As `open`; a slide that cannot be read has been reported by the tiling and is passed over here."""
+        from tlskit.errors import TlskitError
+
+        try:
+            return self.open(slide_id)
+        except TlskitError:
+            return None, []
+
+    def close(self) -> None:
+        for slide, _ in self._open.values():
+            slide.close()
+        self._open.clear()
+
+
+def _grid(n_panels: int, columns: int, *, panel_in: float) -> tuple[Figure, np.ndarray]:
+    columns = max(1, min(columns, n_panels))
+    rows = max(1, math.ceil(n_panels / columns))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(panel_in * columns, (panel_in + 0.35) * rows), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    if n_panels == 0:
+        axes[0, 0].text(0.5, 0.5, "no tiles", ha="center", va="center")
+    return figure, axes.ravel()
+
+
+def _field(ax: Axes, slide: Slide, x_px: int, y_px: int, size_px: int, *, mpp: float, polygons=()) -> None:
+    """Show a square field of a slide, in working pixels, with outlines where given."""
+    pixels = slide.read(x_px, y_px, size_px, size_px, mpp=mpp)
+    ax.imshow(pixels, extent=(0, size_px, size_px, 0), interpolation="antialiased")
+    d = mpp / slide.mpp0
+    here = box(x_px * d, y_px * d, (x_px + size_px) * d, (y_px + size_px) * d)
+    _outlines(
+        ax,
+        [polygon for polygon in polygons if polygon.intersects(here)],
+        scale=1 / d,
+        shift=(-x_px, -y_px),
+        colour=TRUTH_COLOUR,
+    )
+    ax.set_xlim(0, size_px)
+    ax.set_ylim(size_px, 0)
+    _bare(ax)
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_axis_on()
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _blank(ax: Axes, text: str) -> None:
+    _bare(ax)
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, color="0.4", transform=ax.transAxes)
+
+
+def _only_text(figure: Figure, axes: np.ndarray, text: str) -> Figure:
+    for ax in axes.flat:
+        ax.set_axis_off()
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    return figure
+
+
+def _outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 0.0)) -> None:
+    """Draw polygons of level-0 pixels, scaled and shifted into the coordinates of `ax`, holes included."""
+    for polygon in polygons:
+        rings = [polygon.exterior, *polygon.interiors]
+        vertices = np.concatenate([np.asarray(ring.coords)[:, :2] * scale + shift for ring in rings])
+        codes = np.concatenate(
+            [[MplPath.MOVETO, *[MplPath.LINETO] * (len(ring.coords) - 2), MplPath.CLOSEPOLY] for ring in rings]
+        )
+        ax.add_patch(
+            PathPatch(MplPath(vertices, codes), fill=False, edgecolor=colour, linewidth=1.4, path_effects=_RIM)
+        )
+
+
+def _mask_outline(ax: Axes, mask: np.ndarray, colour: str) -> None:
+    """Outline of a mask along its pixel edges."""
+    _outlines(ax, annotations.polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour)
+
+
+def _scale_bar(ax: Axes, mpp: float, size_px: int) -> None:
+    """A bar of about a quarter of the panel in the lower left corner."""
+    goal_um = size_px * mpp / 4
+    length_um = max((length for length in _BAR_LENGTHS_UM if length <= goal_um), default=_BAR_LENGTHS_UM[0])
+    left, y = 0.05 * size_px, 0.93 * size_px
+    ax.plot([left, left + length_um / mpp], [y, y], color="black", linewidth=4, solid_capstyle="butt")
+    ax.plot([left, left + length_um / mpp], [y, y], color="white", linewidth=2, solid_capstyle="butt")
+    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um} um"
+    label = ax.text(left, y - 0.03 * size_px, text, color="white", fontsize=7, va="bottom")
+    label.set_path_effects([patheffects.withStroke(linewidth=2, foreground="black")])
+
+
+def _legend(figure: Figure, *, truth: bool = False, prediction: bool = False, y: float = 0.0) -> None:
+    entries = [(TRUTH_COLOUR, "truth")] * truth + [(PREDICTION_COLOUR, "prediction")] * prediction
+    handles = [Line2D([], [], color=colour, linewidth=1.6, path_effects=_RIM, label=label) for colour, label in entries]
+    figure.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncols=len(handles), frameon=False, fontsize=8
+    )

@@ -1,0 +1,155 @@
+"""Charts of the tables of notebooks 01, 02, 03 and 06. Charts of scores are in `tlskit.charts`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from tlskit.splitting import SPLITS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["split_bars", "stage_bars", "tiles_per_slide", "training_history"]
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and in grey.
+BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#d55e00",
+    "#56b4e9",
+    "#bdbdbd",
+)
+
+
+def tiles_per_slide(slides: pd.DataFrame) -> Figure:
+    """Tiles of each slide: kept, and dropped for which reason.
+
+    Parameters
+    ----------
+    slides
+        As `tlskit.tiling.tile_cohort` returns it.
+    """
+    slides = slides.sort_values("slide_id")
+    parts = (
+        ("kept_tiles", "kept", BLUE),
+        ("dropped_no_target", "dropped: no target", ORANGE),
+        ("dropped_no_tissue", "dropped: too little tissue", GREY),
+        ("dropped_edge", "dropped: over the slide's edge", PURPLE),
+    )
+    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.26 * len(slides)), layout="constrained")
+    left = np.zeros(len(slides))
+    places = np.arange(len(slides))
+    for column, label, colour in parts:
+        ax.barh(places, slides[column], left=left, color=colour, label=label, height=0.75)
+        left += slides[column].to_numpy()
+    for place, kept in zip(places, slides["kept_tiles"], strict=True):
+        ax.text(left.max() * 1.01, place, f"{kept}", va="center", ha="left", fontsize=8, color=BLUE)
+    ax.set_yticks(places, slides["slide_id"], fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlabel("tiles (kept: number at the right)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def split_bars(summary: pd.DataFrame) -> Figure:
+    """Patients, slides and tiles in each set, stacked by cancer type.
+
+    Parameters
+    ----------
+    summary
+        As `tlskit.splitting.split_summary` returns it.
+    """
+    columns = [c for c in ("patients", "slides", "tiles") if c in summary]
+    by_type = summary[summary["cancer_type"] != "all"]
+    types = sorted(by_type["cancer_type"].unique())
+    colours = dict(
+        zip(types, (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY) * (1 + len(types) // 7), strict=False)
+    )
+    figure, axes = plt.subplots(1, len(columns), figsize=(2.8 * len(columns), 3.2), layout="constrained")
+    for ax, column in zip(np.atleast_1d(axes), columns, strict=True):
+        table = by_type.pivot_table(index="split", columns="cancer_type", values=column, aggfunc="sum", fill_value=0)
+        table = table.reindex(index=SPLITS, columns=types, fill_value=0)
+        bottom = np.zeros(len(SPLITS))
+        for cancer_type in types:
+            ax.bar(SPLITS, table[cancer_type], bottom=bottom, color=colours[cancer_type], label=cancer_type, width=0.7)
+            bottom += table[cancer_type].to_numpy()
+        for x, total in enumerate(bottom):
+            ax.text(x, total, f"{int(total)}", ha="center", va="bottom", fontsize=8)
+        ax.set_title(column, fontsize=10)
+        ax.margins(y=0.12)
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        ax.spines[["top", "right"]].set_visible(False)
+    np.atleast_1d(axes)[0].set_ylabel("number")
+    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(types)), frameon=False, fontsize=8)
+    return figure
+
+
+def training_history(history: pd.DataFrame) -> Figure:
+    """Loss and validation IoU by epoch, the epoch that was kept, and the tiles trained per second.
+
+    Parameters
+    ----------
+    history
+        As `tlskit.training.train` returns it.
+    """
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3.0), layout="constrained")
+    epochs = history["epoch"]
+    left.plot(epochs, history["train_loss"], "o-", color=BLUE, label="training")
+    left.plot(epochs, history["val_loss"], "s--", color=ORANGE, label="validation")
+    left.set_ylabel("Dice loss")
+    left.legend(frameon=False, fontsize=8)
+    middle.plot(epochs, history["val_iou"], "s-", color=ORANGE)
+    best = history.loc[history["val_iou"].idxmax()] if history["val_iou"].notna().any() else history.iloc[-1]
+    middle.plot([best["epoch"]], [best["val_iou"]], "*", color=VERMILION, markersize=14)
+    middle.annotate(
+        f"kept: {best['val_iou']:.3f}",
+        (best["epoch"], best["val_iou"]),
+        xytext=(0, -18),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+    )
+    middle.set_ylim(0, 1)
+    middle.set_ylabel("validation IoU at 0.5\n(all pixels pooled)")
+    right.bar(epochs, history["tiles_per_s"], color=GREEN, width=0.7)
+    right.set_ylabel("training tiles per second")
+    for ax in (left, middle, right):
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def stage_bars(stages: pd.DataFrame) -> Figure:
+    """Seconds of each stage of whole-slide inference, one bar a slide and repeat.
+
+    Parameters
+    ----------
+    stages
+        ``slide_id, repeat, stage, seconds``.
+    """
+    table = stages.pivot_table(index=["slide_id", "repeat"], columns="stage", values="seconds", sort=False)
+    colours = dict(zip(table.columns, (SKY, BLUE, GREEN, PURPLE, VERMILION, ORANGE, GREY) * 3, strict=False))
+    figure, ax = plt.subplots(figsize=(8, 1.4 + 0.32 * len(table)), layout="constrained")
+    left = np.zeros(len(table))
+    places = np.arange(len(table))
+    for stage in table.columns:
+        seconds = table[stage].fillna(0).to_numpy()
+        ax.barh(places, seconds, left=left, color=colours[stage], label=stage, height=0.75)
+        left += seconds
+    ax.set_yticks(places, [f"{slide}, repeat {repeat}" for slide, repeat in table.index], fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlabel("seconds")
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=min(7, len(table.columns)), frameon=False, fontsize=8)
+    return figure
