@@ -1,0 +1,221 @@
+"""Overlapping windows into one map: window layouts, integer weights, and the strip that adds them up.
+
+Sums are exact. Probabilities are rounded to 24 bits, weights are small integers, and every sum stays below 2**53, so
+that float64 holds it without rounding. The blended value is therefore the same whatever the order of addition: the
+size of strips, batches or a resumed run cannot change a single pixel, and a constant model gives back its constant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tlskit.errors import ParameterError
+
+__all__ = ["Layout", "Strip", "crop_layout", "hann_layout", "quantise", "strips"]
+
+#: Peak of a 1-D weight. With 24-bit probabilities, sums stay exact up to a total of 2**14.5 along one axis.
+_PEAK = 4096
+_ONE = float(2**24)
+_MAX_TOTAL = 2**14.5
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How windows lie on a map.
+
+    Attributes
+    ----------
+    window_px : int
+        Side of what the network sees.
+    halo_px : int
+        Rim of the window whose prediction is thrown away.
+    stride_px : int
+        Distance between windows, at most the side of their cores.
+    weights : (core_px,) float64
+        Weight along one axis of the core (the window without its rim): positive integers.
+    blend : str
+        "hann" or "crop".
+    """
+
+    window_px: int
+    halo_px: int
+    stride_px: int
+    weights: np.ndarray = field(repr=False, compare=False)
+    blend: str
+
+    @property
+    def core_px(self) -> int:
+        return self.window_px - 2 * self.halo_px
+
+    def starts(self, size_px: int) -> np.ndarray:
+        """Where cores start along an axis of `size_px` pixels, so that all of it is covered. int64."""
+        steps = 1 if size_px <= self.core_px else 1 + math.ceil((size_px - self.core_px) / self.stride_px)
+        return np.arange(steps, dtype=np.int64) * self.stride_px
+
+
+def hann_layout(window_px: int, overlap: float) -> Layout:
+    """Windows of `window_px` that overlap by the share `overlap` (0 to 0.9), weighted by a Hann window.
+
+    The weight ``sin(pi (i + 1/2) / window_px) ** 2`` is taken at pixel centres, so that it is nowhere zero.
+    """
+    if not (window_px >= 1 and 0 <= overlap <= 0.9):
+        raise ParameterError(f"Windows need a positive size and an overlap in 0..0.9, not {window_px!r}, {overlap!r}.")
+    stride = max(1, round(window_px * (1 - overlap)))
+    at = (np.arange(window_px) + 0.5) / window_px
+    weights = np.maximum(1.0, np.rint(_PEAK * np.sin(np.pi * at) ** 2))
+    total = max(weights[start::stride].sum() for start in range(stride))
+    if total > _MAX_TOTAL:
+        raise ParameterError(f"An overlap of {overlap:g} adds too many windows up; 0.9 or less is expected.")
+    return Layout(int(window_px), 0, stride, weights, "hann")
+
+
+def crop_layout(window_px: int, halo_px: int) -> Layout:
+    """Windows of `window_px` of which only the centre counts, `halo_px` in from every edge; the centres do not overlap."""
+    core = window_px - 2 * halo_px
+    if halo_px < 0 or core < 1:
+        raise ParameterError(f"A halo of {halo_px!r} px leaves nothing of a window of {window_px!r} px.")
+    return Layout(int(window_px), int(halo_px), core, np.ones(core), "crop")
+
+
+def quantise(probability: np.ndarray) -> np.ndarray:
+    """Probabilities as a map stores them: ``rint(255 p)``, uint8, after the same rounding to 24 bits as in blending."""
+    p24 = np.rint(np.asarray(probability, np.float32) * np.float32(_ONE)).astype(np.float64)
+    return np.rint(p24 * (255.0 / _ONE)).astype(np.uint8)
+
+
+def strips(size_px: tuple[int, int], layout: Layout, *, strip_px: int, block_px: int) -> list[Strip]:
+    """Cut a map into vertical strips of about `strip_px`, so that memory does not grow with its width."""
+    xs = layout.starts(size_px[0])
+    per_strip = max(1, math.ceil(max(strip_px, block_px) / layout.stride_px))
+    found: list[Strip] = []
+    owned = 0
+    for first in range(0, len(xs), per_strip):
+        columns = range(first, min(first + per_strip, len(xs)))
+        last = columns.stop == len(xs)
+        owned_to = size_px[0] if last else (int(xs[columns.stop]) // block_px) * block_px
+        found.append(Strip(len(found), size_px, layout, columns, owned, owned_to, block_px))
+        owned = owned_to
+    return found
+
+
+class Strip:
+    """One vertical strip of a map: the windows of some columns, and the columns of pixels that they complete.
+
+    `x0`..`x1` are the pixels this strip completes. Its windows reach beyond, up to `x_end`; those sums are handed to
+    the next strip (`carry`), whose first pixel is this one's `x1`.
+    """
+
+    def __init__(self, number, size_px, layout, columns, x0, x1, block_px):
+        self.number = number
+        self.size_px = size_px
+        self.layout = layout
+        self.columns = columns
+        self.block_px = block_px
+        self.x0, self.x1 = x0, x1
+        self.x_end = min(size_px[0], (columns.stop - 1) * layout.stride_px + layout.core_px)
+        self.ys = layout.starts(size_px[1])
+        self._sums: np.ndarray | None = None
+        self._top = 0
+        self._weights2d: np.ndarray | None = None
+
+    @property
+    def carry_px(self) -> int:
+        """Columns of unfinished sums that the next strip takes over."""
+        return self.x_end - self.x1
+
+    @property
+    def block_rows(self) -> int:
+        return -(-self.size_px[1] // self.block_px)
+
+    def rows_above(self, block_row: int) -> int:
+        """How many window rows must be in before `block_row` is complete."""
+        bottom = min((block_row + 1) * self.block_px, self.size_px[1])
+        return int(np.searchsorted(self.ys, bottom, side="left"))
+
+    def first_row(self, block_row: int) -> int:
+        """The first window row that reaches into `block_row`."""
+        return int(np.searchsorted(self.ys + self.layout.core_px, block_row * self.block_px, side="right"))
+
+    def start(self, block_row: int = 0) -> None:
+        """Make room for sums from `block_row` downwards."""
+        core, width = self.layout.core_px, self.x_end - self.x0
+        self._top = block_row * self.block_px
+        self._sums = np.zeros((self.block_px + core + self.layout.stride_px, width), np.float64)
+        self._weights2d = np.outer(self.layout.weights, self.layout.weights)
+        self._product = np.empty_like(self._weights2d)
+
+    def add(self, row: int, column: int, probability: np.ndarray) -> None:
+        """Add one window's core, ``(core_px, core_px) float32`` in [0, 1], at window (row, column)."""
+        core = self.layout.core_px
+        x, y = column * self.layout.stride_px - self.x0, int(self.ys[row]) - self._top
+        left, top = max(0, -x), max(0, -y)  # what lies before the strip is complete there already
+        right, bottom = min(core, self.x_end - self.x0 - x), min(core, self._sums.shape[0] - y)
+        if left >= right or top >= bottom:
+            return
+        inside = (slice(top, bottom), slice(left, right))
+        product = self._product[inside]
+        np.multiply(probability[inside], np.float32(_ONE), out=product, casting="unsafe")
+        np.rint(product, out=product)
+        if self.layout.blend != "crop":
+            product *= self._weights2d[inside]
+        self._sums[y + top : y + bottom, x + left : x + right] += product
+
+    def finish(self, block_row: int, run: np.ndarray, carried: np.ndarray | None):
+        """Complete one row of blocks, the topmost unfinished one.
+
+        Parameters
+        ----------
+        block_row : int
+        run : (window rows, window columns) bool
+            The windows that were predicted, over the whole map.
+        carried : (rows, columns) float64 or None
+            The carry of the strip before, for these rows of pixels.
+
+        Returns
+        -------
+        values : (rows, x1 - x0) uint8
+        carry : (rows, carry_px) float64
+        """
+        y0 = block_row * self.block_px
+        y1 = min(y0 + self.block_px, self.size_px[1])
+        rows, owned = y1 - y0, self.x1 - self.x0
+        sums = self._sums[:rows]
+        if carried is not None and carried.shape[1]:
+            sums[:, : carried.shape[1]] += carried
+        weights = self._total_weights(y0, y1, run)
+        np.maximum(weights, 1.0, out=weights)  # 0 only where no window was run: there the sum is 0 too
+        values = np.divide(sums[:, :owned], weights, out=weights)
+        values *= 255.0 / _ONE
+        np.rint(values, out=values)
+        carry = sums[:, owned:].copy()
+        result = values.astype(np.uint8)
+        keep = self._sums.shape[0] - self.block_px
+        self._sums[:keep] = self._sums[self.block_px :]
+        self._sums[keep:] = 0
+        self._top = y0 + self.block_px
+        return result, carry
+
+    def _total_weights(self, y0: int, y1: int, run: np.ndarray) -> np.ndarray:
+        """Sum of the weights of the windows that were run, over the owned pixels of rows y0..y1. Exact."""
+        core, stride, weights = self.layout.core_px, self.layout.stride_px, self.layout.weights
+        first, last = np.searchsorted(self.ys + core, y0, side="right"), np.searchsorted(self.ys, y1, side="left")
+        along = np.zeros((last - first, self.x1 - self.x0))
+        down = np.zeros((y1 - y0, last - first))
+        from_column = max(0, (self.x0 - core) // stride + 1)
+        to_column = min(run.shape[1], -(-self.x1 // stride))
+        for n, row in enumerate(range(first, last)):
+            for column in range(from_column, to_column):
+                if run[row, column]:
+                    _add_slice(along[n], weights, column * stride - self.x0)
+            _add_slice(down[:, n], weights, int(self.ys[row]) - y0)
+        return down @ along
+
+
+def _add_slice(line: np.ndarray, weights: np.ndarray, at: int) -> None:
+    """``line[at : at + len(weights)] += weights``, as far as it lies inside."""
+    start, stop = max(at, 0), min(at + len(weights), len(line))
+    if start < stop:
+        line[start:stop] += weights[start - at : stop - at]
