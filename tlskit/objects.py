@@ -1,0 +1,252 @@
+"""Objects of a mask: post-processing in um, one-to-one matching with the truth, size classes, agreement.
+
+Everything is given in um, so that it does the same to a mask of any um/px.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from tlskit.errors import ParameterError
+
+__all__ = [
+    "MATCH_RULES",
+    "SIZE_CLASSES",
+    "agreement",
+    "diameter_um",
+    "label",
+    "match",
+    "object_scores",
+    "post_process",
+    "size_class",
+]
+
+#: Upper ends of the classes of diameter, um (diameter of the circle of the same area).
+SIZE_CLASSES = (("under 100 um", 100.0), ("100-300 um", 300.0), ("over 300 um", math.inf))
+
+#: A predicted and a true object may be a pair if their IoU reaches 0.1 or 0.5, or if the predicted object's centroid
+#: lies inside the true one.
+MATCH_RULES = ("iou10", "iou50", "centroid")
+
+
+def diameter_um(area_um2):
+    """Diameter of the circle of this area: 2 sqrt(area / pi)."""
+    return 2 * np.sqrt(np.asarray(area_um2, np.float64) / math.pi)
+
+
+def size_class(area_um2) -> np.ndarray:
+    """Class of each area by its `diameter_um`: under 100 um, 100-300 um (both included), over 300 um."""
+    diameter = diameter_um(area_um2)
+    names = np.array([name for name, _ in SIZE_CLASSES], dtype=object)
+    which = np.where(diameter < SIZE_CLASSES[0][1], 0, np.where(diameter <= SIZE_CLASSES[1][1], 1, 2))
+    return names[which]
+
+
+def post_process(
+    mask: np.ndarray,
+    *,
+    mpp: float,
+    min_area_um2: float = 1000.0,
+    closing_um: float = 16.0,
+    max_hole_um2: float = math.inf,
+) -> np.ndarray:
+    """Close gaps, fill holes and drop small objects, in this order.
+
+    Parameters
+    ----------
+    mask
+        ``(H, W) bool``.
+    mpp
+        um/px of the mask.
+    min_area_um2
+        Objects (8-connected) with a smaller area are dropped.
+    closing_um
+        Gaps up to about this wide are closed, by a disc of this diameter; less than a pixel does nothing.
+    max_hole_um2
+        Holes (4-connected background that does not reach the mask's edge) up to this area are filled; 0 fills none.
+
+    Returns
+    -------
+    ndarray
+        ``(H, W) bool``, a new array.
+    """
+    if min(min_area_um2, closing_um, max_hole_um2) < 0:
+        raise ParameterError("Sizes of post-processing should not be negative (um and um2).")
+    mask = np.ascontiguousarray(mask, dtype=bool)
+    radius = closing_um / 2 / mpp
+    if radius >= 0.5 and mask.any():
+        mask = _close(mask, radius)
+    if max_hole_um2 > 0 and not mask.all():
+        holes, count, stats, _ = label(~mask, connectivity=4)
+        at_edge = np.unique(np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]]))
+        fill = stats[:, cv2.CC_STAT_AREA] * mpp**2 <= max_hole_um2
+        fill[at_edge] = False
+        fill[0] = False
+        mask = mask | fill[holes]
+    if min_area_um2 > 0 and mask.any():
+        labels, _, stats, _ = label(mask)
+        keep = stats[:, cv2.CC_STAT_AREA] * mpp**2 >= min_area_um2
+        keep[0] = False
+        mask = keep[labels]
+    return mask
+
+
+def _close(mask: np.ndarray, radius_px: float) -> np.ndarray:
+    """Closing with a disc: what lies within the radius of the mask, less what lies within it of the rest.
+
+    By exact distances rather than a structuring element, so that a disc of 1.6 px differs from one of 2 px.
+    """
+    pad = math.ceil(radius_px) + 1
+    padded = np.pad(mask, pad).view(np.uint8)
+    near = cv2.distanceTransform(1 - padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= radius_px
+    inner = cv2.distanceTransform(near.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > radius_px
+    return inner[pad:-pad, pad:-pad] | mask
+
+
+def label(mask: np.ndarray, *, connectivity: int = 8) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """Connected components.
+
+    Returns
+    -------
+    labels : ndarray
+        ``(H, W) int32``, 0 outside.
+    count : int
+        Number of components.
+    stats : ndarray
+        ``(count + 1, 5)`` of OpenCV: left, top, width, height, area in pixels; row 0 is the outside.
+    centroids : ndarray
+        ``(count + 1, 2) float64``: x, y of the mean pixel *index*; add 0.5 for the pixel-edge frame.
+    """
+    count, labels, stats, centroids = cv2.connectedComponentsWithStats(
+        np.ascontiguousarray(mask).view(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S
+    )
+    return labels, count - 1, stats, centroids
+
+
+def match(quality: np.ndarray, *, minimum: float) -> list[tuple[int, int]]:
+    """Pair predicted with true objects, one to one.
+
+    The largest possible number of pairs is made; among the ways to do so, the one with the highest summed quality.
+
+    Parameters
+    ----------
+    quality
+        ``(n_predicted, n_truth)``, such as the IoU of each couple, in [0, 1].
+    minimum
+        Couples below it, and couples of quality 0, are not paired.
+
+    Returns
+    -------
+    list of (predicted, truth)
+        Indices.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    quality = np.asarray(quality, np.float64)
+    allowed = (quality >= minimum) & (quality > 0)
+    rows, columns = np.flatnonzero(allowed.any(axis=1)), np.flatnonzero(allowed.any(axis=0))
+    if not len(rows):
+        return []
+    # One more pair is worth more than any gain in quality: each pair counts as many as there can be pairs, plus 1.
+    worth = np.where(allowed, quality + min(len(rows), len(columns)) + 1, 0)[np.ix_(rows, columns)]
+    pairs = zip(*linear_sum_assignment(worth, maximize=True), strict=True)
+    return [(int(rows[r]), int(columns[c])) for r, c in pairs if worth[r, c] > 0]
+
+
+def object_scores(
+    found: pd.DataFrame, slides: pd.DataFrame, *, rule: str = "iou10", by: str | Sequence[str] = ()
+) -> pd.DataFrame:
+    """Objects found, missed and false, of all slides together.
+
+    Parameters
+    ----------
+    found
+        One row an object: slide_id, kind (``truth`` or ``predicted``), area_um2, size_class, false_area_um2 (of predicted
+        ones: what lies in no true object), and ``matched_<rule>`` (bool).
+    slides
+        One row a slide, those without objects too: slide_id, patient_id, tissue_mm2.
+    rule
+        One of `MATCH_RULES`.
+    by
+        Columns to group by; both tables have them.
+
+    Returns
+    -------
+    DataFrame
+        Columns: those of `by`; rule, n_truth, n_predicted, n_found, recall, precision, f1, recall and number by size class
+        (``recall_under_100_um``, ``n_under_100_um``, ...), false_objects_per_slide, false_objects_per_cm2 and
+        false_area_mm2_per_mm2 (of tissue), n_slides, n_patients. 0/0 is nan.
+    """
+    if rule not in MATCH_RULES:
+        raise ParameterError(f"`rule` should be one of {', '.join(MATCH_RULES)}, not {rule!r}.")
+    by = [by] if isinstance(by, str) else list(by)
+    groups = slides.groupby(by, sort=False, dropna=False) if by else [((), slides)]
+    rows = []
+    for key, in_group in groups:
+        here = found
+        for column, value in zip(by, key, strict=True):
+            here = here[here[column] == value]
+        truth, predicted = here[here["kind"] == "truth"], here[here["kind"] == "predicted"]
+        hit_truth = truth[f"matched_{rule}"].astype(bool)
+        hit = predicted[f"matched_{rule}"].astype(bool)
+        row = dict(zip(by, key, strict=True)) | {
+            "rule": rule,
+            "n_truth": len(truth),
+            "n_predicted": len(predicted),
+            "n_found": int(hit_truth.sum()),
+            "recall": _ratio(hit_truth.sum(), len(truth)),
+            "precision": _ratio(hit.sum(), len(predicted)),
+            "f1": _ratio(2 * hit_truth.sum(), len(truth) + len(predicted)),
+        }
+        for name, _ in SIZE_CLASSES:
+            of_class = (truth["size_class"] == name).astype(bool)
+            short = name.replace(" ", "_").replace("-", "_")
+            row[f"recall_{short}"] = _ratio((hit_truth & of_class).sum(), of_class.sum())
+            row[f"n_{short}"] = int(of_class.sum())
+        tissue_mm2 = in_group["tissue_mm2"].sum()
+        row["false_objects_per_slide"] = _ratio((~hit).sum(), len(in_group))
+        row["false_objects_per_cm2"] = _ratio((~hit).sum(), tissue_mm2 / 100)
+        row["false_area_mm2_per_mm2"] = _ratio(predicted["false_area_um2"].sum() / 1e6, tissue_mm2)
+        row["n_slides"], row["n_patients"] = len(in_group), in_group["patient_id"].nunique()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def agreement(predicted: Sequence[float], truth: Sequence[float]) -> dict[str, float]:
+    """How well two measurements of the same slides agree.
+
+    Parameters
+    ----------
+    predicted, truth
+        One number a slide, such as the number or the area of objects.
+
+    Returns
+    -------
+    dict
+        n; bias (mean of predicted - truth), sd, limit_low and limit_high (bias -+ 1.96 sd; Bland and Altman 1986);
+        concordance (Lin 1989: 2 s_xy / (s_x^2 + s_y^2 + (mean_x - mean_y)^2), moments over n). nan where undefined.
+    """
+    x, y = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ParameterError(f"Expected one number a slide on both sides, found shapes {x.shape} and {y.shape}.")
+    nan = float("nan")
+    if not len(x):
+        return {"n": 0, "bias": nan, "sd": nan, "limit_low": nan, "limit_high": nan, "concordance": nan}
+    difference = x - y
+    bias = float(difference.mean())
+    sd = float(difference.std(ddof=1)) if len(x) > 1 else nan
+    spread = x.var() + y.var() + (x.mean() - y.mean()) ** 2
+    concordance = float(2 * ((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 0 else nan
+    return {
+        "n": len(x), "bias": bias, "sd": sd, "limit_low": bias - 1.96 * sd, "limit_high": bias + 1.96 * sd,
+        "concordance": concordance,
+    }  # fmt: skip
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
