@@ -98,21 +98,30 @@ def plan(preset: dict, *, arms: list[str] | None = None, steps: list[str] | None
     common = _hash(_code_state(), _cohort_state(resolve(preset.get("manifest", defaults["manifest"]))))
     jobs, last_keys = [], []
 
-    def add(arm: str, step: str, given: dict, before: str) -> str:
+    def add(arm: str, step: str, given: dict, before: str, before_done: bool) -> tuple[str, bool]:
         parameters = {name: given.get(name, parameter.default) for name, parameter in declared[step].items()}
         key = _hash(common, _notebook_state(step), json.dumps(parameters, sort_keys=True), before)
         output = run_dir / arm / f"{step}.ipynb"
-        jobs.append(Job(arm, step, parameters, key, output, done.get((arm, step)) == key and output.is_file()))
-        return key
+        # A step whose forerunner has to run again is out of date, whatever its own key says: a comparison made while
+        # an arm had failed is one.
+        is_done = before_done and done.get((arm, step)) == key and output.is_file()
+        jobs.append(Job(arm, step, parameters, key, output, is_done))
+        return key, is_done
 
     all_arms = params.arms(preset)
     for given in all_arms:
-        key = ""
+        key, is_done = "", True
         for step in STEPS:
-            key = add(given["arm"], step, given, key)
+            key, is_done = add(given["arm"], step, given, key, is_done)
         last_keys.append(key)
     fixed = {name: value for name, value in preset.items() if name != params.SWEEP}
-    add(COMPARE_ARM, COMPARE, fixed | {"arms": [arm["arm"] for arm in all_arms]}, _hash(*last_keys))
+    add(
+        COMPARE_ARM,
+        COMPARE,
+        fixed | {"arms": [arm["arm"] for arm in all_arms]},
+        _hash(*last_keys),
+        all(job.done for job in jobs),
+    )
 
     known_arms = [arm["arm"] for arm in all_arms] + [COMPARE_ARM]
     for what, chosen, known in (("arm", arms, known_arms), ("step", steps, [*STEPS, COMPARE])):
@@ -157,8 +166,6 @@ def run_sweep(
     started = time.monotonic()
     for number, job in enumerate(jobs, start=1):
         where = f"[{number:>{len(str(len(jobs)))}}/{len(jobs)}] {job.arm:>4} {job.step:<24}"
-        # A step whose inputs were made again is out of date even if it was done when the plan was made; the keys
-        # are chained, so `job.done` already knows.
         if job.done and not force:
             report(f"{where} done before, skipped")
             continue

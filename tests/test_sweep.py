@@ -1,0 +1,153 @@
+"""The sweep: in order, refused before it starts if mistyped, nothing done twice, failures survived."""
+
+import json
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from tlskit import sweep
+from tlskit.__main__ import app
+from tlskit.errors import ParameterError
+from tlskit.runs import read_status
+
+PARAMETERS = """run_name = "r"  # name of the run
+manifest = "manifest.csv"  # the cohort
+outputs_dir = "outputs"  # folder of all runs
+magnification = 4  # working magnification
+arm = ""  # folder of the arm
+"""
+
+
+def notebook(parameters: str, *cells: tuple[str, list[str]]) -> str:
+    sources = [(parameters, ["parameters"]), *cells]
+    return json.dumps(
+        {
+            "cells": [
+                {
+                    "cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "execution_count": None,
+                    "outputs": [], "source": text.splitlines(keepends=True),
+                }
+                for i, (text, tags) in enumerate(sources)
+            ],
+            "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
+            "nbformat": 4, "nbformat_minor": 5,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of two small steps and a comparison, run by real kernels."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "params").mkdir()
+    (tmp_path / "slide.svs").write_text("pixels")
+    (tmp_path / "manifest.csv").write_text("slide_id,slide_path\ns1,slide.svs\n")
+    write = "from pathlib import Path\nPath(f'log_{arm}.txt').open('a').write('%s %s\\n')"
+    fail = "if fail_at == magnification: raise ValueError('bad  luck')"
+    first = PARAMETERS + "level = 1  # how deep\n"
+    second = PARAMETERS + "fail_at = 0  # magnification to fail at\n"
+    (tmp_path / "notebooks/01_tiling.ipynb").write_text(
+        notebook(first, (write % ("first", "{level}"), []), ("raise RuntimeError('skipped')", ["skip-execution"]))
+    )
+    (tmp_path / "notebooks/02_patient_split.ipynb").write_text(
+        notebook(second, (fail, []), (write % ("second", ""), []))
+    )
+    (tmp_path / "notebooks/compare_magnifications.ipynb").write_text(
+        notebook(PARAMETERS + "arms = []  # arms to compare\n", ("print(arms)", []))
+    )
+    (tmp_path / "params/p.yaml").write_text("run_name: r\nsweep: {magnification: [4, 1]}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "STEPS", ("01_tiling", "02_patient_split"))
+    return tmp_path
+
+
+def statuses(project) -> dict:
+    return {(r.arm, r.step): r.status for r in read_status(project / "outputs/r").itertuples() if not r.slide_id}
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_in_order_and_then_has_nothing_to_do(project):
+    lines = []
+    table = sweep.run_sweep(sweep.prepare("params/p.yaml"), report=lines.append)
+    assert list(zip(table["arm"], table["step"], strict=True)) == [
+        ("4x", "01_tiling"), ("4x", "02_patient_split"), ("1x", "01_tiling"), ("1x", "02_patient_split"),
+        ("compare", "compare_magnifications"),
+    ]  # fmt: skip
+    assert (table["status"] == "done").all() and len(lines) == 5
+    assert (project / "outputs/r/4x/01_tiling.ipynb").is_file()
+    # The cell tagged skip-execution raises: it was passed over.
+    executed = json.loads((project / "outputs/r/4x/01_tiling.ipynb").read_text())
+    assert [c["execution_count"] for c in executed["cells"]][-1] is None
+
+    again = []
+    sweep.run_sweep(sweep.prepare("params/p.yaml"), report=again.append)
+    assert all("skipped" in line for line in again)
+
+    # A changed parameter reruns the step that has it and all that follow it, in the arms it touches.
+    jobs = sweep.plan(sweep.prepare("params/p.yaml", {"fail_at": 7}))
+    assert [(job.arm, job.step) for job in jobs if not job.done] == [
+        ("4x", "02_patient_split"), ("1x", "02_patient_split"), ("compare", "compare_magnifications"),
+    ]  # fmt: skip
+    # A slide that was exported anew reruns everything.
+    (project / "slide.svs").write_text("other pixels")
+    assert not any(job.done for job in sweep.plan(sweep.prepare("params/p.yaml")))
+
+
+@pytest.mark.slow
+def test_a_failing_step_ends_its_arm_and_not_the_sweep(project):
+    result = CliRunner().invoke(app, ["sweep", "params/p.yaml", "-p", "fail_at=4"])
+    assert result.exit_code == 1
+    assert statuses(project) == {
+        ("4x", "01_tiling"): "done", ("4x", "02_patient_split"): "failed",
+        ("1x", "01_tiling"): "done", ("1x", "02_patient_split"): "done",
+        ("compare", "compare_magnifications"): "done",
+    }  # fmt: skip
+    reasons = read_status(project / "outputs/r").set_index(["arm", "step"])["reason"]
+    assert reasons["4x", "02_patient_split"].startswith("ValueError: bad luck")
+    assert (project / "outputs/r/4x/02_patient_split.failed.ipynb").is_file()
+    assert not (project / "outputs/r/4x/02_patient_split.ipynb").exists()
+
+    # Repaired, only what is missing is run.
+    result = CliRunner().invoke(app, ["plan", "params/p.yaml", "-p", "fail_at=4"])
+    assert "2 of 5 notebooks to run" in result.output  # the failed step, and the comparison made without it
+
+
+def test_an_unknown_parameter_is_refused_before_a_kernel_starts(project):
+    with pytest.raises(ParameterError, match="did you mean `fail_at`"):
+        sweep.prepare("params/p.yaml", {"failat": 1})
+    assert not (project / "outputs").exists()
+
+
+def test_an_override_of_a_swept_parameter_leaves_one_arm(project):
+    jobs = sweep.plan(sweep.prepare("params/p.yaml", {"magnification": 2}))
+    assert list(dict.fromkeys(job.arm for job in jobs)) == ["2x", "compare"]
+
+
+def test_an_unknown_arm_or_step_is_refused(project):
+    with pytest.raises(ParameterError, match="no arm 40x; it has 4x, 1x, compare"):
+        sweep.plan(sweep.prepare("params/p.yaml"), arms=["40x"])
+    with pytest.raises(ParameterError, match="no step 07_x"):
+        sweep.plan(sweep.prepare("params/p.yaml"), steps=["07_x"])
+
+
+def test_the_comparison_is_told_the_arms(project):
+    job = sweep.plan(sweep.prepare("params/p.yaml"))[-1]
+    assert job.parameters["arms"] == ["4x", "1x"] and job.output.parent.name == "compare"
+
+
+def test_the_summary_keeps_only_the_asked_jobs(project):
+    sweep.write_status(project / "outputs/r", [{"arm": "9x", "step": "01_tiling", "slide_id": "", "status": "done"}])
+    jobs = sweep.plan(sweep.prepare("params/p.yaml"))
+    assert isinstance(sweep.summary(project / "outputs/r", jobs), pd.DataFrame)
+    assert len(sweep.summary(project / "outputs/r", jobs)) == 0
+
+
+def test_the_command_line_ends_in_a_sentence(project, capsys, monkeypatch):
+    from tlskit import __main__
+
+    monkeypatch.setattr("sys.argv", ["tlskit", "sweep", "params/none.yaml"])
+    with pytest.raises(SystemExit) as caught:
+        __main__.main()
+    assert caught.value.code == 2
+    assert "There is no preset params/none.yaml" in capsys.readouterr().err
