@@ -12,6 +12,7 @@ __all__ = [
     "ScaleError",
     "SlideError",
     "TlskitError",
+    "TrainingError",
 ]
 
 
@@ -45,6 +46,10 @@ class ParameterError(TlskitError, ValueError):
 
 class CheckpointError(TlskitError, ValueError):
     """A checkpoint cannot be read, or does not fit what it is applied to."""
+
+
+class TrainingError(TlskitError, RuntimeError):
+    """A network cannot be trained on what it is given, or its training went out of bounds."""
 
 
 class MapError(TlskitError, OSError):

@@ -1,0 +1,115 @@
+"""Batches for training and inference: which tiles make them, and threads that make them ahead of their use.
+
+Slides and decoders release Python's lock while they work, so threads suffice on every platform, share open slides,
+and leave nothing to pickle.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Batches", "epoch_batches"]
+
+
+def epoch_batches(n_tiles: int, *, batch_size: int, steps: int = 0, seed: int, epoch: int) -> list[np.ndarray]:
+    """Which tiles make the batches of an epoch: a function of the seed and the epoch's number alone.
+
+    With ``steps=0`` an epoch is one pass over all tiles in random order; the last batch is dropped where it is not
+    full (a batch of one tile would make BatchNorm's statistics those of that tile). Fewer tiles than a batch make one
+    batch. With ``steps`` an epoch is that many full batches out of an endless row of reshuffled passes, so that over
+    the epochs every tile is seen equally often, to within one.
+
+    Returns
+    -------
+    list of int64 arrays
+        Row numbers of the tiles, one array a batch.
+    """
+
+    def shuffled(number: int) -> np.ndarray:
+        return np.random.default_rng((seed, number)).permutation(n_tiles)
+
+    if steps:
+        first, last = epoch * steps * batch_size, (epoch + 1) * steps * batch_size
+        passes = range(first // n_tiles, (last - 1) // n_tiles + 1)
+        row = np.concatenate([shuffled(number) for number in passes])
+        drawn = row[first - passes.start * n_tiles :][: last - first]
+        return list(drawn.reshape(steps, batch_size))
+    row = shuffled(epoch)
+    full = n_tiles // batch_size
+    if full:
+        return list(row[: full * batch_size].reshape(full, batch_size))
+    # BatchNorm refuses a single value per channel, which one tile gives it at the network's deepest layer.
+    return [np.repeat(row, 2) if n_tiles == 1 else row]
+
+
+class Batches:
+    """Batches of a dataset, made in background threads while the last one is computed on.
+
+    Iterating gives ``(images, masks, indices)`` as `TileDataset.batch` does, in the plan's order whatever the number
+    of threads. An error in a thread is raised where its batch would have come.
+
+    Parameters
+    ----------
+    dataset
+        A `tlskit.datasets.TileDataset`, or anything with its ``batch`` and ``augment``.
+    plan
+        Row numbers by batch: a list of arrays, or a function that gives one whenever an iteration begins.
+    workers
+        Threads. 0 makes each batch when it is asked for, in the caller's thread.
+    seed
+        Of the augmentation, together with the position in the plan: an integer, or a function that gives one (or a
+        tuple of them) whenever an iteration begins.
+    pin_memory
+        Put batches into page-locked memory, from which a GPU fetches them while it computes.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        plan: Sequence[Sequence[int]] | Callable[[], Sequence[Sequence[int]]],
+        *,
+        workers: int = 1,
+        seed: int | tuple | Callable[[], int | tuple] = 0,
+        pin_memory: bool = False,
+    ):
+        self.dataset = dataset
+        self.plan = plan
+        self.workers = workers
+        self.seed = seed
+        self.pin_memory = pin_memory
+
+    def __len__(self) -> int:
+        return len(self.plan() if callable(self.plan) else self.plan)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        plan = self.plan() if callable(self.plan) else self.plan
+        seed = self.seed() if callable(self.seed) else self.seed
+        seed = seed if isinstance(seed, tuple) else (seed,)
+
+        def make(number: int):
+            start = sum(len(indices) for indices in plan[:number]) if self.dataset.augment else 0
+            seeds = [(*seed, start + place) for place in range(len(plan[number]))]
+            made = self.dataset.batch(plan[number], seeds=seeds)
+            return tuple(tensor.pin_memory() for tensor in made) if self.pin_memory else made
+
+        if self.workers == 0:
+            yield from map(make, range(len(plan)))
+            return
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="tlskit-batches")
+        try:
+            waiting: deque = deque()
+            for number in range(len(plan)):
+                # One more than there are threads: while a batch is computed on, the next one is ready.
+                while len(waiting) <= self.workers and number + len(waiting) < len(plan):
+                    waiting.append(pool.submit(make, number + len(waiting)))
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

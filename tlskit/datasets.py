@@ -1,0 +1,244 @@
+"""Tiles as tensors: pixels read from the slide and masks drawn from the polygons when they are needed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from shapely import STRtree, box
+from torchvision.transforms.v2 import functional as v2
+
+from tlskit import annotations, cohort, units
+from tlskit.errors import ParameterError, RunError
+from tlskit.normalisation import check_normalisation, normalise
+
+__all__ = ["TileDataset", "augment_tile"]
+
+#: Slides kept open at a time; the least recently used one is let go of first.
+MAX_OPEN_SLIDES = 64
+
+#: Colour jitter, mild: stains differ more than this between laboratories, less between slides of one.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.15, 0.15, 0.15, 0.02
+
+_TILE_COLUMNS = ("tile_id", "slide_id", "x_px0", "y_px0", "size_px0")
+
+
+class TileDataset(torch.utils.data.Dataset):
+    """Tiles of a table as ``(image (3, H, W) float32, mask (1, H, W) float32, index)``.
+
+    Slides are opened when first needed, in each process anew (the object can be pickled to workers), and at most
+    `MAX_OPEN_SLIDES` stay open; the polygons of a slide are parsed once. Several threads may read at a time.
+
+    Parameters
+    ----------
+    tiles
+        Table with ``tile_id, slide_id, x_px0, y_px0, size_px0``; item i is its i-th row.
+    manifest
+        The cohort, with a row for each slide of `tiles`.
+    magnification, tile_px
+        What the tiles were cut at; checked against the table.
+    target_class
+        Annotation class (or several) that makes the mask. A slide without it has empty masks: tiling has already
+        refused those that are faults.
+    resolution_by
+        ``mpp`` or ``objective``.
+    tile_store, tiles_dir
+        ``slide`` reads from the slides; ``png`` reads ``<tiles_dir>/<slide_id>/<tile_id>.png`` and ``...-mask.png``.
+    augment
+        Flips, quarter turns and mild colour jitter (`augment_tile`).
+    normalisation
+        One of `tlskit.normalisation.NORMALISATIONS`.
+
+    Raises
+    ------
+    ParameterError
+        If the table was cut at another magnification or tile size, or lacks a column.
+    RunError
+        If a slide of the table is not in the manifest, or a PNG tile is missing.
+    """
+
+    def __init__(
+        self,
+        tiles: pd.DataFrame,
+        manifest: pd.DataFrame,
+        *,
+        magnification: float,
+        tile_px: int,
+        target_class: str | Sequence[str],
+        resolution_by: str = "mpp",
+        tile_store: str = "slide",
+        tiles_dir: str | Path | None = None,
+        augment: bool = False,
+        normalisation: str = "divide_255",
+    ):
+        missing = [name for name in _TILE_COLUMNS if name not in tiles]
+        if missing:
+            raise ParameterError(f"The tile table lacks the column(s) {', '.join(missing)}: make it with 01_tiling.")
+        if tile_store not in ("slide", "png"):
+            raise ParameterError(f"`tile_store` should be 'slide' or 'png', not {tile_store!r}.")
+        if tile_store == "png" and tiles_dir is None:
+            raise ParameterError("`tile_store: png` needs `tiles_dir`, the folder in which 01_tiling wrote the tiles.")
+        check_normalisation(normalisation)
+        self.tiles = tiles.reset_index(drop=True)
+        self.tile_px = int(tile_px)
+        self.mpp = units.mpp_for_magnification(magnification)
+        self.target_class = target_class
+        self.resolution_by = resolution_by
+        self.tiles_dir = Path(tiles_dir) if tile_store == "png" else None
+        self.augment = augment
+        self.normalisation = normalisation
+        self._rows = {row.slide_id: row for row in manifest.itertuples(index=False, name="SlideRow")}
+        strangers = sorted(set(self.tiles["slide_id"]) - set(self._rows))
+        if strangers:
+            raise RunError(
+                f"{len(strangers)} slide(s) of the tile table are not in the manifest, first {strangers[0]!r}. The "
+                "tiles were cut from another manifest: run 01_tiling again."
+            )
+        self._slide_ids = self.tiles["slide_id"].tolist()
+        self._boxes_px0 = self.tiles[["x_px0", "y_px0", "size_px0"]].to_numpy(np.float64)
+        self._open()
+
+    def _open(self) -> None:
+        self._slides: OrderedDict = OrderedDict()
+        self._targets: dict = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict:
+        # An open slide or a lock cannot cross into another process; a namedtuple made by pandas cannot either.
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_slides", "_targets", "_lock")}
+        state["_rows"] = pd.DataFrame(list(self._rows.values()))
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        rows = state.pop("_rows").itertuples(index=False, name="SlideRow")
+        self.__dict__.update(state, _rows={row.slide_id: row for row in rows})
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        index = range(len(self))[index]
+        # As torchvision's transforms do, chance comes from torch's generator, which differs between workers.
+        seed = int(torch.randint(2**31, ())) if self.augment else 0
+        image, mask = self.read(index, seed=seed)
+        return normalise(image, self.normalisation), mask[None].float(), index
+
+    def read(self, index: int, *, seed: int | Sequence[int] = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """One tile as it is stored: image uint8 ``(3, H, W)`` (channels last in memory) and mask bool ``(H, W)``.
+
+        With ``augment`` the tile is turned and coloured by `seed`: the same seed gives the same pixels, in whatever
+        thread and order.
+        """
+        image, mask = self._from_png(index) if self.tiles_dir is not None else self._from_slide(index)
+        image, mask = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
+        return augment_tile(image, mask, seed=seed) if self.augment else (image, mask)
+
+    def batch(self, indices: Sequence[int], *, seeds: Sequence = ()) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Several tiles: images ``(B, 3, H, W)`` float32 channels last, masks ``(B, 1, H, W)`` float32, indices."""
+        images = torch.empty(
+            (len(indices), 3, self.tile_px, self.tile_px), dtype=torch.uint8, memory_format=torch.channels_last
+        )
+        masks = torch.empty((len(indices), 1, self.tile_px, self.tile_px), dtype=torch.float32)
+        for place, index in enumerate(indices):
+            images[place], masks[place, 0] = self.read(int(index), seed=seeds[place] if len(seeds) else 0)
+        return normalise(images, self.normalisation), masks, torch.as_tensor(np.asarray(indices, dtype=np.int64))
+
+    def _from_slide(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        slide_id = self._slide_ids[index]
+        slide = self._slide(slide_id)
+        x_px0, y_px0, size_px0 = self._boxes_px0[index]
+        x_px, y_px, size_px = (int(v) for v in units.px0_to_px((x_px0, y_px0, size_px0), self.mpp, slide.mpp0))
+        if size_px != self.tile_px:
+            raise ParameterError(
+                f"Tile {self.tiles['tile_id'][index]} covers {size_px} px at {self.mpp:g} um/px, but `tile_px` is "
+                f"{self.tile_px}: the tiles were cut at another magnification or tile size. Run 01_tiling again."
+            )
+        image = slide.read(x_px, y_px, size_px, size_px, mpp=self.mpp)
+        polygons, tree = self._polygons(slide_id)
+        near = tree.query(box(x_px0, y_px0, x_px0 + size_px0, y_px0 + size_px0))
+        if len(near) == 0:
+            return image, np.zeros((size_px, size_px), bool)
+        mask = annotations.rasterise(
+            [polygons[i] for i in sorted(near)],
+            x_px=x_px, y_px=y_px, width_px=size_px, height_px=size_px, mpp=self.mpp, mpp0=slide.mpp0,
+        )  # fmt: skip
+        return image, mask
+
+    def _from_png(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        stem = self.tiles_dir / self._slide_ids[index] / str(self.tiles["tile_id"][index])
+        image = cv2.cvtColor(_read_png(stem.with_name(stem.name + ".png"), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        mask = _read_png(stem.with_name(stem.name + "-mask.png"), cv2.IMREAD_GRAYSCALE) > 127
+        if image.shape != (self.tile_px, self.tile_px, 3) or mask.shape != image.shape[:2]:
+            raise ParameterError(
+                f"PNG tile {stem.name} is {image.shape[1]}x{image.shape[0]} px, its mask {mask.shape[1]}x"
+                f"{mask.shape[0]}; `tile_px` is {self.tile_px}. Run 01_tiling again."
+            )
+        return image, mask
+
+    def _slide(self, slide_id: str):
+        with self._lock:
+            if slide_id in self._slides:
+                self._slides.move_to_end(slide_id)
+                return self._slides[slide_id]
+            slide = cohort.open_row(self._rows[slide_id], resolution_by=self.resolution_by)
+            self._slides[slide_id] = slide
+            # Not closed here: another thread may be reading it; it closes when the last one lets go of it.
+            while len(self._slides) > MAX_OPEN_SLIDES:
+                self._slides.popitem(last=False)
+            return slide
+
+    def _polygons(self, slide_id: str) -> tuple[list, STRtree]:
+        with self._lock:
+            if slide_id not in self._targets:
+                path = self._rows[slide_id].annotation_path
+                polygons = annotations.read_targets(path, self.target_class, missing="empty") if path else []
+                self._targets[slide_id] = (polygons, STRtree(polygons))
+            return self._targets[slide_id]
+
+    def close(self) -> None:
+        """Close all slides; reading again reopens them."""
+        with self._lock:
+            while self._slides:
+                self._slides.popitem()[1].close()
+
+
+def _read_png(path: Path, flags: int) -> np.ndarray:
+    if not path.is_file():
+        raise RunError(f"There is no tile {path.name} in {path.parent.name}: run 01_tiling with `tile_store: png`.")
+    # Not cv2.imread: on Windows it cannot open a path with letters beyond ASCII.
+    image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    if image is None:
+        raise RunError(f"{path.name} is damaged: it cannot be read as PNG. Run 01_tiling again.")
+    return image
+
+
+def augment_tile(
+    image: torch.Tensor, mask: torch.Tensor, *, seed: int | Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One of the eight flips and quarter turns, and mild colour jitter; the mask follows the geometry.
+
+    Parameters
+    ----------
+    image, mask
+        uint8 ``(3, S, S)`` and bool ``(S, S)``.
+    seed
+        Decides everything. torchvision's random transforms draw from torch's global generator instead, which threads
+        would share with the network's own dropout; so their functional forms are used, with numbers drawn here.
+    """
+    rng = np.random.default_rng(seed)
+    if rng.random() < 0.5:
+        image, mask = v2.horizontal_flip(image), v2.horizontal_flip(mask)
+    turns = int(rng.integers(4))
+    image, mask = torch.rot90(image, turns, (-2, -1)), torch.rot90(mask, turns, (-2, -1))
+    image = v2.adjust_brightness(image, 1 + BRIGHTNESS * rng.uniform(-1, 1))
+    image = v2.adjust_contrast(image, 1 + CONTRAST * rng.uniform(-1, 1))
+    image = v2.adjust_saturation(image, 1 + SATURATION * rng.uniform(-1, 1))
+    image = v2.adjust_hue(image, HUE * rng.uniform(-1, 1))
+    return image, mask

@@ -1,0 +1,281 @@
+"""Networks and the checkpoints that carry them.
+
+A checkpoint says how it must be applied: magnification, tile size, normalisation, threshold. It holds tensors and
+plain values only, and is read with ``weights_only=True``: opening one cannot run code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import io
+import logging
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from tlskit.compute import pick_device
+from tlskit.encoders import SUFFIXES, how_to_bring_weights, load_encoder_weights
+from tlskit.errors import CheckpointError, ParameterError
+from tlskit.files import resolve, writing
+from tlskit.units import magnification_name
+
+__all__ = ["Checkpoint", "build_model", "load_checkpoint", "save_checkpoint"]
+
+log = logging.getLogger(__name__)
+
+#: BatchNorm's share of each new batch in its running statistics (torch's default). EfficientNet's own 0.01 is made for
+#: epochs of ten thousand steps: after 200 steps from random weights the statistics would still be 13 % of their
+#: arbitrary start, and the network would score in validation far below what it has learnt.
+BATCHNORM_MOMENTUM = 0.1
+
+_FORMAT = "tlskit checkpoint"
+_VERSION = 1
+
+
+def build_model(*, encoder: str = "efficientnet-b0", encoder_weights: str | Path = "imagenet") -> nn.Module:
+    """UNet++ with one class, giving logits ``(B, 1, H, W)`` for images ``(B, 3, H, W)``; H and W multiples of 32.
+
+    The decoder's weights are random (torch's global generator), the encoder's are those asked for. Without
+    pretrained weights BatchNorm's momentum is `BATCHNORM_MOMENTUM` throughout.
+
+    Parameters
+    ----------
+    encoder
+        Name of an encoder of segmentation-models-pytorch.
+    encoder_weights
+        ``"imagenet"`` (fetched once from the internet by segmentation-models-pytorch, then kept in its cache),
+        ``"none"`` (random), or the path of a ``.pth``, ``.pt`` or ``.safetensors`` state dict of the encoder, relative
+        to the project's root.
+
+    Raises
+    ------
+    ParameterError
+        If the encoder is unknown, or the weights cannot be had or do not fit it. Where the internet is missing, the
+        message says which file to bring from where.
+    """
+    known = smp.encoders.get_encoder_names()
+    if encoder not in known and not encoder.startswith("tu-"):
+        near = difflib.get_close_matches(encoder, known, n=3)
+        raise ParameterError(
+            f"`encoder` {encoder!r} is not known to segmentation-models-pytorch."
+            + (
+                f" Did you mean {' or '.join(near)}?"
+                if near
+                else " Its documentation lists them, e.g. efficientnet-b0."
+            )
+        )
+    is_file = str(encoder_weights) not in ("none", "imagenet")
+    if is_file and Path(encoder_weights).suffix not in SUFFIXES:
+        raise ParameterError(
+            f"`encoder_weights` should be 'imagenet', 'none', or the path of a {', '.join(SUFFIXES)} file, "
+            f"not {str(encoder_weights)!r}."
+        )
+    try:
+        model = smp.UnetPlusPlus(
+            encoder,
+            encoder_weights="imagenet" if encoder_weights == "imagenet" else None,
+            classes=1,
+            activation=None,
+        )
+    except OSError as error:
+        raise ParameterError(how_to_bring_weights(encoder)) from error
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ParameterError(f"A UNet++ with the encoder {encoder!r} cannot be built: {error}") from error
+    if is_file:
+        load_encoder_weights(model.encoder, resolve(encoder_weights), encoder=encoder)
+    elif encoder_weights == "none":
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = BATCHNORM_MOMENTUM
+    return model
+
+
+@dataclass
+class Checkpoint:
+    """A trained network with everything that applying it needs.
+
+    Attributes
+    ----------
+    model
+        In evaluation mode once loaded; its output are logits.
+    encoder
+        Name of the encoder.
+    magnification, mpp
+        What it was trained at; ``mpp`` is 10 / magnification, in um/px.
+    tile_px, overlap
+        Side of the training tiles in working pixels, and the share by which neighbours overlap.
+    normalisation
+        One of `tlskit.normalisation.NORMALISATIONS`.
+    threshold
+        Probability from which a pixel counts as target.
+    target_class
+        Name of the annotation class, or several.
+    resolution_by
+        ``mpp`` or ``objective``.
+    split_hash
+        Of the patient split it was trained under.
+    history
+        One row an epoch, as `tlskit.training.train` gives it.
+    params
+        All further settings of the training, plain values.
+    sha256
+        Of the file, once saved or loaded.
+    """
+
+    model: nn.Module
+    encoder: str
+    magnification: float
+    mpp: float
+    tile_px: int
+    overlap: float
+    normalisation: str
+    threshold: float
+    target_class: str | list[str]
+    resolution_by: str
+    split_hash: str
+    history: pd.DataFrame
+    params: dict = field(default_factory=dict)
+    sha256: str = ""
+
+    def check_fits(
+        self,
+        *,
+        magnification: float | None = None,
+        tile_px: int | None = None,
+        target_class: str | list[str] | None = None,
+        resolution_by: str | None = None,
+        split_hash: str | None = None,
+    ) -> None:
+        """Raise `CheckpointError`, naming all differences, unless the checkpoint was trained for what is given."""
+        asked = {
+            "magnification": magnification,
+            "tile_px": tile_px,
+            "target_class": target_class,
+            "resolution_by": resolution_by,
+            "split_hash": split_hash,
+        }
+        differing = [
+            f"`{name}` {getattr(self, name)!r}, asked for {value!r}"
+            for name, value in asked.items()
+            if value is not None and _comparable(getattr(self, name)) != _comparable(value)
+        ]
+        if differing:
+            raise CheckpointError(
+                f"This checkpoint was trained with {'; '.join(differing)}. Take the checkpoint of the arm it is meant "
+                "for, or train one: a network applied at another scale or to patients it was trained on gives scores "
+                "that mean nothing."
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"Checkpoint({self.encoder}, {magnification_name(self.magnification)}, {self.tile_px} px tiles, "
+            f"{self.target_class!r}, threshold {self.threshold:g}, sha256 {self.sha256[:12] or 'not saved'})"
+        )
+
+
+def _comparable(value: object) -> object:
+    return sorted(value) if isinstance(value, (list, tuple)) else value
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Checkpoint:
+    """Write a checkpoint, atomically, and return it with ``sha256`` of the file filled in.
+
+    Raises
+    ------
+    CheckpointError
+        If ``params`` or ``history`` hold something else than plain values: it could not be read back safely.
+    """
+    payload = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "weights": {name: value.detach().cpu().contiguous() for name, value in checkpoint.model.state_dict().items()},
+        "history": {
+            str(name): _plain(list(column), f"history[{name!r}]") for name, column in checkpoint.history.items()
+        },
+    }
+    for name in _plain_fields():
+        payload[name] = _plain(getattr(checkpoint, name), name)
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    data = buffer.getvalue()
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+    return dataclasses.replace(checkpoint, sha256=hashlib.sha256(data).hexdigest())
+
+
+def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto") -> Checkpoint:
+    """Read a checkpoint; its network is on `device` and in evaluation mode.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, not a checkpoint of tlskit, or of a format version this code does not know.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}. Run 03_training for this arm first.")
+    device = pick_device(device)
+    data = path.read_bytes()
+    try:
+        payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({len(data):,} bytes): it is damaged, or it is not one of tlskit. "
+            "Run 03_training again, or copy the file again from where it came."
+        ) from error
+    if not (isinstance(payload, dict) and payload.get("format") == _FORMAT):
+        raise CheckpointError(
+            f"{path} is a torch file but no checkpoint of tlskit, which also says at which um/px and how it is to be "
+            "applied. Bare encoder weights belong into `encoder_weights`."
+        )
+    if payload.get("version") != _VERSION:
+        raise CheckpointError(
+            f"{path} has the checkpoint format {payload.get('version')!r}; this version of tlskit reads format "
+            f"{_VERSION}. Use the tlskit that wrote it, or train again."
+        )
+    absent = [name for name in ("weights", "history", *_plain_fields()) if name not in payload]
+    if absent:
+        raise CheckpointError(f"{path} lacks {', '.join(absent)}: it is incomplete. Run 03_training again.")
+    with torch.random.fork_rng(devices=[]):  # loading must not shift a caller's random numbers
+        model = build_model(encoder=payload["encoder"], encoder_weights="none")
+    try:
+        model.load_state_dict(payload["weights"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The weights in {path} do not fit a UNet++ with {payload['encoder']} of the segmentation-models-pytorch "
+            f"installed here ({smp.__version__}): {str(error).splitlines()[0]}"
+        ) from error
+    return Checkpoint(
+        model=model.to(device).eval(),
+        history=pd.DataFrame(payload["history"]),
+        sha256=hashlib.sha256(data).hexdigest(),
+        **{name: payload[name] for name in _plain_fields()},
+    )
+
+
+def _plain_fields() -> list[str]:
+    return [f.name for f in dataclasses.fields(Checkpoint) if f.name not in ("model", "history", "sha256")]
+
+
+def _plain(value: object, where: str) -> object:
+    """Plain Python values of what may be numpy's; anything else could not be read with ``weights_only``."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    raise CheckpointError(
+        f"A checkpoint holds numbers, texts, lists and dicts beside its weights; {where} is a {type(value).__name__}."
+    )

@@ -1,0 +1,329 @@
+"""Training: tiles with a split in, the checkpoint with the best validation IoU out.
+
+The loop is PyTorch Lightning's. Every epoch is a function of the seed, its number and the weights it begins with, so a
+training that was killed and resumed gives the history of one that was not (on a CPU exactly, on a GPU to rounding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+from tlskit import compute, units
+from tlskit.batching import Batches, epoch_batches
+from tlskit.datasets import TileDataset
+from tlskit.errors import ParameterError, TrainingError
+from tlskit.learner import HISTORY_COLUMNS, THRESHOLD, Learner, Progress, SaveState, interruptible, quiet_lightning
+from tlskit.models import Checkpoint, build_model, save_checkpoint
+
+__all__ = ["HISTORY_COLUMNS", "Training", "train"]
+
+log = logging.getLogger(__name__)
+
+_LIGHTNING_PRECISION = {"exact": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` gives back.
+
+    Attributes
+    ----------
+    checkpoint_path
+        The network with the best validation IoU.
+    history
+        One row an epoch: ``epoch`` (from 1), ``steps`` (of the optimiser, so far), ``learning_rate``, ``train_loss``
+        (mean Dice loss of the batches), ``val_loss``, ``val_iou``, ``val_dice`` (all of the whole validation set at
+        once: loss from its summed probabilities, IoU and Dice from its pooled counts at 0.5), ``tiles_per_s`` (of the
+        training steps alone), ``seconds`` (with validation), ``best`` (the one epoch that was kept).
+    best_epoch, best_val_iou
+        Of the epoch that was kept.
+    n_train_tiles, n_val_tiles
+        Tiles in the two sets.
+    tiles_per_s
+        Median over the epochs.
+    device, precision, threads
+        What it ran on.
+    seconds
+        All epochs together.
+    sha256
+        Of the checkpoint's file.
+    """
+
+    checkpoint_path: Path
+    history: pd.DataFrame
+    best_epoch: int
+    best_val_iou: float
+    n_train_tiles: int
+    n_val_tiles: int
+    tiles_per_s: float
+    device: str
+    precision: str
+    threads: int
+    seconds: float
+    sha256: str
+
+
+def train(
+    tiles: pd.DataFrame,
+    manifest: pd.DataFrame,
+    *,
+    out_path: str | Path,
+    magnification: float,
+    tile_px: int,
+    overlap: float,
+    target_class: str | Sequence[str],
+    encoder: str = "efficientnet-b0",
+    encoder_weights: str = "imagenet",
+    epochs: int = 5,
+    steps_per_epoch: int = 0,
+    batch_size: int = 8,
+    learning_rate: float = 1e-3,
+    precision: str = "auto",
+    augment: bool = False,
+    workers: int = 1,
+    seed: int = 0,
+    normalisation: str = "divide_255",
+    resolution_by: str = "mpp",
+    tile_store: str = "slide",
+    tiles_dir: str | Path | None = None,
+    split_hash: str = "",
+    resume: bool = True,
+    device: str | torch.device = "auto",
+) -> Training:
+    """Train a UNet++ on the training tiles and keep the epoch with the best IoU on all validation tiles.
+
+    Loss is the Dice loss from logits, pooled over the batch [1]_; the optimiser is Adam. On a CPU the memory allocator
+    is tuned for this process (`compute.tune_allocator`).
+
+    Parameters
+    ----------
+    tiles
+        Tile table with the column ``split``; rows of ``train`` and ``val`` are used.
+    manifest
+        The cohort.
+    out_path
+        The checkpoint to write. While training, ``<name>-training.ckpt`` beside it holds the state after the last
+        epoch; it is removed at the end.
+    magnification, tile_px, overlap, target_class, resolution_by, tile_store, tiles_dir, normalisation
+        As the tiles were made; the checkpoint carries them on. ``tile_px`` is a multiple of 32.
+    encoder, encoder_weights
+        As for `models.build_model`.
+    epochs, steps_per_epoch
+        An epoch is one pass over the training tiles (``steps_per_epoch=0``), or that many batches of reshuffled passes:
+        this gives magnifications with unequal numbers of tiles the same number of optimiser steps.
+    batch_size, learning_rate
+        Of Adam; the rate is constant.
+    precision, device
+        As for `compute.pick_precision` and `compute.pick_device`.
+    augment
+        Flip, turn and colour the training tiles (`datasets.augment_tile`); validation tiles never.
+    workers
+        Threads that read tiles while the network computes; 0 reads between the steps.
+    seed
+        Of the initial weights, the order of the tiles, augmentation and dropout.
+    split_hash
+        Of the patient split, to be kept in the checkpoint.
+    resume
+        Go on from ``<name>-training.ckpt`` where it was left by the same call; a file of another call is not used.
+
+    Raises
+    ------
+    TrainingError
+        If there are no training or no validation tiles, or the loss stops being a number.
+    ParameterError
+        If a setting is out of range.
+
+    References
+    ----------
+    .. [1] F. Milletari, N. Navab, S.-A. Ahmadi, V-Net, 3DV 2016, in the form of
+       ``segmentation_models_pytorch.losses.DiceLoss(mode="binary", from_logits=True)``.
+    """
+    out_path = Path(out_path)
+    device = compute.pick_device(device)
+    carried = {
+        "encoder": encoder,
+        "magnification": magnification,
+        "mpp": units.mpp_for_magnification(magnification),
+        "tile_px": tile_px,
+        "overlap": overlap,
+        "normalisation": normalisation,
+        "threshold": THRESHOLD,
+        "target_class": target_class if isinstance(target_class, str) else list(target_class),
+        "resolution_by": resolution_by,
+        "split_hash": split_hash,
+    }
+    params = {
+        "encoder_weights": Path(encoder_weights).name,
+        "epochs": epochs,
+        "steps_per_epoch": steps_per_epoch,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "precision": compute.pick_precision(precision, device),
+        "device": device.type,
+        "augment": augment,
+        "seed": seed,
+        "tile_store": tile_store,
+    }
+    _check_settings(params | {"workers": workers}, tile_px=tile_px)
+    parts = {name: _of_split(tiles, name, magnification) for name in ("train", "val")}
+    data = {
+        name: TileDataset(
+            part,
+            manifest,
+            magnification=magnification,
+            tile_px=tile_px,
+            target_class=target_class,
+            resolution_by=resolution_by,
+            tile_store=tile_store,
+            tiles_dir=tiles_dir,
+            augment=augment and name == "train",
+            normalisation=normalisation,
+        )
+        for name, part in parts.items()
+    }
+    if device.type == "cpu":
+        compute.tune_allocator()
+    state_path = out_path.with_name(f"{out_path.stem}-training.ckpt")
+    fingerprint = _fingerprint(carried | params, parts)
+    resume_path = _resumable(state_path, fingerprint, epochs) if resume else None
+
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []), quiet_lightning():
+        torch.manual_seed(seed)
+        model = build_model(encoder=encoder, encoder_weights=encoder_weights)
+        learner = Learner(model, learning_rate=learning_rate, seed=seed, fingerprint=fingerprint)
+        try:
+            _fit(learner, data, params, state_path=state_path, resume_path=resume_path, device=device, workers=workers)
+        finally:
+            for dataset in data.values():
+                dataset.close()
+
+    history = learner.history_table()
+    model.load_state_dict(learner.best_weights)
+    saved = save_checkpoint(out_path, Checkpoint(model=model, history=history, params=params, **carried))
+    state_path.unlink(missing_ok=True)
+    kept = history.loc[history["best"]].iloc[0]
+    return Training(
+        checkpoint_path=out_path,
+        history=history,
+        best_epoch=int(kept["epoch"]),
+        best_val_iou=float(kept["val_iou"]),
+        n_train_tiles=len(data["train"]),
+        n_val_tiles=len(data["val"]),
+        tiles_per_s=float(history["tiles_per_s"].median()),
+        device=device.type,
+        precision=params["precision"],
+        threads=torch.get_num_threads(),
+        seconds=float(history["seconds"].sum()),
+        sha256=saved.sha256,
+    )
+
+
+def _fit(
+    learner: Learner,
+    data: dict[str, TileDataset],
+    params: dict,
+    *,
+    state_path: Path,
+    resume_path: Path | None,
+    device: torch.device,
+    workers: int,
+) -> None:
+    is_cuda = device.type == "cuda"
+    n_train, n_val = len(data["train"]), len(data["val"])
+    batch_size, seed = params["batch_size"], params["seed"]
+
+    def plan() -> list[np.ndarray]:
+        steps = params["steps_per_epoch"]
+        return epoch_batches(n_train, batch_size=batch_size, steps=steps, seed=seed, epoch=learner.current_epoch)
+
+    train_batches = Batches(
+        data["train"], plan, workers=workers, seed=lambda: (seed, learner.current_epoch), pin_memory=is_cuda
+    )
+    val_plan = np.split(np.arange(n_val), range(batch_size, n_val, batch_size))
+    val_batches = Batches(data["val"], val_plan, workers=workers, pin_memory=is_cuda)
+    trainer = lightning.Trainer(
+        accelerator="gpu" if is_cuda else device.type,
+        devices=[device.index or 0] if is_cuda else 1,
+        precision=_LIGHTNING_PRECISION[params["precision"]],
+        max_epochs=params["epochs"],
+        callbacks=[Progress(params["epochs"], len(train_batches)), SaveState(state_path)],
+        # Without these Lightning writes logs, checkpoints and model summaries of its own into the working folder.
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=state_path.parent,
+        # Under SLURM Lightning would take over signals and requeue the job by itself.
+        plugins=[LightningEnvironment()],
+    )
+    with interruptible():
+        trainer.fit(learner, train_batches, val_batches, ckpt_path=resume_path, weights_only=True)
+
+
+def _check_settings(params: dict, *, tile_px: int) -> None:
+    for name, least in (("epochs", 1), ("steps_per_epoch", 0), ("batch_size", 1), ("workers", 0)):
+        if params[name] < least:
+            raise ParameterError(f"`{name}` should be {least} or more, not {params[name]!r}.")
+    if not 0 < params["learning_rate"] < math.inf:
+        raise ParameterError(f"`learning_rate` should be a positive number, not {params['learning_rate']!r}.")
+    if tile_px % 32:
+        raise ParameterError(
+            f"`tile_px` should be a multiple of 32, because the network halves its input five times; it is {tile_px}. "
+            f"Cut tiles of {max(32, round(tile_px / 32) * 32)} px in 01_tiling."
+        )
+
+
+def _of_split(tiles: pd.DataFrame, name: str, magnification: float) -> pd.DataFrame:
+    if "split" not in tiles:
+        raise TrainingError(
+            "The tile table has no column `split`: add it with splitting.attach_split (02_patient_split)."
+        )
+    part = tiles[tiles["split"] == name]
+    if len(part) == 0:
+        where = {"train": "training", "val": "validation"}[name]
+        counts = ", ".join(f"{split} {count}" for split, count in tiles["split"].value_counts().items()) or "none"
+        raise TrainingError(
+            f"There are no {where} tiles at {units.magnification_name(magnification)} (tiles by set: {counts}). "
+            f"Either no patient of the {where} set has the target, or all tiles hung over the edge of small sections. "
+            "Use `edge_tiles: pad`, smaller tiles (`tile_px`), another `seed` of the split, or more patients."
+        )
+    return part.reset_index(drop=True)
+
+
+def _fingerprint(settings: dict, parts: dict[str, pd.DataFrame]) -> str:
+    """Of everything that decides the result: a state is resumed only by the call that left it."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for part in parts.values():
+        digest.update("\n".join(part["tile_id"].astype(str)).encode())
+        digest.update(part[["x_px0", "y_px0", "size_px0"]].to_numpy(np.float64).tobytes())
+    return digest.hexdigest()
+
+
+def _resumable(path: Path, fingerprint: str, epochs: int) -> Path | None:
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["tlskit"]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError) as error:
+        log.warning("%s cannot be read (%s): training starts afresh", path.name, type(error).__name__)
+        return None
+    if state.get("fingerprint") != fingerprint:
+        log.info("%s was left by a training with other settings or tiles: training starts afresh", path.name)
+        return None
+    log.info("training goes on after epoch %d of %d", len(state["history"]), epochs)
+    return path
