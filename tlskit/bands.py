@@ -1,0 +1,258 @@
+"""Regions and streams of overlapping windows out of a tiled level: each stored tile is decoded once per pass.
+
+A *level* is anything with ``size_px`` (width, height), ``tile_px`` (width, height) and ``tile(column, row)``, which
+gives ``((tile height, tile width, 3) uint8, list of Lost)``: a whole tile, white beyond the level's edge and where
+the file is damaged. `tlskit.jpegs` and `tlskit.slides` make them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from tlskit.resample import area_average, source_span
+
+__all__ = ["Lost", "gather", "region", "stream"]
+
+#: Tiles that one job of a thread decodes, and source columns that one job resamples.
+_TILES_PER_JOB = 4
+_COLUMNS_PER_JOB = 1024
+
+#: Source pixels that a single region may hold in memory at once.
+_REGION_PX = 16_000_000
+
+
+class Lost(NamedTuple):
+    """A part of a level that cannot be read: box in pixels of the level, and why."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    reason: str
+
+    def meets(self, x0: int, y0: int, x1: int, y1: int) -> bool:
+        return self.x < x1 and x0 < self.x + self.width and self.y < y1 and y0 < self.y + self.height
+
+
+def region(
+    tile: Callable, level, *, ratio: float, x_px: int, y_px: int, width_px: int, height_px: int
+) -> tuple[np.ndarray, list[Lost]]:
+    """One region of the lattice, (height_px, width_px, 3) uint8, and the losses under it.
+
+    `tile` gives a tile of `level` as its own ``tile`` does, perhaps from a cache. A region larger than memory is fond
+    of is put together from strips; pixels do not depend on it.
+    """
+    out = np.empty((height_px, width_px, 3), np.uint8)
+    lost: list[Lost] = []
+    x0, x1 = source_span(x_px, x_px + width_px, ratio)
+    rows = max(1, int(_REGION_PX / max(1, x1 - x0) / ratio))
+    for top in range(0, height_px, rows):
+        count = min(rows, height_px - top)
+        y0, y1 = source_span(y_px + top, y_px + top + count, ratio)
+        source, missing = gather(tile, level, x0, y0, x1, y1)
+        lost += [m for m in missing if m not in lost]
+        area_average(
+            source,
+            ratio=ratio,
+            x_px=x_px,
+            y_px=y_px + top,
+            width_px=width_px,
+            height_px=count,
+            source_x=x0,
+            source_y=y0,
+            out=out[top : top + count],
+        )
+    return out, lost
+
+
+def gather(tile: Callable, level, x0: int, y0: int, x1: int, y1: int) -> tuple[np.ndarray, list[Lost]]:
+    """Pixels [x0, x1) x [y0, y1) of a level, white beyond its edges, and the losses that meet them."""
+    tile_w, tile_h = level.tile_px
+    width, height = level.size_px
+    inside = x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
+    out = np.empty((y1 - y0, x1 - x0, 3), np.uint8) if inside else np.full((y1 - y0, x1 - x0, 3), 255, np.uint8)
+    lost: list[Lost] = []
+    for row in range(max(0, y0) // tile_h, -(-min(y1, height) // tile_h)):
+        for column in range(max(0, x0) // tile_w, -(-min(x1, width) // tile_w)):
+            pixels, missing = tile(column, row)
+            lost += [m for m in missing if m.meets(x0, y0, x1, y1)]
+            _paste(out, pixels, column * tile_w - x0, row * tile_h - y0)
+    return out, lost
+
+
+def stream(
+    level, *, ratio: float, xy_px: np.ndarray, size_px: int, threads: int = 2
+) -> Iterator[tuple[int, np.ndarray, list[Lost]]]:
+    """Windows of one size, as (index into `xy_px`, read-only view (size_px, size_px, 3) uint8, losses under it).
+
+    Windows come in raster order of their positions. Each row of windows is cut from a band of its own, of which only
+    what windows cover is read; rows shared with the band before are copied from it. The next band is made by
+    `threads` threads while the caller works on this one.
+    """
+    xy_px = np.asarray(xy_px, dtype=np.int64).reshape(-1, 2)
+    if not len(xy_px):
+        return
+    order = np.lexsort((xy_px[:, 0], xy_px[:, 1]))
+    bands = _Bands(level, ratio, xy_px[order], size_px, max(1, threads))
+    with ThreadPoolExecutor(1) as conductor, ThreadPoolExecutor(max(1, threads)) as pool:
+        try:
+            pending = conductor.submit(bands.make, 0, None, pool)
+            for step, (y, first, last) in enumerate(bands.steps):
+                band, lost = pending.result()
+                if step + 1 < len(bands.steps):
+                    pending = conductor.submit(bands.make, step + 1, band, pool)
+                for i in order[first:last]:
+                    left = xy_px[i, 0] - bands.left
+                    window = band[:, left : left + size_px]
+                    yield int(i), window, _under(lost, ratio, int(xy_px[i, 0]), int(y), size_px)
+        finally:
+            conductor.shutdown(wait=True, cancel_futures=True)
+
+
+def _under(lost: list[Lost], ratio: float, x: int, y: int, size: int) -> list[Lost]:
+    if not lost:
+        return []
+    x0, x1 = source_span(x, x + size, ratio)
+    y0, y1 = source_span(y, y + size, ratio)
+    return [m for m in lost if m.meets(x0, y0, x1, y1)]
+
+
+class _Bands:
+    """The bands of one pass, made one after the other."""
+
+    def __init__(self, level, ratio, xy, size, threads):
+        self.level, self.ratio, self.size, self.threads = level, ratio, size, threads
+        ys, first = np.unique(xy[:, 1], return_index=True)
+        ends = [*first[1:].tolist(), len(xy)]
+        self.steps = list(zip(ys.tolist(), first.tolist(), ends, strict=True))
+        self.left = int(xy[:, 0].min())
+        self.right = int(xy[:, 0].max()) + size
+        self.strips = _strips(xy, ys, first, ends, size)
+        self.done = 0
+        self.held: dict[tuple[int, int], np.ndarray] = {}
+        self.lost: list[Lost] = []
+        whole = int(ratio) if ratio == int(ratio) else 0
+        tile_w, tile_h = level.tile_px
+        #: Each tile can be averaged by itself where working pixels never straddle two tiles.
+        self.by_tile = whole >= 1 and tile_w % whole == 0 and tile_h % whole == 0
+
+    def make(self, step: int, before: np.ndarray | None, pool) -> tuple[np.ndarray, list[Lost]]:
+        y = self.steps[step][0]
+        band = np.empty((self.size, self.right - self.left, 3), np.uint8)
+        if before is not None:
+            shared = self.steps[step - 1][0] + self.size - y
+            if shared > 0:
+                band[:shared] = before[-shared:]
+        while self.done < len(self.strips) and self.strips[self.done][0] < y + self.size:
+            top, bottom, spans = self.strips[self.done]
+            self._fill(band[top - y : bottom - y], top, bottom, spans, pool)
+            self.done += 1
+        band.flags.writeable = False
+        reach = source_span(y, y + self.size, self.ratio)
+        self.lost = [m for m in self.lost if m.y + m.height > reach[0]]
+        return band, list(self.lost)
+
+    def _fill(self, target, top, bottom, spans, pool) -> None:
+        """Make the pixels of one strip that windows cover."""
+        r = int(self.ratio) if self.by_tile else 1
+        step_w, step_h = self.level.tile_px[0] // r, self.level.tile_px[1] // r
+        width, height = self.level.size_px
+        columns, rows = -(-width // (step_w * r)), -(-height // (step_h * r))
+        ratio = 1 if self.by_tile else self.ratio
+        y0, y1 = source_span(top, bottom, ratio)
+        row_range = range(max(0, y0) // step_h, min(rows, -(-y1 // step_h)))
+        wanted: list[tuple[int, int]] = []
+        for left, right in spans:
+            x0, x1 = source_span(left, right, ratio)
+            across = range(max(0, x0) // step_w, min(columns, -(-x1 // step_w)))
+            wanted += [(c, r_) for r_ in row_range for c in across]
+            if self.by_tile and (x0 < 0 or y0 < 0 or x1 > columns * step_w or y1 > rows * step_h):
+                target[:, left - self.left : right - self.left] = 255
+        wanted = list(dict.fromkeys(wanted))
+        missing = [key for key in wanted if key not in self.held]
+        if self.by_tile:
+            jobs = [missing[i : i + _TILES_PER_JOB] for i in range(0, len(missing), _TILES_PER_JOB)]
+            for key in wanted:
+                if key in self.held:
+                    _paste(target, self.held[key], key[0] * step_w - self.left, key[1] * step_h - top)
+
+            def decode(keys):
+                for key in keys:
+                    block = self._tile(key)
+                    if r > 1:
+                        block = area_average(block, ratio=float(r), x_px=0, y_px=0, width_px=step_w, height_px=step_h)
+                    if (key[1] + 1) * step_h > bottom:
+                        self.held[key] = block
+                    _paste(target, block, key[0] * step_w - self.left, key[1] * step_h - top)
+
+            _run(pool, decode, jobs)
+        else:
+            jobs = [missing[i : i + _TILES_PER_JOB] for i in range(0, len(missing), _TILES_PER_JOB)]
+
+            def decode(keys):
+                for key in keys:
+                    self.held[key] = self._tile(key)
+
+            _run(pool, decode, jobs)
+            step = max(8, int(_COLUMNS_PER_JOB / self.ratio))
+            cells = sorted({(i, min(i + step, right)) for left, right in spans for i in range(left, right, step)})
+
+            def average(cell):
+                left, right = cell
+                x0, x1 = source_span(left, right, self.ratio)
+                source, _ = gather(lambda c, r_: (self.held[c, r_], ()), self.level, x0, y0, x1, y1)
+                area_average(
+                    source,
+                    ratio=self.ratio,
+                    x_px=left,
+                    y_px=top,
+                    width_px=right - left,
+                    height_px=bottom - top,
+                    source_x=x0,
+                    source_y=y0,
+                    out=target[:, left - self.left : right - self.left],
+                )
+
+            _run(pool, average, cells)
+        for key in [k for k in self.held if (k[1] + 1) * step_h <= y1 - (0 if self.by_tile else 1)]:
+            del self.held[key]
+
+    def _tile(self, key: tuple[int, int]) -> np.ndarray:
+        pixels, lost = self.level.tile(*key)
+        if lost:
+            self.lost += lost  # list addition is atomic: several threads may be here
+        return pixels
+
+
+def _run(pool, function, jobs) -> None:
+    for _ in pool.map(function, jobs):
+        pass
+
+
+def _strips(xy, ys, first, ends, size) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Rows between neighbouring tops and bottoms of windows, with the spans of columns that windows cover there."""
+    cuts = np.unique(np.concatenate([ys, ys + size])).tolist()
+    strips = []
+    for top, bottom in zip(cuts[:-1], cuts[1:], strict=True):
+        low, high = np.searchsorted(ys, top - size, side="right"), np.searchsorted(ys, top, side="right")
+        if low >= high:
+            continue
+        x = np.unique(xy[first[low] : ends[high - 1], 0])
+        gaps = np.flatnonzero(np.diff(x) > size)
+        lefts = x[np.concatenate([[0], gaps + 1])]
+        rights = x[np.concatenate([gaps, [len(x) - 1]])] + size
+        strips.append((top, bottom, list(zip(lefts.tolist(), rights.tolist(), strict=True))))
+    return strips
+
+
+def _paste(target: np.ndarray, block: np.ndarray, x: int, y: int) -> None:
+    """Copy `block` to (x, y) of `target`, as far as it lies inside."""
+    height, width = target.shape[:2]
+    x0, y0 = max(0, x), max(0, y)
+    x1, y1 = min(width, x + block.shape[1]), min(height, y + block.shape[0])
+    if x0 < x1 and y0 < y1:
+        target[y0:y1, x0:x1] = block[y0 - y : y1 - y, x0 - x : x1 - x]

@@ -1,0 +1,184 @@
+"""Area averaging on a global lattice: the one way in which tlskit changes the resolution of pixels.
+
+Working pixel ``i`` covers the source pixels' ``[i r, (i + 1) r)`` along an axis, where ``r`` is the ratio of the two
+pixel sizes; it becomes the mean of what it covers, pixels at its two ends counted by the fraction covered. The
+weights follow from the global index ``i`` alone and all arithmetic is in whole numbers small enough to be exact in
+float32, so that a working pixel has the same value however the region around it was cut, on every machine and
+whatever order a BLAS adds in.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+__all__ = ["area_average", "area_weights", "snapped_ratio", "source_span"]
+
+#: Weights of one output row sum to 2**16, of one output column to 2**12, and the rows' result is rounded to 12 bits
+#: (1/16 grey level). 255 * 2**16 and (255 * 16) * 2**12 both stay below 2**24, where float32 counts exactly.
+_ROW_TOTAL = 2**16
+_COLUMN_TOTAL = 2**12
+_ROW_SHIFT = 2.0**-12
+_COLUMN_SHIFT = 2.0**-16
+
+#: Ends of a pixel closer than this to a source pixel's edge lie on it: float noise must not pull in a neighbour.
+_EDGE = 1e-6
+
+#: Output pixels that one product of matrices makes, and the source columns held in cache while it does.
+_GROUP = 128
+_CHUNK_COLUMNS = 1024
+
+
+def snapped_ratio(ratio: float) -> float:
+    """The ratio, or the whole number that it misses by float noise only (1e-9)."""
+    nearest = round(ratio)
+    return float(nearest) if nearest >= 1 and abs(ratio - nearest) < 1e-9 * nearest else float(ratio)
+
+
+def source_span(start: int, stop: int, ratio: float) -> tuple[int, int]:
+    """First and one past the last source pixel under output pixels ``start .. stop - 1``."""
+    return math.floor(start * ratio + _EDGE), math.ceil(stop * ratio - _EDGE)
+
+
+def area_weights(start: int, count: int, ratio: float, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the source pixels under each of `count` output pixels.
+
+    Returns
+    -------
+    first : (count,) int64
+        Source pixel that the first weight belongs to.
+    weights : (count, taps) float64
+        Whole numbers that sum to `total` in each row: the fractions covered, rounded, with the rounding's remainder
+        given to the largest.
+    """
+    index = np.arange(start, start + count, dtype=np.float64)
+    low, high = index * ratio, (index + 1) * ratio
+    first = np.floor(low + _EDGE).astype(np.int64)
+    pixel = first[:, None] + np.arange(math.ceil(ratio) + 1)
+    covered = np.clip(np.minimum(high[:, None], pixel + 1) - np.maximum(low[:, None], pixel), 0, None)
+    covered[covered < _EDGE] = 0
+    weights = np.rint(covered / covered.sum(1, keepdims=True) * total)
+    weights[np.arange(count), weights.argmax(1)] += total - weights.sum(1)
+    return first, weights
+
+
+def area_average(
+    source: np.ndarray,
+    *,
+    ratio: float,
+    x_px: int,
+    y_px: int,
+    width_px: int,
+    height_px: int,
+    source_x: int = 0,
+    source_y: int = 0,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Output pixels ``[x_px, x_px + width_px) x [y_px, y_px + height_px)`` of the lattice, averaged from `source`.
+
+    Parameters
+    ----------
+    source : (h, w, 3) uint8
+        Source pixels; its first is source pixel (`source_x`, `source_y`). It must hold `source_span` of both axes.
+    ratio : float
+        Source pixels along one output pixel, 0.5 or more.
+    out : (height_px, width_px, 3) uint8, optional
+        Where to put the result; rows may be apart, pixels of a row may not.
+
+    Returns
+    -------
+    (height_px, width_px, 3) uint8
+        Means over the exact area, rounded half up. Weights are held to 1/4096 of a pixel.
+    """
+    if out is None:
+        out = np.empty((height_px, width_px, 3), np.uint8)
+    if not width_px or not height_px:
+        return out
+    x0, x1 = source_span(x_px, x_px + width_px, ratio)
+    y0, y1 = source_span(y_px, y_px + height_px, ratio)
+    source = source[y0 - source_y : y1 - source_y, x0 - source_x : x1 - source_x]
+    if source.shape[:2] != (y1 - y0, x1 - x0):
+        raise ValueError(
+            f"area_average: output columns {x_px}..{x_px + width_px} and rows {y_px}..{y_px + height_px} at ratio "
+            f"{ratio:g} need source columns {x0}..{x1} and rows {y0}..{y1}; the source given holds less."
+        )
+    if ratio == 1:
+        out[:] = source
+    elif ratio == 2 and out.strides[1:] == (3, 1):
+        # The same bits as below ((a + b + c + d + 2) >> 2), an order of magnitude sooner.
+        cv2.resize(source, (width_px, height_px), dst=out, interpolation=cv2.INTER_AREA)
+    else:
+        _average(source, ratio, x_px, y_px, x0, y0, out)
+    return out
+
+
+def _average(source, ratio, x_px, y_px, x0, y0, out) -> None:
+    height_px, width_px = out.shape[:2]
+    rows = _groups(y_px, height_px, ratio, _ROW_TOTAL, 1)
+    step = max(8, int(_CHUNK_COLUMNS / ratio) // 8 * 8)
+    for left in range(0, width_px, step):
+        right = min(left + step, width_px)
+        c0, c1 = source_span(x_px + left, x_px + right, ratio)
+        columns = _groups(x_px + left, right - left, ratio, _COLUMN_TOTAL, 3)
+        # Blocks of a product start at even steps, so they reach a little past the pixels that count; what they find
+        # there has weight 0 and only has to be finite.
+        before = max(0, max(c0 - g[2] for g in columns))
+        after = max(0, max(g[2] + (len(g[4]) - 1) * g[3] + g[4].shape[1] // 3 - c1 for g in columns))
+        span = (before + c1 - c0 + after) * 3
+        for first, count, base, stride, weights in rows:
+            depth = (len(weights) - 1) * stride + weights.shape[2]
+            plane = np.zeros((depth, span), np.float32)
+            top, bottom = max(base, y0), min(base + depth, y0 + source.shape[0])
+            plane[top - base : bottom - base, before * 3 : (before + c1 - c0) * 3] = source[
+                top - y0 : bottom - y0, c0 - x0 : c1 - x0
+            ].reshape(bottom - top, -1)
+            a, b = plane.strides
+            blocks = as_strided(plane, (len(weights), weights.shape[2], span), (stride * a, a, b), writeable=False)
+            tall = np.matmul(weights, blocks).reshape(-1, span)[:count]
+            np.multiply(tall, _ROW_SHIFT, out=tall)
+            np.rint(tall, out=tall)
+            a, b = tall.strides
+            for at, wide, start, apart, matrix in columns:
+                n, taps, made = matrix.shape
+                offset = (start - c0 + before) * 3
+                view = as_strided(tall[:, offset:], (n, count, taps), (apart * 3 * b, a, b), writeable=False)
+                result = np.matmul(view, matrix)  # (n, count, made)
+                result += 0.5 / _COLUMN_SHIFT
+                result *= _COLUMN_SHIFT
+                target = out[first : first + count, left + at : left + at + wide]
+                flat = result.transpose(1, 0, 2).reshape(count, n * made)[:, : wide * 3]
+                np.copyto(target, flat.reshape(count, wide, 3), casting="unsafe")
+
+
+def _groups(start: int, count: int, ratio: float, total: int, channels: int) -> list[tuple]:
+    """Weights as stacks of small matrices, each for a few output pixels, whose inputs start at even steps.
+
+    Returns a list of (position of the group's first output pixel, its number of output pixels, first input pixel,
+    input pixels between blocks, matrices). For one channel matrices are (n, block, taps), applied from the left; for
+    three they are (n, 3 taps, 3 block), applied from the right to rows of interleaved colours.
+    """
+    block = max(1, min(8, round(16 / ratio)))
+    apart = max(1, round(block * ratio))
+    groups = []
+    for at in range(0, count, _GROUP):
+        size = min(_GROUP, count - at)
+        first, weights = area_weights(start + at, size, ratio, total)
+        n = -(-size // block)
+        begin = first[::block] - np.arange(n) * apart
+        base = int(begin.min())
+        taps = int((first - np.arange(size) // block * apart).max()) - base + weights.shape[1]
+        matrix = np.zeros((n, block, taps), np.float32)
+        i = np.arange(size)
+        position = first - base - i // block * apart
+        for tap in range(weights.shape[1]):
+            matrix[i // block, i % block, position + tap] = weights[:, tap]
+        if channels > 1:
+            spread = np.zeros((n, taps, channels, block, channels), np.float32)
+            for channel in range(channels):
+                spread[:, :, channel, :, channel] = matrix.transpose(0, 2, 1)
+            matrix = spread.reshape(n, taps * channels, block * channels)
+        groups.append((at, size, base, apart, matrix))
+    return groups
