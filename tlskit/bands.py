@@ -15,7 +15,7 @@ import numpy as np
 
 from tlskit.resample import area_average, source_span
 
-__all__ = ["Lost", "gather", "region", "stream"]
+__all__ = ["Lost", "covered_strips", "gather", "region", "stream"]
 
 #: Tiles that one job of a thread decodes, and source columns that one job resamples.
 _TILES_PER_JOB = 4
@@ -131,7 +131,7 @@ class _Bands:
         self.steps = list(zip(ys.tolist(), first.tolist(), ends, strict=True))
         self.left = int(xy[:, 0].min())
         self.right = int(xy[:, 0].max()) + size
-        self.strips = _strips(xy, ys, first, ends, size)
+        self.strips = covered_strips(xy, size)
         self.done = 0
         self.held: dict[tuple[int, int], np.ndarray] = {}
         self.lost: list[Lost] = []
@@ -233,18 +233,27 @@ def _run(pool, function, jobs) -> None:
         pass
 
 
-def _strips(xy, ys, first, ends, size) -> list[tuple[int, int, list[tuple[int, int]]]]:
-    """Rows between neighbouring tops and bottoms of windows, with the spans of columns that windows cover there."""
-    cuts = np.unique(np.concatenate([ys, ys + size])).tolist()
+def covered_strips(xy_px: np.ndarray, size_px: int) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Rows between neighbouring tops and bottoms of square windows, with the columns that windows cover there.
+
+    Returns a list of (top, bottom, [(left, right), ...]), top down: together exactly the union of the windows, each
+    of its pixels once. Every window is whole strips of its rows, and within one span in each.
+    """
+    if not len(xy_px):
+        return []
+    xy_px = xy_px[np.argsort(xy_px[:, 1], kind="stable")]
+    ys, first = np.unique(xy_px[:, 1], return_index=True)
+    ends = [*first[1:].tolist(), len(xy_px)]
+    cuts = np.unique(np.concatenate([ys, ys + size_px])).tolist()
     strips = []
     for top, bottom in zip(cuts[:-1], cuts[1:], strict=True):
-        low, high = np.searchsorted(ys, top - size, side="right"), np.searchsorted(ys, top, side="right")
+        low, high = np.searchsorted(ys, top - size_px, side="right"), np.searchsorted(ys, top, side="right")
         if low >= high:
             continue
-        x = np.unique(xy[first[low] : ends[high - 1], 0])
-        gaps = np.flatnonzero(np.diff(x) > size)
+        x = np.unique(xy_px[first[low] : ends[high - 1], 0])
+        gaps = np.flatnonzero(np.diff(x) > size_px)
         lefts = x[np.concatenate([[0], gaps + 1])]
-        rights = x[np.concatenate([gaps, [len(x) - 1]])] + size
+        rights = x[np.concatenate([gaps, [len(x) - 1]])] + size_px
         strips.append((top, bottom, list(zip(lefts.tolist(), rights.tolist(), strict=True))))
     return strips
 

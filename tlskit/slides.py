@@ -337,7 +337,7 @@ class _OpenSlideLevel:
 
 
 def _halves(start: int, length: int, smallest: int) -> list[tuple[int, int]]:
-    """(start, length) of two halves that meet at a multiple of `smallest`, or the whole if it is no longer than that."""
+    """(start, length) of two halves that meet at a multiple of `smallest`; the whole, if no longer than that."""
     if length <= smallest:
         return [(start, length)]
     half = -(-length // smallest) // 2 * smallest
