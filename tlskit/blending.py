@@ -8,6 +8,7 @@ size of strips, batches or a resumed run cannot change a single pixel, and a con
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +17,8 @@ from tlskit.errors import ParameterError
 
 __all__ = ["Layout", "Strip", "crop_layout", "hann_layout", "quantise", "strips"]
 
-#: Peak of a 1-D weight. With 24-bit probabilities, sums stay exact up to a total of 2**14.5 along one axis.
-_PEAK = 4096
 _ONE = float(2**24)
+#: With 24-bit probabilities, sums stay exact as long as weights add up to no more than this along one axis.
 _MAX_TOTAL = 2**14.5
 
 
@@ -64,11 +64,10 @@ def hann_layout(window_px: int, overlap: float) -> Layout:
     if not (window_px >= 1 and 0 <= overlap <= 0.9):
         raise ParameterError(f"Windows need a positive size and an overlap in 0..0.9, not {window_px!r}, {overlap!r}.")
     stride = max(1, round(window_px * (1 - overlap)))
-    at = (np.arange(window_px) + 0.5) / window_px
-    weights = np.maximum(1.0, np.rint(_PEAK * np.sin(np.pi * at) ** 2))
-    total = max(weights[start::stride].sum() for start in range(stride))
-    if total > _MAX_TOTAL:
-        raise ParameterError(f"An overlap of {overlap:g} adds too many windows up; 0.9 or less is expected.")
+    shape = np.sin(np.pi * (np.arange(window_px) + 0.5) / window_px) ** 2
+    together = -(-window_px // stride)  # windows over one pixel; rounding may add one to each of their weights
+    total = max(shape[start::stride].sum() for start in range(stride))
+    weights = np.maximum(1.0, np.rint(shape * (_MAX_TOTAL - together) / total))
     return Layout(int(window_px), 0, stride, weights, "hann")
 
 
@@ -117,9 +116,7 @@ class Strip:
         self.x0, self.x1 = x0, x1
         self.x_end = min(size_px[0], (columns.stop - 1) * layout.stride_px + layout.core_px)
         self.ys = layout.starts(size_px[1])
-        self._sums: np.ndarray | None = None
         self._top = 0
-        self._weights2d: np.ndarray | None = None
 
     @property
     def carry_px(self) -> int:
@@ -141,62 +138,69 @@ class Strip:
 
     def start(self, block_row: int = 0) -> None:
         """Make room for sums from `block_row` downwards."""
-        core, width = self.layout.core_px, self.x_end - self.x0
-        self._top = block_row * self.block_px
-        self._sums = np.zeros((self.block_px + core + self.layout.stride_px, width), np.float64)
+        self._top = block_row
+        # A window may reach as far below the topmost unfinished row of blocks as its core is high.
+        count = -(-self.layout.core_px // self.block_px) + 1
+        self._bands = deque(np.zeros((self.block_px, self.x_end - self.x0)) for _ in range(count))
+        self._dirty = deque([False] * count)
         self._weights2d = np.outer(self.layout.weights, self.layout.weights)
         self._product = np.empty_like(self._weights2d)
 
     def add(self, row: int, column: int, probability: np.ndarray) -> None:
         """Add one window's core, ``(core_px, core_px) float32`` in [0, 1], at window (row, column)."""
-        core = self.layout.core_px
-        x, y = column * self.layout.stride_px - self.x0, int(self.ys[row]) - self._top
-        left, top = max(0, -x), max(0, -y)  # what lies before the strip is complete there already
-        right, bottom = min(core, self.x_end - self.x0 - x), min(core, self._sums.shape[0] - y)
+        core, b = self.layout.core_px, self.block_px
+        x, y = column * self.layout.stride_px - self.x0, int(self.ys[row])
+        left, right = max(0, -x), min(core, self.x_end - self.x0 - x)  # what lies before the strip is complete there
+        top, bottom = max(0, self._top * b - y), min(core, self.size_px[1] - y)
         if left >= right or top >= bottom:
             return
-        inside = (slice(top, bottom), slice(left, right))
-        product = self._product[inside]
-        np.multiply(probability[inside], np.float32(_ONE), out=product, casting="unsafe")
+        product = self._product[top:bottom, left:right]
+        np.multiply(probability[top:bottom, left:right], np.float32(_ONE), out=product, casting="unsafe")
         np.rint(product, out=product)
         if self.layout.blend != "crop":
-            product *= self._weights2d[inside]
-        self._sums[y + top : y + bottom, x + left : x + right] += product
+            product *= self._weights2d[top:bottom, left:right]
+        for band in range((y + top) // b, -(-(y + bottom) // b)):
+            start, stop = max(y + top, band * b), min(y + bottom, (band + 1) * b)
+            self._bands[band - self._top][start - band * b : stop - band * b, x + left : x + right] += product[
+                start - y - top : stop - y - top
+            ]
+            self._dirty[band - self._top] = True
 
-    def finish(self, block_row: int, run: np.ndarray, carried: np.ndarray | None):
-        """Complete one row of blocks, the topmost unfinished one.
+    def finish(self, run: np.ndarray, carried: np.ndarray | None):
+        """Complete the topmost unfinished row of blocks.
 
         Parameters
         ----------
-        block_row : int
         run : (window rows, window columns) bool
             The windows that were predicted, over the whole map.
         carried : (rows, columns) float64 or None
-            The carry of the strip before, for these rows of pixels.
+            The carry of the strip before, for these rows of pixels; None where it is all 0.
 
         Returns
         -------
-        values : (rows, x1 - x0) uint8
-        carry : (rows, carry_px) float64
+        values : (rows, x1 - x0) uint8, or None where nothing was predicted
+        carry : (rows, carry_px) float64, or None where it is all 0
         """
-        y0 = block_row * self.block_px
+        y0 = self._top * self.block_px
         y1 = min(y0 + self.block_px, self.size_px[1])
-        rows, owned = y1 - y0, self.x1 - self.x0
-        sums = self._sums[:rows]
-        if carried is not None and carried.shape[1]:
-            sums[:, : carried.shape[1]] += carried
-        weights = self._total_weights(y0, y1, run)
-        np.maximum(weights, 1.0, out=weights)  # 0 only where no window was run: there the sum is 0 too
-        values = np.divide(sums[:, :owned], weights, out=weights)
-        values *= 255.0 / _ONE
-        np.rint(values, out=values)
-        carry = sums[:, owned:].copy()
-        result = values.astype(np.uint8)
-        keep = self._sums.shape[0] - self.block_px
-        self._sums[:keep] = self._sums[self.block_px :]
-        self._sums[keep:] = 0
-        self._top = y0 + self.block_px
-        return result, carry
+        band, dirty = self._bands.popleft(), self._dirty.popleft()
+        self._top += 1
+        values = carry = None
+        if dirty or carried is not None:
+            sums, owned = band[: y1 - y0], self.x1 - self.x0
+            if carried is not None:
+                sums[:, : carried.shape[1]] += carried
+            weights = self._total_weights(y0, y1, run)
+            np.maximum(weights, 1.0, out=weights)  # 0 only where no window was run: there the sum is 0 too
+            mean = np.divide(sums[:, :owned], weights, out=weights)
+            mean *= 255.0 / _ONE
+            values = np.rint(mean, out=mean).astype(np.uint8)
+            if self.carry_px:
+                carry = sums[:, owned:].copy()
+            band.fill(0)
+        self._bands.append(band)
+        self._dirty.append(False)
+        return values, carry
 
     def _total_weights(self, y0: int, y1: int, run: np.ndarray) -> np.ndarray:
         """Sum of the weights of the windows that were run, over the owned pixels of rows y0..y1. Exact."""

@@ -1,0 +1,355 @@
+"""Whole-slide inference: every pixel where it belongs, however the work was cut up."""
+
+import math
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tlskit import blending, inference, probmaps, streaming
+from tlskit.errors import CheckpointError, ParameterError, SlideError
+
+WHITE = 255
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks here are tiny: threads of their own would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class ArraySlide:
+    """A slide in memory at its own um/px, with the reader's interface: what lies beyond is white."""
+
+    def __init__(self, image, *, mpp=1.0, lost_box=None, dies_after=None):
+        self.image, self.mpp0, self.size_px0 = image, mpp, image.shape[1::-1]
+        self.lost_box, self.dies_after = lost_box, dies_after
+        self.path, self.mpp_source, self.reader, self.lost = "memory.svs", "openslide", "array", []
+        self.served = 0
+        self.threads = set()
+
+    def size_px(self, mpp):
+        assert mpp == self.mpp0
+        return self.size_px0
+
+    def level_for(self, mpp):
+        return 0
+
+    def windows(self, xy_px, size_px, *, mpp, on_lost):
+        self.threads.add(threading.current_thread().name)
+        margin = size_px * 2
+        padded = np.pad(self.image, ((margin, margin), (margin, margin), (0, 0)), constant_values=WHITE)
+        for index, (x, y) in enumerate(xy_px):
+            self.served += 1
+            if self.dies_after is not None and self.served > self.dies_after:
+                raise SlideError("the file ends here")
+            if self.lost_box is not None:
+                left, top, width, height = self.lost_box
+                if x < left + width and left < x + size_px and y < top + height and top < y + size_px:
+                    self.lost.append({"x_px": left, "y_px": top, "width_px": width, "height_px": height})
+                    yield index, None
+                    continue
+            yield index, padded[y + margin : y + margin + size_px, x + margin : x + margin + size_px]
+
+
+class Constant(nn.Module):
+    def __init__(self, probability):
+        super().__init__()
+        self.logit = math.log(probability / (1 - probability))
+
+    def forward(self, x):
+        return torch.full_like(x[:, :1], self.logit)
+
+
+class Pixelwise(nn.Module):
+    """The probability is the red channel: the map must be the slide's red channel."""
+
+    def forward(self, x):
+        return torch.logit(x[:, :1].clamp(1e-6, 1 - 1e-6))
+
+
+class Context(nn.Module):
+    """A small network whose output depends on the place in the window, as a real one's does at its rim."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 7, padding=3), nn.ReLU(), nn.Conv2d(8, 1, 7, padding=3))
+
+    def forward(self, x):
+        return 8 * self.layers(x)
+
+
+def checkpoint(model, *, tile_px=64, magnification=10, overlap=0.5, **more):
+    return SimpleNamespace(
+        model=model, magnification=magnification, mpp=10 / magnification, tile_px=tile_px, overlap=overlap,
+        normalisation="divide_255", sha256="0" * 64, resolution_by="mpp", **more,
+    )  # fmt: skip
+
+
+def picture(width, height, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def predict(model, slide, path, *, tile_px=64, model_overlap=0.5, **options):
+    options = {"tissue": False, "engine": "torch", "precision": "exact", "progress": False, "block_px": 64, **options}
+    return inference.predict_slide(checkpoint(model, tile_px=tile_px, overlap=model_overlap), slide, path, **options)
+
+
+def pixels(path):
+    with probmaps.open_map(path) as found:
+        return found.read(0, 0, *found.size_px)
+
+
+def blended_in_memory(model, image, *, tile_px, overlap):
+    """The plain way, in float64: every window, its Hann weights, a sum and a division."""
+    height, width = image.shape[:2]
+    stride = round(tile_px * (1 - overlap))
+    weight = np.sin(np.pi * (np.arange(tile_px) + 0.5) / tile_px) ** 2
+    weight = np.outer(weight, weight)
+    padded = np.pad(image, ((0, tile_px), (0, tile_px), (0, 0)), constant_values=WHITE)
+    sums, total = np.zeros((2, height + 2 * tile_px, width + 2 * tile_px))
+    for y in range(0, max(1, height - tile_px + stride), stride):
+        for x in range(0, max(1, width - tile_px + stride), stride):
+            window = torch.from_numpy(padded[y : y + tile_px, x : x + tile_px].copy()).permute(2, 0, 1)[None]
+            with torch.inference_mode():
+                p = torch.sigmoid(model(window.float() / 255))[0, 0].double().numpy()
+            sums[y : y + tile_px, x : x + tile_px] += weight * p
+            total[y : y + tile_px, x : x + tile_px] += weight
+    return (sums / np.maximum(total, 1e-300))[:height, :width]
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.31, 0.123456, 0.999, 0.001])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75, 0.3, 0.9])
+def test_a_constant_model_gives_its_constant_everywhere(tmp_path, probability, overlap):
+    slide = ArraySlide(picture(301, 203))
+    predict(Constant(probability), slide, tmp_path / "m.tif", overlap=overlap, strip_px=100)
+    expected = blending.quantise(torch.sigmoid(torch.tensor(Constant(probability).logit)).numpy())
+    assert np.array_equal(pixels(tmp_path / "m.tif"), np.full((203, 301), expected))
+    assert int(expected) == round(probability * 255)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 300), (300, 10), (64, 64), (65, 64), (128, 129)])
+def test_a_slide_of_any_size_is_covered_to_its_last_pixel(tmp_path, size):
+    predict(Constant(0.8), ArraySlide(picture(*size)), tmp_path / "m.tif")
+    assert np.array_equal(pixels(tmp_path / "m.tif"), np.full(size[::-1], 204))
+
+
+@pytest.mark.parametrize("options", [{}, {"overlap": 0.7}, {"window_px": 128, "halo_px": 32}, {"window_px": 160}])
+def test_a_pixelwise_model_gives_the_slides_own_pixels(tmp_path, options):
+    image = picture(391, 273)
+    predict(Pixelwise(), ArraySlide(image), tmp_path / "m.tif", strip_px=128, **options)
+    assert np.array_equal(pixels(tmp_path / "m.tif"), image[..., 0])
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.25, 0.6])
+def test_streamed_equals_blended_in_memory(tmp_path, overlap):
+    image, model = picture(310, 250), Context().eval()
+    predict(model, ArraySlide(image), tmp_path / "m.tif", overlap=overlap, strip_px=96)
+    expected = blended_in_memory(model, image, tile_px=64, overlap=overlap) * 255
+    # half a step is the map's own rounding; weights here are rounded as well
+    assert np.abs(pixels(tmp_path / "m.tif") - expected).max() < 0.51
+    assert expected.std() > 5
+
+
+def test_the_file_depends_on_no_way_of_cutting_up_the_work(tmp_path):
+    image, model = picture(400, 330), Context()
+    files = {}
+    for strip_px, batch_size in [(64, 1), (64, 5), (150, 3), (200, 8), (10_000, 8), (10_000, 1000)]:
+        path = tmp_path / f"{strip_px}_{batch_size}.tif"
+        predict(model, ArraySlide(image), path, strip_px=strip_px, batch_size=batch_size, slide_id="s")
+        files[path.name] = path.read_bytes()
+    assert len(set(files.values())) == 1
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.75])
+@pytest.mark.parametrize("dies_after", [1, 20, 37, 75, 100])
+def test_an_interrupted_slide_goes_on_to_the_identical_file(tmp_path, dies_after, overlap):
+    image, model = picture(400, 330), Context()
+    options = {"strip_px": 128, "batch_size": 4, "overlap": overlap, "slide_id": "s"}
+    whole = predict(model, ArraySlide(image), tmp_path / "whole.tif", **options)
+    with pytest.raises(SlideError, match="the file ends here"):
+        predict(model, ArraySlide(image, dies_after=dies_after), tmp_path / "m.tif", **options)
+    assert not (tmp_path / "m.tif").exists()
+    slide = ArraySlide(image)
+    # even a resumed run that cuts batches otherwise
+    resumed = predict(model, slide, tmp_path / "m.tif", **{**options, "batch_size": 7})
+    assert (tmp_path / "m.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert slide.served <= whole.windows
+    assert resumed.resumed_windows == whole.windows - slide.served
+    if dies_after >= 75 and overlap == 0.5:
+        assert resumed.resumed_windows > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.tif", "whole.tif"]
+
+
+def test_a_journal_with_a_damaged_carry_is_not_trusted(tmp_path):
+    image, model = picture(400, 330), Context()
+    options = {"strip_px": 128, "batch_size": 1, "slide_id": "s"}
+    predict(model, ArraySlide(image), tmp_path / "whole.tif", **options)
+    with pytest.raises(SlideError):
+        predict(model, ArraySlide(image, dies_after=60), tmp_path / "m.tif", **options)
+    for carry in (tmp_path / ".m.tif.part").glob("carry_*.bin"):
+        data = bytearray(carry.read_bytes())
+        data[1000:1100] = b"\0" * 100
+        carry.write_bytes(data)
+    slide = ArraySlide(image)
+    predict(model, slide, tmp_path / "m.tif", **options)
+    assert slide.served == 120 and (tmp_path / "m.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+
+
+class TwoPieces:
+    """Tissue in two rectangles of the slide, in level-0 pixels."""
+
+    area_mm2 = 1.25
+    boxes = ((100, 100, 150, 140), (300, 20, 310, 330))
+
+    def fractions(self, x_px0, y_px0, size_px0):
+        inside = np.zeros(len(x_px0))
+        for left, top, right, bottom in self.boxes:
+            inside += np.clip(np.minimum(x_px0 + size_px0, right) - np.maximum(x_px0, left), 0, None) * np.clip(
+                np.minimum(y_px0 + size_px0, bottom) - np.maximum(y_px0, top), 0, None
+            )
+        return inside / np.asarray(size_px0) ** 2
+
+
+def test_windows_without_tissue_are_not_run_and_give_zero(tmp_path):
+    slide = ArraySlide(picture(400, 330))
+    result = predict(Constant(0.6), slide, tmp_path / "m.tif", tissue=TwoPieces(), strip_px=64)
+    xs, ys = np.arange(12) * 32, np.arange(10) * 32
+    grid_x, grid_y = (g.ravel() for g in np.meshgrid(xs, ys))
+    run = TwoPieces().fractions(grid_x, grid_y, np.full(grid_x.size, 64)) > 0
+    expected = np.zeros((330 + 64, 400 + 64), np.uint8)
+    for x, y in zip(grid_x[run], grid_y[run], strict=True):
+        expected[y : y + 64, x : x + 64] = 153
+    assert np.array_equal(pixels(tmp_path / "m.tif"), expected[:330, :400])
+    assert slide.served == result.windows == run.sum() and result.windows_skipped == (~run).sum()
+    assert result.tissue_mm2 == 1.25
+
+
+def test_a_lost_region_is_named_and_invalid_and_the_rest_is_there(tmp_path):
+    image, box = picture(400, 330), (150, 130, 40, 30)
+    slide = ArraySlide(image, lost_box=box)
+    result = predict(Pixelwise(), slide, tmp_path / "m.tif", strip_px=128, batch_size=3)
+    # independent: a pixel is there if any whole window that misses the box holds it
+    there = np.zeros((400, 500), bool)
+    for y in range(0, 300, 32):
+        for x in range(0, 370, 32):
+            if not (x < 190 and 150 < x + 64 and y < 160 and 130 < y + 64):
+                there[y : y + 64, x : x + 64] = True
+    there = there[:330, :400]
+    with probmaps.open_map(tmp_path / "m.tif") as found:
+        invalid = np.zeros((330, 400), bool)
+        for x, y, w, h in found.invalid:
+            assert not invalid[y : y + h, x : x + w].any()
+            invalid[y : y + h, x : x + w] = True
+        assert found.metadata["windows_lost"] == 120 - result.windows > 0
+    assert np.array_equal(invalid, ~there) and invalid[130:160, 150:190].all()
+    assert result.invalid_px == invalid.sum() and result.lost[0]["x_px"] == 150
+    assert np.array_equal(pixels(tmp_path / "m.tif"), np.where(there, image[..., 0], 0))
+
+
+def test_a_lost_region_survives_an_interruption(tmp_path):
+    image, box = picture(400, 330), (150, 130, 40, 30)
+    options = {"strip_px": 128, "batch_size": 3, "slide_id": "s"}
+    predict(Context(), ArraySlide(image, lost_box=box), tmp_path / "whole.tif", **options)
+    for dies_after in (50, 80, 110):
+        path = tmp_path / f"{dies_after}.tif"
+        with pytest.raises(SlideError):
+            predict(Context(), ArraySlide(image, lost_box=box, dies_after=dies_after), path, **options)
+        predict(Context(), ArraySlide(image, lost_box=box), path, **options)
+        assert np.array_equal(pixels(path), pixels(tmp_path / "whole.tif"))
+        with probmaps.open_map(path) as one, probmaps.open_map(tmp_path / "whole.tif") as other:
+            assert one.invalid == other.invalid
+
+
+def test_a_slide_of_which_nothing_can_be_read_is_an_error(tmp_path):
+    with pytest.raises(SlideError, match="memory.svs: none of"):
+        predict(Constant(0.5), ArraySlide(picture(200, 200), lost_box=(0, 0, 200, 200)), tmp_path / "m.tif")
+    assert not (tmp_path / "m.tif").exists()
+
+
+def test_a_network_that_gives_no_numbers_is_refused(tmp_path):
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x[:, :1] * float("nan")
+
+    with pytest.raises(CheckpointError, match="nan"):
+        predict(Broken(), ArraySlide(picture(200, 200)), tmp_path / "m.tif")
+
+
+def test_a_checkpoint_of_another_magnification_is_refused(tmp_path):
+    slide = ArraySlide(picture(100, 100))
+    with pytest.raises(CheckpointError, match="trained at 10x, but 4x"):
+        predict(Constant(0.5), slide, tmp_path / "m.tif", magnification=4)
+    wrong = checkpoint(Constant(0.5))
+    wrong.mpp = 2.5
+    with pytest.raises(CheckpointError, match="contradicts itself"):
+        inference.predict_slide(wrong, slide, tmp_path / "m.tif", tissue=False)
+
+
+def test_windows_that_cannot_be_are_refused(tmp_path):
+    slide = ArraySlide(picture(100, 100))
+    for options in ({"window_px": 100}, {"window_px": 32}, {"overlap": 1.0}, {"batch_size": 0}, {"window_px": 128, "halo_px": 64}):
+        with pytest.raises(ParameterError):
+            predict(Constant(0.5), slide, tmp_path / "m.tif", **options)
+
+
+def test_reading_network_and_blending_run_in_threads_of_their_own(tmp_path):
+    slide = ArraySlide(picture(400, 330))
+    result = predict(Context(), slide, tmp_path / "m.tif", batch_size=4)
+    assert slide.threads == {"tlskit-read"}
+    assert {"read", "forward", "blend", "write"} <= {stage for stage, _, _ in result.events}
+    assert all(0 <= start <= stop <= result.wall_s + 1 for _, start, stop in result.events)
+    for stage in ("open", "tissue", "read", "preprocess", "forward", "blend", "write"):
+        assert result.stage_s[stage] >= 0
+    assert {"wait_read", "wait_forward_in", "wait_forward_out", "wait_blend"} <= set(result.stage_s)
+    assert result.stage_s["forward"] > 0 and result.wall_s > result.stage_s["forward"]
+
+
+def test_interrupting_leaves_no_thread_behind(tmp_path):
+    class Impatient(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            Impatient.calls += 1
+            if Impatient.calls > 6:
+                raise KeyboardInterrupt
+            return x[:, :1]
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(Impatient(), ArraySlide(picture(400, 330)), tmp_path / "m.tif", batch_size=1)
+    assert not [t for t in threading.enumerate() if t.name.startswith("tlskit-") and t.is_alive()]
+
+
+def test_strips_own_every_column_once_and_carries_fit():
+    for width, tile, overlap, strip, block in [(1000, 64, 0.5, 100, 64), (777, 96, 0.3, 64, 64), (50, 64, 0.5, 64, 64)]:
+        layout = blending.hann_layout(tile, overlap)
+        strips = blending.strips((width, 500), layout, strip_px=strip, block_px=block)
+        assert strips[0].x0 == 0 and strips[-1].x1 == width and strips[-1].carry_px == 0
+        for one, following in zip(strips, strips[1:], strict=False):
+            assert one.x1 == following.x0 and one.x1 % block == 0 and one.x1 > one.x0
+            assert 0 <= one.carry_px and one.x_end <= following.x_end
+            assert one.columns.stop == following.columns.start
+
+
+def test_hann_weights_are_positive_integers_and_sum_to_almost_a_constant_at_half_overlap():
+    weights = blending.hann_layout(512, 0.5).weights
+    assert weights.min() >= 1 and np.array_equal(weights, np.rint(weights)) and np.array_equal(weights, weights[::-1])
+    total = weights[:256] + weights[256:]
+    assert total.max() - total.min() <= 2
+
+
+def test_invalid_boxes_tile_the_region_exactly():
+    layout = blending.hann_layout(64, 0.5)
+    planned = np.ones((5, 7), bool)
+    run = planned.copy()
+    run[1:3, 2:5] = False
+    boxes = streaming.invalid_boxes(layout, (250, 190), planned, run)
+    assert boxes == [[96, 64, 64, 32]]
+    assert streaming.invalid_boxes(layout, (250, 190), planned, planned) == []

@@ -1,0 +1,416 @@
+"""The pipeline that takes windows through a network into a map: three threads with short queues between them.
+
+One thread reads windows, the caller's thread runs the network, a third blends and writes. A slide is cut into vertical
+strips and rows of blocks, so that memory does not grow with its size. After every row of blocks the journal of the map
+notes how far it is; sums that the next strip needs lie in a file beside it. A run that was killed starts again at
+the row of blocks it had not finished, and because sums are exact (see `blending`) it ends with the identical file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+import zlib
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tlskit.blending import Layout, Strip
+from tlskit.errors import CheckpointError
+from tlskit.probmaps import MapWriter
+
+__all__ = ["Batch", "Clock", "Progress", "invalid_boxes", "remaining", "resume_point", "stream"]
+
+#: Batches that may wait between two threads: enough that none waits for a hiccup of the other, few enough to be small.
+_QUEUE = 2
+_END = object()
+
+
+@dataclass
+class Batch:
+    """Windows on their way: what they show, where they belong, and which windows before them were lost."""
+
+    windows: np.ndarray
+    places: list[tuple[int, int, int]] = field(default_factory=list)  # strip, row, column
+    lost: list[tuple[int, int]] = field(default_factory=list)  # row, column
+
+
+class Clock:
+    """Seconds by stage, from several threads, and when each piece of work was done."""
+
+    def __init__(self):
+        self.zero = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+        self.events: list[tuple[str, float, float]] = []
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def stage(self, name: str):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, start, time.perf_counter())
+
+    def add(self, name: str, start: float, stop: float) -> None:
+        with self._lock:
+            self.seconds[name] = self.seconds.get(name, 0.0) + stop - start
+            self.events.append((name, start - self.zero, stop - self.zero))
+
+
+@dataclass
+class Progress:
+    """How far a map is: windows that were read in vain, and rows of blocks that are complete."""
+
+    run: np.ndarray  # (window rows, window columns) bool: planned windows, less those that were lost
+    strip: int = 0
+    block_row: int = 0
+
+
+def resume_point(writer: MapWriter, strips: list[Strip], planned: np.ndarray) -> Progress | None:
+    """Where the journal of `writer` says to go on; None where its files contradict it."""
+    progress = Progress(planned.copy())
+    notes = [note for note in writer.notes if "row" in note]
+    for note in notes:
+        progress.strip, progress.block_row = note["strip"], note["row"] + 1
+        if progress.block_row == strips[progress.strip].block_rows:
+            progress.strip, progress.block_row = progress.strip + 1, 0
+    for note in notes:
+        if note["strip"] < progress.strip - 1:
+            continue
+        if note["crc"] is not None:
+            carry = _read_carry(writer, strips[note["strip"]], note["row"])
+            if zlib.crc32(carry) != note["crc"]:
+                return None
+    again = strips[progress.strip].first_row(progress.block_row) if progress.strip < len(strips) else 0
+    for note in notes:
+        for row, column in note["lost"]:
+            # Windows that will be read again may turn out well this time.
+            if progress.strip == len(strips) or column < strips[progress.strip].columns.start or row < again:
+                progress.run[row, column] = False
+    return progress
+
+
+def remaining(strips: list[Strip], progress: Progress) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """The windows still to be run: of each strip its number, and their rows and columns in the order of reading."""
+    found = []
+    for strip in strips[progress.strip :]:
+        first = strip.first_row(progress.block_row) if strip.number == progress.strip else 0
+        rows, columns = np.nonzero(progress.run[first:, strip.columns.start : strip.columns.stop])
+        if len(rows):
+            found.append((strip.number, rows + first, columns + strip.columns.start))
+    return found
+
+
+def stream(
+    slide,
+    engine_for,
+    writer: MapWriter,
+    strips: list[Strip],
+    layout: Layout,
+    progress: Progress,
+    *,
+    mpp: float,
+    batch_size: int,
+    clock: Clock,
+    on_windows=lambda count: None,
+) -> None:
+    """Run everything from `progress` to the end of the map.
+
+    Parameters
+    ----------
+    slide
+        With ``windows(xy_px, size_px, mpp=, on_lost="skip")``.
+    engine_for : callable
+        Given the first batch, ``(B, S, S, 3) uint8``, the engine to use.
+    progress : Progress
+        Where to begin; its ``run`` loses the windows that could not be read.
+    on_windows : callable
+        Told how many windows were blended, from another thread.
+    """
+    batches: queue.Queue = queue.Queue(_QUEUE)
+    blended: queue.Queue = queue.Queue(_QUEUE)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def guarded(work, after: queue.Queue | None):
+        def run():
+            try:
+                work()
+                if after is not None:
+                    _timed_put(after, _END, stop, clock, "wait_read")
+            except _Stopped:
+                pass
+            except BaseException as error:  # handed to the caller's thread, whatever it is
+                failures.append(error)
+                stop.set()
+
+        return run
+
+    reader = _Reader(slide, strips, layout, progress, mpp=mpp, batch_size=batch_size, clock=clock)
+    blender = _Blender(writer, strips, layout, progress, clock=clock, on_windows=on_windows)
+    reading = threading.Thread(
+        target=guarded(lambda: reader.run(lambda item: _timed_put(batches, item, stop, clock, "wait_read")), batches),
+        name="tlskit-read", daemon=True,
+    )  # fmt: skip
+    blending = threading.Thread(
+        target=guarded(lambda: blender.run(lambda: _timed_get(blended, stop, clock, "wait_blend")), None),
+        name="tlskit-blend", daemon=True,
+    )  # fmt: skip
+    reading.start()
+    blending.start()
+    try:
+        _forward(batches, blended, engine_for, reader, stop, clock)
+        _timed_put(blended, _END, stop, clock, "wait_forward_out")
+    except _Stopped:
+        pass
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        reading.join()
+        blending.join()
+    if failures:
+        raise failures[0]
+
+
+def _forward(batches, blended, engine_for, reader, stop, clock) -> None:
+    """The network's thread: batches in, probabilities out, with as many under way as the engine likes."""
+    engine = None
+    waiting: deque = deque()
+
+    def fetch():
+        batch, ticket = waiting.popleft()
+        start = time.perf_counter()
+        probability = engine.result(ticket)
+        clock.add("forward", start, time.perf_counter())
+        _timed_put(blended, (batch, probability), stop, clock, "wait_forward_out")
+
+    while True:
+        batch = _timed_get(batches, stop, clock, "wait_forward_in")
+        if batch is _END:
+            break
+        if len(batch.places) == 0:  # only news of lost windows
+            while waiting:
+                fetch()
+            _timed_put(blended, (batch, None), stop, clock, "wait_forward_out")
+            continue
+        if engine is None:
+            engine = engine_for(batch.windows)
+            reader.empty = engine.empty
+        start, before = time.perf_counter(), engine.preprocess_s
+        ticket = engine.submit(batch.windows)
+        done, preprocess = time.perf_counter(), engine.preprocess_s - before
+        if preprocess:
+            clock.add("preprocess", start, start + preprocess)
+        clock.add("forward", start + preprocess, done)
+        waiting.append((batch, ticket))
+        while len(waiting) >= engine.depth:
+            fetch()
+    while waiting:
+        fetch()
+
+
+class _Reader:
+    """Windows in the order of strips, rows and columns, gathered into batches across all of these."""
+
+    def __init__(self, slide, strips, layout, progress, *, mpp, batch_size, clock):
+        self._slide, self._strips, self._layout = slide, strips, layout
+        self._mpp, self._batch_size, self._clock = mpp, batch_size, clock
+        self._progress = Progress(progress.run.copy(), progress.strip, progress.block_row)
+        self.empty = None
+
+    def run(self, put) -> None:
+        places = remaining(self._strips, self._progress)
+        left = sum(len(rows) for _, rows, _ in places)
+        batch = self._new(left)
+        for number, rows, columns in places:
+            xy = np.stack([columns, rows], 1).astype(np.int64) * self._layout.stride_px - self._layout.halo_px
+            windows = iter(self._slide.windows(xy, self._layout.window_px, mpp=self._mpp, on_lost="skip"))
+            for _ in range(len(xy)):
+                start = time.perf_counter()
+                index, window = next(windows)
+                place = (int(rows[index]), int(columns[index]))
+                if window is None:
+                    batch.lost.append(place)
+                else:
+                    batch.windows[len(batch.places)] = window
+                    batch.places.append((number, *place))
+                self._clock.add("read", start, time.perf_counter())
+                left -= 1
+                if len(batch.places) == len(batch.windows):
+                    put(batch)
+                    batch = self._new(left)
+        if batch.places or batch.lost:
+            batch.windows = batch.windows[: len(batch.places)]
+            put(batch)
+
+    def _new(self, left: int) -> Batch:
+        shape = (min(self._batch_size, max(left, 1)), self._layout.window_px)
+        return Batch(self.empty(*shape) if self.empty else np.empty((*shape, shape[1], 3), np.uint8))
+
+
+class _Blender:
+    """Adds windows up, and hands every completed row of blocks to the map's writer."""
+
+    def __init__(self, writer, strips, layout, progress, *, clock, on_windows):
+        self._writer, self._strips, self._layout = writer, strips, layout
+        self._progress, self._clock, self._on_windows = progress, clock, on_windows
+        self._lost: list[tuple[int, int]] = []
+
+    def run(self, get) -> None:
+        if self._progress.strip == len(self._strips):
+            return
+        self._strip.start(self._progress.block_row)
+        halo, core = self._layout.halo_px, self._layout.core_px
+        while True:
+            item = get()
+            if item is _END:
+                break
+            batch, probability = item
+            for row, column in batch.lost:
+                self._progress.run[row, column] = False
+                self._lost.append((row, column))
+            for n, (strip, row, column) in enumerate(batch.places):
+                while self._progress.strip < strip:
+                    self._complete(len(self._strip.ys))
+                self._complete(row)
+                start = time.perf_counter()
+                core_probability = probability[n, halo : halo + core, halo : halo + core]
+                if not np.isfinite(core_probability.sum()):
+                    raise CheckpointError(
+                        "The network's output is not a number (nan or infinite). Its weights are damaged or training "
+                        "diverged; train again, e.g. with a lower learning_rate or `precision: exact`."
+                    )
+                self._strip.add(row, column, core_probability)
+                self._clock.add("blend", start, time.perf_counter())
+            self._on_windows(len(batch.places) + len(batch.lost))
+        while self._progress.strip < len(self._strips):
+            self._complete(len(self._strip.ys))
+
+    @property
+    def _strip(self) -> Strip:
+        return self._strips[self._progress.strip]
+
+    def _complete(self, rows_in: int) -> None:
+        """Finish the rows of blocks that need none but the first `rows_in` rows of this strip's windows."""
+        strip = self._strip
+        while strip.rows_above(self._progress.block_row) <= rows_in:
+            block_row = self._progress.block_row
+            start = time.perf_counter()
+            before = self._strips[strip.number - 1] if strip.number else None
+            carried = _read_carry(self._writer, before, block_row) if before else None
+            values, carry = strip.finish(self._progress.run, carried if carried is None or carried.any() else None)
+            middle = time.perf_counter()
+            self._clock.add("blend", start, middle)
+            self._write(strip, block_row, values, carry)
+            self._clock.add("write", middle, time.perf_counter())
+            self._progress.block_row += 1
+            if self._progress.block_row == strip.block_rows:
+                if before:
+                    _carry_path(self._writer, before.number).unlink(missing_ok=True)
+                self._progress.strip, self._progress.block_row = strip.number + 1, 0
+                if self._progress.strip < len(self._strips):
+                    self._strip.start()
+                return
+
+    def _write(self, strip: Strip, block_row: int, values, carry) -> None:
+        b = self._writer.block_px
+        if values is not None:
+            for x in range(strip.x0, strip.x1, b):
+                self._writer.write_block(x, block_row * b, values[:, x - strip.x0 : min(x + b, strip.x1) - strip.x0])
+        crc = None
+        if carry is not None and carry.any():
+            crc = zlib.crc32(carry)
+            path = _carry_path(self._writer, strip.number)
+            with open(path, "r+b" if path.exists() else "w+b") as file:
+                file.seek(block_row * b * strip.carry_px * carry.itemsize)
+                file.write(carry)
+        self._writer.commit({"strip": strip.number, "row": block_row, "crc": crc, "lost": self._lost})
+        self._lost = []
+
+
+def _carry_path(writer: MapWriter, number: int):
+    return writer.work / f"carry_{number}.bin"
+
+
+def _read_carry(writer: MapWriter, strip: Strip, block_row: int) -> np.ndarray:
+    """The carry of `strip` for a row of blocks, ``(rows, carry_px) float64``; 0 where none was written."""
+    y0 = block_row * writer.block_px
+    carry = np.zeros((min(writer.block_px, strip.size_px[1] - y0), strip.carry_px))
+    with contextlib.suppress(FileNotFoundError), open(_carry_path(writer, strip.number), "rb") as file:
+        file.seek(y0 * strip.carry_px * carry.itemsize)
+        data = np.frombuffer(file.read(carry.nbytes), np.float64)
+        carry.reshape(-1)[: len(data)] = data
+    return carry
+
+
+def invalid_boxes(layout: Layout, size_px, planned: np.ndarray, run: np.ndarray) -> list[list[int]]:
+    """What should have been predicted and was not: boxes (x, y, width, height) in working pixels."""
+    if np.array_equal(planned, run):
+        return []
+    edges, owners = [], []
+    for size, count in zip(size_px, run.shape[::-1], strict=True):
+        starts = np.arange(count) * layout.stride_px
+        cuts = np.unique(np.clip(np.concatenate([starts, starts + layout.core_px, [0, size]]), 0, size))
+        # between two cuts the same windows cover every pixel: those from `first` to before `last`
+        first = np.searchsorted(starts + layout.core_px, cuts[:-1], side="right")
+        last = np.searchsorted(starts, cuts[:-1], side="right")
+        edges.append(cuts)
+        owners.append((first, last))
+    (x_first, x_last), (y_first, y_last) = owners
+
+    def covered(windows):
+        total = np.zeros((windows.shape[0] + 1, windows.shape[1] + 1), np.int64)
+        total[1:, 1:] = windows.cumsum(0).cumsum(1)
+        rows = total[y_last] - total[y_first]
+        return (rows[:, x_last] - rows[:, x_first]) > 0
+
+    missing = covered(planned) & ~covered(run)
+    xs, ys = edges
+    open_boxes: dict[tuple[int, int], list[int]] = {}
+    boxes = []
+    for j in range(missing.shape[0]):
+        line = np.concatenate([[False], missing[j], [False]])
+        starts, stops = np.flatnonzero(~line[:-1] & line[1:]), np.flatnonzero(line[:-1] & ~line[1:])
+        runs = {(int(xs[a]), int(xs[b])) for a, b in zip(starts, stops, strict=True)}
+        going_on = {}
+        for left, right in sorted(runs):
+            box = open_boxes.get((left, right)) or [left, int(ys[j]), right - left, 0]
+            if box[3] == 0:
+                boxes.append(box)
+            box[3] = int(ys[j + 1]) - box[1]
+            going_on[left, right] = box
+        open_boxes = going_on
+    return boxes
+
+
+class _Stopped(Exception):
+    """Another thread has failed, or the caller was interrupted: nothing more is to be done."""
+
+
+def _timed_put(target: queue.Queue, item, stop: threading.Event, clock: Clock, name: str) -> None:
+    start = time.perf_counter()
+    while not stop.is_set():
+        try:
+            target.put(item, timeout=0.1)
+            clock.add(name, start, time.perf_counter())
+            return
+        except queue.Full:
+            continue
+    raise _Stopped
+
+
+def _timed_get(source: queue.Queue, stop: threading.Event, clock: Clock, name: str):
+    start = time.perf_counter()
+    while not stop.is_set():
+        try:
+            item = source.get(timeout=0.1)
+            clock.add(name, start, time.perf_counter())
+            return item
+        except queue.Empty:
+            continue
+    raise _Stopped
