@@ -72,7 +72,9 @@ def count_pixels(prediction: np.ndarray, truth: np.ndarray, *, valid: np.ndarray
     """
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     if prediction.shape != truth.shape:
-        raise ParameterError(f"The prediction is {prediction.shape} pixels and the truth {truth.shape}: not one lattice.")
+        raise ParameterError(
+            f"The prediction is {prediction.shape} pixels and the truth {truth.shape}: not one lattice."
+        )
     if valid is not None:
         prediction, truth = prediction[valid], truth[valid]
     tp = int(np.count_nonzero(prediction & truth))
@@ -120,7 +122,9 @@ def ratios(tp, fp, fn, tn, *, empty: str = "exclude") -> dict[str, np.ndarray]:
     return scores
 
 
-def per_unit(counts: pd.DataFrame, unit: str = "slide_id", *, region: str = "slide", empty: str = "exclude") -> pd.DataFrame:
+def per_unit(
+    counts: pd.DataFrame, unit: str = "slide_id", *, region: str = "slide", empty: str = "exclude"
+) -> pd.DataFrame:
     """Counts summed within each unit, with its seven scores beside them: the table behind "best, median, worst".
 
     Parameters
@@ -148,7 +152,9 @@ def per_unit(counts: pd.DataFrame, unit: str = "slide_id", *, region: str = "sli
         for c in ("slide_id", "patient_id", "cancer_type", "split")
         if c in counts and c != unit and (counts.groupby(unit)[c].nunique() <= 1).all()
     ]
-    table = counts.groupby(unit, sort=False).agg({c: "first" for c in kept[1:]} | {c: "sum" for c in COUNTS}).reset_index()
+    table = (
+        counts.groupby(unit, sort=False).agg({c: "first" for c in kept[1:]} | {c: "sum" for c in COUNTS}).reset_index()
+    )
     table["prevalence"] = _prevalence(table)
     return table.assign(**ratios(*(table[c] for c in COUNTS), empty=empty))
 
@@ -198,7 +204,9 @@ def score(
         raise ParameterError(f"`pooling` should be one of {', '.join(POOLINGS)}, not {pooling!r}.")
     empty = empty or ("one" if pooling in ("batch_mean", "as_published") else "exclude")
     if pooling == "as_published" and empty != "one":
-        raise ParameterError("`as_published` counts an empty batch 1, as the authors' script does; ask for `batch_mean` instead.")
+        raise ParameterError(
+            "`as_published` counts an empty batch 1, as the authors' script does; ask for `batch_mean` instead."
+        )
     if batch_size < 1:
         raise ParameterError(f"`batch_size` should be at least 1, not {batch_size!r}.")
     by = [by] if isinstance(by, str) else list(by)
@@ -246,7 +254,9 @@ def _score_group(group: pd.DataFrame, *, pooling: str, empty: str, batch_size: i
     row["n_units"] = len(units)
     row["n_undefined"] = int((units[:, :3].sum(axis=1) == 0).sum())
     row |= {f"n_undefined_{name}": n for name, n in undefined.items()}
-    row |= {f"n_{what}s": group[f"{what}_id"].nunique() if f"{what}_id" in group else 0 for what in ("slide", "patient")}
+    row |= {
+        f"n_{what}s": group[f"{what}_id"].nunique() if f"{what}_id" in group else 0 for what in ("slide", "patient")
+    }
     return row | {"batch_size": batch_size if pooling in ("batch_mean", "as_published") else 0}
 
 
@@ -287,7 +297,9 @@ def _counts_of_region(counts: pd.DataFrame, region: str) -> pd.DataFrame:
 def _need(counts: pd.DataFrame, columns: list[str]) -> None:
     missing = [c for c in columns if c not in counts]
     if missing:
-        raise ParameterError(f"The counts table lacks {', '.join(missing)}; it has {', '.join(map(str, counts.columns))}.")
+        raise ParameterError(
+            f"The counts table lacks {', '.join(missing)}; it has {', '.join(map(str, counts.columns))}."
+        )
 
 
 def _refuse_mixtures(group: pd.DataFrame, key: object) -> None:

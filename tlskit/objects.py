@@ -6,7 +6,7 @@ Everything is given in um, so that it does the same to a mask of any um/px.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ __all__ = [
     "MATCH_RULES",
     "SIZE_CLASSES",
     "agreement",
+    "compare",
     "diameter_um",
     "label",
     "match",
@@ -158,6 +159,74 @@ def match(quality: np.ndarray, *, minimum: float) -> list[tuple[int, int]]:
     return [(int(rows[r]), int(columns[c])) for r, c in pairs if worth[r, c] > 0]
 
 
+def compare(mask: np.ndarray, polygons: list, *, mpp: float, mpp0: float, truth_at: Callable) -> pd.DataFrame:
+    """Objects of a predicted mask beside the true ones.
+
+    Parameters
+    ----------
+    mask
+        ``(H, W) bool``, post-processed, on the working lattice at `mpp` from the slide's top left.
+    polygons
+        True objects, in level-0 px; they may overlap. One that holds no pixel's centre has IoU 0.
+    mpp, mpp0
+        um/px of the mask, and of level 0.
+    truth_at
+        ``truth_at(x_px, y_px, width_px, height_px, mpp=mpp, only=n)`` rasterises polygon n there, and all where
+        `only` is
+        left out: `tlskit.truth.Truth.at`.
+
+    Returns
+    -------
+    DataFrame
+        One row an object, the true ones first: kind, object_id, area_um2 (of the polygon or of the pixels),
+        diameter_um,
+        size_class, x_px0, y_px0 (centroid), best_iou, matched_iou10, matched_iou50, matched_centroid, false_area_um2.
+    """
+    import shapely
+
+    height, width = mask.shape
+    d = mpp / mpp0
+    labels, n_predicted, stats, centroids = label(mask)
+    areas_px = stats[1:, cv2.CC_STAT_AREA].astype(np.float64)
+    centres = (centroids[1:] + 0.5) * d
+    iou, inside = np.zeros((n_predicted, len(polygons))), np.zeros((n_predicted, len(polygons)), bool)
+    for n, polygon in enumerate(polygons):
+        inside[:, n] = shapely.contains_xy(polygon, centres[:, 0], centres[:, 1])
+        x0, y0, x1, y1 = (v / d for v in polygon.bounds)
+        left, top = max(0, math.floor(x0)), max(0, math.floor(y0))
+        right, bottom = min(width, math.ceil(x1)), min(height, math.ceil(y1))
+        if left < right and top < bottom:
+            truth = truth_at(left, top, right - left, bottom - top, mpp=mpp, only=n)
+            shared = np.bincount(labels[top:bottom, left:right][truth], minlength=n_predicted + 1)[1:]
+            # What of the polygon lies off the slide has no pixels; its area is that of its pixels here.
+            union = areas_px + np.count_nonzero(truth) - shared
+            iou[:, n] = np.divide(shared, union, out=np.zeros(n_predicted), where=union > 0)
+    covered = np.zeros(n_predicted)
+    if n_predicted and len(polygons):
+        truth = truth_at(0, 0, width, height, mpp=mpp)
+        covered = np.bincount(labels[truth], minlength=n_predicted + 1)[1:]
+    # Of several centroids inside one true object, the one of the larger overlap is its match.
+    quality = {"iou10": (iou, 0.1), "iou50": (iou, 0.5), "centroid": (np.where(inside, 0.5 + iou / 2, 0), 0.5)}
+    pairs = {rule: match(q, minimum=minimum) for rule, (q, minimum) in quality.items()}
+
+    truth_areas = np.array([p.area for p in polygons]) * mpp0**2
+    truth_centres = np.array([(p.centroid.x, p.centroid.y) for p in polygons]).reshape(-1, 2)
+    tables = []
+    for side, kind, areas, where in (
+        (1, "truth", truth_areas, truth_centres),
+        (0, "predicted", areas_px * mpp**2, centres),
+    ):
+        table = pd.DataFrame({"kind": kind, "object_id": np.arange(len(areas)), "area_um2": areas})
+        table["diameter_um"], table["size_class"] = diameter_um(areas), size_class(areas)
+        table["x_px0"], table["y_px0"] = where[:, 0], where[:, 1]
+        table["best_iou"] = iou.max(axis=1 - side, initial=0.0)
+        for rule in MATCH_RULES:
+            table[f"matched_{rule}"] = np.isin(table["object_id"], [pair[side] for pair in pairs[rule]])
+        table["false_area_um2"] = (areas_px - covered) * mpp**2 if kind == "predicted" else float("nan")
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
 def object_scores(
     found: pd.DataFrame, slides: pd.DataFrame, *, rule: str = "iou10", by: str | Sequence[str] = ()
 ) -> pd.DataFrame:
@@ -166,7 +235,8 @@ def object_scores(
     Parameters
     ----------
     found
-        One row an object: slide_id, kind (``truth`` or ``predicted``), area_um2, size_class, false_area_um2 (of predicted
+        One row an object: slide_id, kind (``truth`` or ``predicted``), area_um2, size_class, false_area_um2 (of
+        predicted
         ones: what lies in no true object), and ``matched_<rule>`` (bool).
     slides
         One row a slide, those without objects too: slide_id, patient_id, tissue_mm2.
@@ -178,7 +248,8 @@ def object_scores(
     Returns
     -------
     DataFrame
-        Columns: those of `by`; rule, n_truth, n_predicted, n_found, recall, precision, f1, recall and number by size class
+        Columns: those of `by`; rule, n_truth, n_predicted, n_found, recall, precision, f1, recall and number by size
+        class
         (``recall_under_100_um``, ``n_under_100_um``, ...), false_objects_per_slide, false_objects_per_cm2 and
         false_area_mm2_per_mm2 (of tissue), n_slides, n_patients. 0/0 is nan.
     """

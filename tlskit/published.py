@@ -14,7 +14,7 @@ import pandas as pd
 
 from tlskit.metrics import SCORES, ratios
 
-__all__ = ["PERSON_MINUTES_PER_SLIDE", "SOURCE", "audit", "facts", "from_rates", "table_one"]
+__all__ = ["PERSON_MINUTES_PER_SLIDE", "SOURCE", "TEST_SLIDES", "audit", "facts", "from_rates", "table_one"]
 
 SOURCE = "McCombe et al. 2022, Table 1"
 
@@ -32,7 +32,7 @@ _TABLE_ONE = (
     ("wsi", 10, 0.986, 0.844, 0.842, 0.823, 0.987, 0.201, 0.403),
     ("wsi", 20, 0.900, 0.657, 0.656, 0.903, 0.900, 0.035, 0.166),
 )
-_TEST_SLIDES = 23
+TEST_SLIDES = 23
 _FACTS = (  # magnification, training tiles, tile area mm2, negative:positive pixels, seconds for the test slides
     (1, 2208, 26.83, 88.0, 61),
     (4, 7675, 1.68, 15.4, 1184),
@@ -60,8 +60,8 @@ def facts() -> pd.DataFrame:
     """
     columns = ["magnification", "training_tiles", "tile_area_mm2", "negative_to_positive_pixels", "seconds"]
     table = pd.DataFrame(_FACTS, columns=columns).astype({"magnification": float})
-    table.insert(4, "test_slides", _TEST_SLIDES)
-    return table.assign(minutes_per_slide=table["seconds"] / 60 / _TEST_SLIDES)
+    table.insert(4, "test_slides", TEST_SLIDES)
+    return table.assign(minutes_per_slide=table["seconds"] / 60 / TEST_SLIDES)
 
 
 def from_rates(precision, recall, specificity) -> dict[str, np.ndarray]:

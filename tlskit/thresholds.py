@@ -165,7 +165,8 @@ def pr_curve(histograms: pd.DataFrame, *, by: str | Sequence[str] = (), region: 
     Returns
     -------
     DataFrame
-        Columns: those of `by`; cut (1 to 255), threshold, precision, recall, dice, iou, average_precision (of the group:
+        Columns: those of `by`; cut (1 to 255), threshold, precision, recall, dice, iou, average_precision (of the
+        group:
         the sum of precision times the gain in recall, from the highest threshold down), prevalence, n_slides.
     """
     rows = []
@@ -242,7 +243,8 @@ def choose_threshold(
     histograms
         A histogram table **of validation slides only**; a column ``split`` with any other value is refused.
     rule
-        ``dice``: the highest pooled Dice (of equals, the nearest to 0.5). ``recall``: the highest threshold whose pooled
+        ``dice``: the highest pooled Dice (of equals, the nearest to 0.5). ``recall``: the highest threshold whose
+        pooled
         recall is at least `recall_floor`, so that the fewest false pixels are paid for it.
     recall_floor
         For the rule ``recall``.
@@ -336,7 +338,9 @@ def _dense(histograms: pd.DataFrame, region: str) -> tuple[pd.DataFrame, np.ndar
     ids = rows[id_columns].drop_duplicates().reset_index(drop=True)
     dense = np.zeros((len(ids), 2, 256), np.int64)
     np.add.at(
-        dense, (groups.ngroup().to_numpy(), rows["truth"].to_numpy(int), rows["bin"].to_numpy(int)), rows["count"].to_numpy()
+        dense,
+        (groups.ngroup().to_numpy(), rows["truth"].to_numpy(int), rows["bin"].to_numpy(int)),
+        rows["count"].to_numpy(),
     )
     return ids, dense
 

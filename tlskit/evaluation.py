@@ -1,0 +1,388 @@
+"""Tables of counts: of tiles, of whole slides, and on one grid that all magnifications share.
+
+Scores are made of these tables afterwards, by `tlskit.metrics`. The tables, as the notebooks archive them (``ids``
+stands for ``slide_id patient_id cancer_type`` and, where the input has it, ``split``):
+
+``04_counts_per_tile``, by `evaluate_tiles`: one row a tile and threshold.
+    tile_id, ids, threshold_by, threshold, tp, fp, fn, tn.
+``05_counts_per_slide``, by `evaluate_slides`: one row a slide and threshold.
+    ids, threshold_by, threshold, tp, fp, fn, tn (all pixels of the map, at its own um/px), tp_tissue, fp_tissue,
+    fn_tissue, tn_tissue (those inside tissue), mpp, width_px, height_px, invalid_px (left out: could not be read),
+    n_targets, target_mm2 (of the outlines), tissue_mm2.
+``05_counts_per_tile``, by `evaluate_slides`: one row a tile of a grid without overlap and threshold; at the right and
+    bottom edge tiles are cut, so that the counts of a slide's tiles add up to the slide's.
+    tile_id, ids, x_px, y_px (working px), threshold_by, threshold, tp, fp, fn, tn.
+``05_histograms``, by `evaluate_slides`: see `tlskit.thresholds`.
+    ids, region (``slide``, ``tissue``), truth (0, 1), bin (0 to 255), count.
+``05_grid_counts``, by `evaluate_grid`: one row a slide and threshold, inside tissue, on the common grid.
+    ids, threshold_by, threshold, grid_mpp, mpp (of the map), tp, fp, fn, tn, ceiling_tp, ceiling_fp, ceiling_fn,
+    ceiling_tn (the truth itself, rasterised at the map's um/px and brought to the grid), target_px_outside_tissue,
+    tissue_mm2.
+``05_objects``, by `evaluate_grid`: one row an object and threshold.
+    ids, threshold_by, threshold, kind (``truth``, ``predicted``), object_id, area_um2, diameter_um, size_class, x_px0,
+    y_px0 (centroid), best_iou, matched_iou10, matched_iou50, matched_centroid, false_area_um2 (of a predicted one: what
+    lies in no true object; nan for a true one).
+``05_objects_per_slide``, by `evaluate_grid`: one row a slide and threshold, those without objects too.
+    ids, threshold_by, threshold, n_truth, n_predicted, truth_mm2, predicted_mm2, tissue_mm2.
+
+``threshold_by`` names the rule (``fixed``, ``validation``), ``threshold`` is its value in this arm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from tlskit import annotations, cohort, objects, tissue, units
+from tlskit.errors import MapError, ParameterError
+from tlskit.grids import area_means
+from tlskit.metrics import COUNTS, count_pixels
+from tlskit.probmaps import ProbMap, open_map
+from tlskit.thresholds import counts_at, cut, joint_histogram, named_thresholds
+from tlskit.truth import Truth
+
+__all__ = ["GridCounts", "SlideCounts", "evaluate_grid", "evaluate_slides", "evaluate_tiles"]
+
+Thresholds = float | Mapping[str, float]
+OnFailure = Callable[[str, Exception], None] | None
+
+_IDS = ("slide_id", "patient_id", "cancer_type", "split")
+
+#: Code of a pixel that is not counted; the codes that are counted are truth + 2 * tissue.
+_INVALID = 255
+
+
+class SlideCounts(NamedTuple):
+    """What `evaluate_slides` returns: the tables ``05_counts_per_slide``, ``05_counts_per_tile``, ``05_histograms``."""
+
+    slides: pd.DataFrame
+    tiles: pd.DataFrame
+    histograms: pd.DataFrame
+
+
+class GridCounts(NamedTuple):
+    """What `evaluate_grid` returns: ``05_grid_counts``, ``05_objects``, ``05_objects_per_slide``."""
+
+    counts: pd.DataFrame
+    objects: pd.DataFrame
+    objects_per_slide: pd.DataFrame
+
+
+def evaluate_tiles(
+    checkpoint,
+    tiles: pd.DataFrame,
+    manifest: pd.DataFrame,
+    *,
+    threshold: Thresholds = 0.5,
+    batch_size: int = 8,
+    workers: int = 2,
+    **options,
+) -> pd.DataFrame:
+    """Counts of every tile, in the order of `tiles`.
+
+    Parameters
+    ----------
+    checkpoint
+        A `tlskit.models.Checkpoint`.
+    tiles
+        Tile table; all its rows are evaluated, so select the test tiles first.
+    manifest
+        Of the cohort.
+    threshold
+        A number, or several by name: ``{"fixed": 0.5, "validation": 0.37}``.
+    batch_size, workers, **options
+        Of `tlskit.inference.predict_tiles` (``tile_store``, ``tiles_dir``).
+
+    Returns
+    -------
+    DataFrame
+        ``04_counts_per_tile`` of the module's text.
+    """
+    from tlskit import inference
+
+    named = named_thresholds(threshold)
+    cuts = [cut(t) for t in named.values()]
+    counts = np.full((len(named), len(tiles), 4), -1, np.int64)
+    batches = inference.predict_tiles(checkpoint, tiles, manifest, batch_size=batch_size, workers=workers, **options)
+    for index, probabilities, truths in batches:
+        stored = np.rint(probabilities * 255).astype(np.uint8)
+        for row, values, truth in zip(index, stored, truths, strict=True):
+            histogram = joint_histogram(values, np.ascontiguousarray(truth).view(np.uint8), codes=2)
+            counts[:, row] = counts_at(histogram, cuts)
+    if (counts < 0).any():
+        raise ParameterError(f"{int((counts[0, :, 0] < 0).sum())} of {len(tiles)} tiles were not predicted.")
+    ids = tiles[[c for c in ("tile_id", *_IDS) if c in tiles]].reset_index(drop=True)
+    return pd.concat(
+        [
+            ids.assign(threshold_by=name, threshold=value, **dict(zip(COUNTS, counts[n].T, strict=True)))
+            for n, (name, value) in enumerate(named.items())
+        ],
+        ignore_index=True,
+    )
+
+
+def evaluate_slides(
+    maps: pd.DataFrame,
+    manifest: pd.DataFrame,
+    *,
+    target_class: str | list[str],
+    threshold: Thresholds = 0.5,
+    tile_px: int = 512,
+    missing_target: str = "error",
+    resolution_by: str = "mpp",
+    on_failure: OnFailure = None,
+) -> SlideCounts:
+    """Counts of every slide on its map's own lattice: whole, inside tissue, by grid tile, and as histograms.
+
+    Regions that the map marks invalid are left out of all of them. A map is read once, in bands of `tile_px` rows.
+
+    Parameters
+    ----------
+    maps
+        slide_id, map_path, and perhaps split.
+    manifest
+        Of the cohort; rows that are not in `maps` are passed over.
+    target_class
+        Class(es) of the outlines that are the truth.
+    threshold
+        A number, or several by name.
+    tile_px
+        Side of a tile of the grid without overlap, in working px.
+    missing_target
+        ``error`` or ``empty``: of `tlskit.annotations.read_targets`.
+    resolution_by
+        Of `tlskit.slides.open_slide`.
+    on_failure
+        Called with (slide_id, exception) for a slide that cannot be evaluated; without it the error is raised.
+
+    Returns
+    -------
+    SlideCounts
+    """
+    named = named_thresholds(threshold)
+
+    def count(ids: dict, opened: _Opened) -> SlideCounts:
+        return _slide_counts(ids, opened, named, tile_px)
+
+    return _over_slides(
+        count, SlideCounts, maps, manifest, target_class=target_class, missing_target=missing_target,
+        resolution_by=resolution_by, on_failure=on_failure,
+    )  # fmt: skip
+
+
+def evaluate_grid(
+    maps: pd.DataFrame,
+    manifest: pd.DataFrame,
+    *,
+    target_class: str | list[str],
+    grid_mpp: float = 4.0,
+    threshold: Thresholds = 0.5,
+    with_objects: bool = True,
+    min_object_um2: float = 1000.0,
+    closing_um: float = 16.0,
+    max_hole_um2: float = math.inf,
+    missing_target: str = "error",
+    resolution_by: str = "mpp",
+    on_failure: OnFailure = None,
+) -> GridCounts:
+    """Counts on one physical lattice, inside the same tissue, with the ceiling; and objects there.
+
+    Each map is brought to ``grid_mpp`` by exact area means (a map coarser than the grid keeps its pixels as squares);
+    the truth is rasterised there once. A grid pixel is positive if its mean stored value is at least 255 times the
+    threshold. The *ceiling* is the truth rasterised at the map's own um/px and brought to the grid in the same way
+    (half
+    a pixel's area or more is positive): no prediction made of such pixels can be expected to do better.
+
+    Objects are those of the grid, so that the same um of post-processing do the same at every magnification.
+
+    Parameters
+    ----------
+    maps, manifest, target_class, threshold, missing_target, resolution_by, on_failure
+        As in `evaluate_slides`.
+    grid_mpp
+        um/px of the grid.
+    with_objects
+        Whether to find objects; they need the whole grid in memory (20 Mpx for 20 x 15 mm at 4 um/px).
+    min_object_um2, closing_um, max_hole_um2
+        Of `tlskit.objects.post_process`, for predicted objects; true ones are the outlines as drawn.
+
+    Returns
+    -------
+    GridCounts
+    """
+    named = named_thresholds(threshold)
+    processing = {"min_area_um2": min_object_um2, "closing_um": closing_um, "max_hole_um2": max_hole_um2}
+
+    def count(ids: dict, opened: _Opened) -> GridCounts:
+        return _grid_counts(ids, opened, named, grid_mpp, processing if with_objects else None)
+
+    return _over_slides(
+        count, GridCounts, maps, manifest, target_class=target_class, missing_target=missing_target,
+        resolution_by=resolution_by, on_failure=on_failure,
+    )  # fmt: skip
+
+
+class _Opened(NamedTuple):
+    map: ProbMap
+    truth: Truth
+    tissue: tissue.Tissue
+    size_px0: tuple[int, int]
+
+
+def _over_slides(
+    work, kind, maps: pd.DataFrame, manifest: pd.DataFrame, *, target_class, missing_target, resolution_by,
+    on_failure: OnFailure,
+):  # fmt: skip
+    """Tables of all slides stacked, as a tuple of `kind`; a slide that fails leaves no row in any of them."""
+    known = {row.slide_id: row for row in cohort.slide_rows(manifest)}
+    results = []
+    for row in tqdm(list(maps.itertuples(index=False)), desc="slides", unit="slide"):
+        try:
+            if row.slide_id not in known:
+                raise ParameterError(f"The slide {row.slide_id} has a map but does not stand in the manifest.")
+            of_manifest = known[row.slide_id]
+            split = getattr(row, "split", None) or getattr(of_manifest, "split", "")
+            ids = {c: getattr(of_manifest, c) for c in _IDS[:3]} | ({"split": split} if split else {})
+            with open_map(row.map_path) as prob_map, cohort.open_row(of_manifest, resolution_by=resolution_by) as slide:
+                mpp0 = prob_map.metadata.get("mpp0", slide.mpp0)
+                if not math.isclose(mpp0, slide.mpp0, rel_tol=1e-6):
+                    raise MapError(
+                        f"{prob_map.path.name} was predicted with {mpp0:g} um/px at level 0, and the slide now has "
+                        f"{slide.mpp0:g} (from: {slide.mpp_source}). Predict the slide again."
+                    )
+                polygons = annotations.read_targets(of_manifest.annotation_path, target_class, missing=missing_target)
+                truth = Truth(polygons, mpp0=slide.mpp0)
+                results.append(work(ids, _Opened(prob_map, truth, tissue.tissue_mask(slide), slide.size_px0)))
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(str(row.slide_id), error)
+    return kind(
+        *(pd.concat(tables, ignore_index=True) if tables else pd.DataFrame() for tables in _columns(results, kind))
+    )
+
+
+def _columns(results: list, kind) -> list[list[pd.DataFrame]]:
+    return [[getattr(result, field) for result in results] for field in kind._fields]
+
+
+def _slide_counts(ids: dict, opened: _Opened, named: dict[str, float], tile_px: int) -> SlideCounts:
+    prob_map, truth = opened.map, opened.truth
+    boxes, by_tile = _histograms(opened, tile_px)
+    total = by_tile.sum(axis=0)  # (4, 256): truth, and 2 more inside tissue
+    regions = {"slide": total[:2] + total[2:], "tissue": total[2:]}
+    by_tile = by_tile[:, :2] + by_tile[:, 2:]
+    d = prob_map.mpp / truth.mpp0
+    names = [f"{ids['slide_id']}_({d:g}," + ",".join(f"{round(v * d)}" for v in box) + ")" for box in boxes]
+    width, height = prob_map.size_px
+    facts = {
+        "mpp": prob_map.mpp, "width_px": width, "height_px": height, "invalid_px": int(width * height - total.sum()),
+        "n_targets": len(truth.polygons), "target_mm2": truth.area_mm2, "tissue_mm2": opened.tissue.area_mm2,
+    }  # fmt: skip
+    slides, tiles = [], []
+    for name, value in named.items():
+        row = ids | {"threshold_by": name, "threshold": value}
+        positions = {"tile_id": names} | row | {"x_px": boxes[:, 0], "y_px": boxes[:, 1]}
+        counts = counts_at(by_tile, cut(value))[:, 0]
+        tiles.append(pd.DataFrame(positions | dict(zip(COUNTS, counts.T, strict=True))))
+        for region, suffix in (("slide", ""), ("tissue", "_tissue")):
+            counts = counts_at(regions[region], cut(value))[0]
+            row = row | {f"{c}{suffix}": int(n) for c, n in zip(COUNTS, counts, strict=True)}
+        slides.append(row | facts)
+    histograms = []
+    for region, pair in regions.items():
+        # A slide without a pixel in this region still is a slide of the table: it keeps one row, of none.
+        target, bins = np.nonzero(pair) if pair.any() else (np.array([0]), np.array([0]))
+        histograms.append(
+            pd.DataFrame(ids | {"region": region, "truth": target, "bin": bins, "count": pair[target, bins]})
+        )
+    return SlideCounts(
+        pd.DataFrame(slides), pd.concat(tiles, ignore_index=True), pd.concat(histograms, ignore_index=True)
+    )
+
+
+def _histograms(opened: _Opened, tile_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of the grid tiles ``(N, 4)`` (x, y, width, height), and their histograms ``(N, 4, 256)`` by code."""
+    prob_map = opened.map
+    width, height = prob_map.size_px
+    columns = range(0, width, tile_px)
+    tops = range(0, height, tile_px)
+
+    def band(y_px: int) -> np.ndarray:
+        return prob_map.read(0, y_px, width, min(tile_px, height - y_px))
+
+    boxes, histograms = [], []
+    # One band is decoded while the one before it is counted.
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(band, 0)
+        for y_px in tops:
+            values = coming.result()
+            if y_px + tile_px < height:
+                coming = reader.submit(band, y_px + tile_px)
+            rows = len(values)
+            code = opened.tissue.at(0, y_px, width, rows, mpp=prob_map.mpp).astype(np.uint8)
+            code <<= 1
+            code |= opened.truth.at(0, y_px, width, rows, mpp=prob_map.mpp).view(np.uint8)
+            for x, y, w, h in prob_map.invalid:
+                code[max(0, y - y_px) : max(0, y + h - y_px), x : x + w] = _INVALID
+            for x_px in columns:
+                here = slice(x_px, x_px + tile_px)
+                boxes.append((x_px, y_px, min(tile_px, width - x_px), rows))
+                histograms.append(joint_histogram(values[:, here], code[:, here], codes=4))
+    return np.array(boxes), np.array(histograms)
+
+
+def _grid_counts(
+    ids: dict, opened: _Opened, named: dict[str, float], grid_mpp: float, processing: dict | None
+) -> GridCounts:
+    prob_map, truth, on_tissue = opened.map, opened.truth, opened.tissue
+    grid_px = units.lattice_size(opened.size_px0, truth.mpp0, grid_mpp)
+    width = prob_map.size_px[0]
+    source = {"ratio": grid_mpp / prob_map.mpp, "grid_px": grid_px}
+    bands = zip(
+        area_means(lambda y, h: prob_map.read(0, y, width, h), prob_map.size_px, **source),
+        area_means(lambda y, h: truth.at(0, y, width, h, mpp=prob_map.mpp), prob_map.size_px, **source),
+        strict=True,
+    )
+    masks = {name: np.zeros(grid_px[::-1], bool) for name in named} if processing is not None else {}
+    sums = {name: np.zeros(4, np.int64) for name in named}
+    ceiling, outside = np.zeros(4, np.int64), 0
+    for (y, values), (_, coarse_truth) in bands:
+        rows = len(values)
+        target = truth.at(0, y, grid_px[0], rows, mpp=grid_mpp)
+        inside = on_tissue.at(0, y, grid_px[0], rows, mpp=grid_mpp)
+        for box in prob_map.invalid:
+            x0, y0 = (math.floor(v / source["ratio"]) for v in box[:2])
+            x1, y1 = (math.ceil((v + side) / source["ratio"]) for v, side in zip(box[:2], box[2:], strict=True))
+            inside[max(0, y0 - y) : max(0, y1 - y), x0:x1] = False
+        outside += int((target & ~inside).sum())
+        # Means are sums of products: a hair below must not turn an exact half into a negative.
+        ceiling += list(count_pixels(coarse_truth >= 0.5 - 1e-9, target, valid=inside).values())
+        for name, value in named.items():
+            positive = values >= 255 * value - 1e-6
+            sums[name] += list(count_pixels(positive, target, valid=inside).values())
+            if masks:
+                masks[name][y : y + rows] = positive
+    counts, found, per_slide = [], [], []
+    areas = {"truth_mm2": truth.area_mm2, "tissue_mm2": on_tissue.area_mm2}
+    for name, value in named.items():
+        row = ids | {"threshold_by": name, "threshold": value}
+        scale = {"grid_mpp": float(grid_mpp), "mpp": prob_map.mpp}
+        table = dict(zip((*COUNTS, *(f"ceiling_{c}" for c in COUNTS)), (*sums[name], *ceiling), strict=True))
+        counts.append(row | scale | table | {"target_px_outside_tissue": outside, "tissue_mm2": areas["tissue_mm2"]})
+        if masks:
+            mask = objects.post_process(masks.pop(name), mpp=grid_mpp, **processing)
+            table = objects.compare(mask, truth.polygons, truth_at=truth.at, mpp=grid_mpp, mpp0=truth.mpp0)
+            found.append(pd.DataFrame(row, index=table.index).join(table))
+            of = table.groupby("kind")["area_um2"]
+            numbers = {f"n_{kind}": int(of.size().get(kind, 0)) for kind in ("truth", "predicted")}
+            predicted_mm2 = float(of.sum().get("predicted", 0.0)) / 1e6
+            per_slide.append(row | numbers | areas | {"predicted_mm2": predicted_mm2})
+    stacked = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    return GridCounts(pd.DataFrame(counts), stacked, pd.DataFrame(per_slide))

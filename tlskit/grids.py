@@ -1,0 +1,73 @@
+"""One physical lattice for all magnifications: area means of a map, band by band."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+__all__ = ["area_means"]
+
+#: Source rows read at a time: bounds the memory, whatever the height of the slide.
+_ROWS = 1024
+
+
+def area_means(
+    read: Callable[[int, int], np.ndarray], size_px: tuple[int, int], *, ratio: float, grid_px: tuple[int, int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Resample to a lattice with the same origin by the mean over each grid pixel's area, exactly.
+
+    Grid pixel (i, j) covers source ``[i r, (i + 1) r) x [j r, (j + 1) r)``: pixels that it cuts count by the part it
+    holds. On a grid finer than the source, a grid pixel inside one source pixel has its value. Over the source's edge
+    (by rounding, less than a source pixel) the mean is over what there is, and 0 where there is nothing.
+
+    Parameters
+    ----------
+    read
+        ``read(y_px, height_px)`` gives rows of the source, ``(height_px, width) uint8`` or bool.
+    size_px
+        Width and height of the source.
+    ratio
+        r, source pixels along one grid pixel.
+    grid_px
+        Width and height of the grid.
+
+    Yields
+    ------
+    (int, ndarray)
+        First grid row, and the means ``(rows, grid width) float64`` in the source's unit.
+    """
+    (width, height), (grid_width, grid_height) = size_px, grid_px
+    x = np.minimum(np.arange(grid_width + 1) * ratio, width)
+    rows = max(1, int(_ROWS / ratio))
+    for first in range(0, grid_height, rows):
+        last = min(first + rows, grid_height)
+        y = np.minimum(np.arange(first, last + 1) * ratio, height)
+        top, bottom = int(np.floor(y[0])), int(np.ceil(y[-1]))
+        if bottom <= top:
+            yield first, np.zeros((last - first, grid_width))
+            continue
+        source = read(top, bottom - top)
+        if not source.any():  # most of a slide
+            yield first, np.zeros((last - first, grid_width))
+            continue
+        means = _integrals(source, x, axis=1)
+        means = _integrals(means, y - top, axis=0)
+        area = np.diff(y)[:, None] * np.diff(x)[None, :]
+        yield first, np.divide(means, area, out=np.zeros_like(means), where=area > 0)
+
+
+def _integrals(values: np.ndarray, edges: np.ndarray, *, axis: int) -> np.ndarray:
+    """Integrals between consecutive edges along an axis, of values that are constant over each pixel."""
+    length = values.shape[axis]
+    kind = np.int64 if values.dtype in (np.uint8, bool) else np.float64
+    shape = list(values.shape)
+    shape[axis] += 1
+    total = np.zeros(shape, kind)
+    after = [slice(None)] * 2
+    after[axis] = slice(1, None)
+    np.cumsum(values, axis=axis, dtype=kind, out=total[tuple(after)])
+    whole = np.minimum(np.floor(edges).astype(np.int64), length - 1)
+    part = (edges - whole).reshape((-1, 1) if axis == 0 else (1, -1))
+    at_edges = np.take(total, whole, axis=axis) + part * np.take(values, whole, axis=axis)
+    return np.diff(at_edges, axis=axis)
