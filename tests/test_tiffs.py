@@ -8,7 +8,7 @@ import pytest
 import pyvips
 import tifffile
 
-from tlskit import tiffs
+from tlskit import files, tiffs
 from tlskit.errors import ParameterError
 
 
@@ -73,7 +73,7 @@ def test_a_failed_write_leaves_neither_the_slide_nor_a_temporary_file(tmp_path, 
     def fails(source, target):
         raise OSError("disk is gone")
 
-    monkeypatch.setattr(tiffs.os, "replace", fails)
+    monkeypatch.setattr(files.os, "replace", fails)
     with pytest.raises(OSError, match="disk is gone"):
         tiffs.write_slide(tmp_path / "a.tif", picture, mpp=0.5, objective_power=20)
     assert list(tmp_path.iterdir()) == []

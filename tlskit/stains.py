@@ -10,7 +10,7 @@ __all__ = ["Stain", "colour", "draw_stain"]
 
 # Optical density of one unit of stain in red, green and blue, each of length 1. Starting point of every slide;
 # the values lie between those in use for stain separation (Ruifrok and Johnston 2001; Macenko et al. 2009).
-_HAEMATOXYLIN = (0.62, 0.68, 0.36)
+_HAEMATOXYLIN = (0.60, 0.70, 0.40)
 _EOSIN = (0.12, 0.86, 0.48)
 
 

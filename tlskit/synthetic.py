@@ -8,18 +8,18 @@ from __future__ import annotations
 import concurrent.futures
 import csv
 import dataclasses
+import io
 import json
 import logging
 import math
 import multiprocessing
 import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from tlskit import anatomy, cells, histology, stains, tiffs
+from tlskit import anatomy, annotations, cells, files, histology, stains, tiffs
 from tlskit.errors import ParameterError, RunError
 
 __all__ = ["OracleSlide", "SlidePlan", "make_cohort", "make_oracle_slide", "plan_cohort", "plan_section"]
@@ -27,7 +27,9 @@ __all__ = ["OracleSlide", "SlidePlan", "make_cohort", "make_oracle_slide", "plan
 logger = logging.getLogger(__name__)
 
 #: Raised whenever the drawing changes, so that a folder never mixes slides of two ways of drawing.
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
+
+TARGET_CLASS = "TLS"
 
 # Cancer type of patient 0, 1, 2, ...: groups of unequal size (5 : 4 : 3 : 2), all four among the first six.
 _TYPE_OF_PATIENT = "OLBOLEOBLOELBO"
@@ -253,8 +255,8 @@ def _prepare(out_dir: Path, settings: dict, overwrite: bool) -> None:
         )
     for folder in ("slides", "annotations", "truth"):
         (out_dir / folder).mkdir(parents=True, exist_ok=True)
-    _write_text(record, json.dumps(settings, indent=2) + "\n")
-    _write_text(out_dir / "README.txt", _README)
+    files.write_text(record, json.dumps(settings, indent=2) + "\n")
+    files.write_text(out_dir / "README.txt", _README)
 
 
 def _files(out_dir: Path, slide_id: str) -> tuple[Path, Path, Path]:
@@ -274,7 +276,9 @@ def _draw_all(slides, settings, out_dir, workers):
         return
     # Fresh processes: forking one that already runs threads of libvips or torch can deadlock.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(slides)), mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(slides)), mp_context=context, initializer=_one_thread
+    ) as pool:
         futures = [pool.submit(_draw_slide, slide, settings, str(out_dir)) for slide in slides]
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -282,6 +286,13 @@ def _draw_all(slides, settings, out_dir, workers):
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _one_thread() -> None:
+    """The processes share the cores among them; threads within each would only wait for one another."""
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 def _draw_slide(slide: SlidePlan, settings: dict, out_dir: str) -> str:
@@ -299,8 +310,8 @@ def _draw_slide(slide: SlidePlan, settings: dict, out_dir: str) -> str:
     tiffs.write_slide(
         slide_path, image, mpp=mpp, objective_power=settings["objective_power"], quality=settings["quality"]
     )
-    outlines = [one.outline_um / mpp for one in section.structures if one.kind == "tls"]
-    _write_outlines(annotation_path, outlines, slide.slide_id)
+    outlines = [_polygon(one, mpp) for one in section.structures if one.kind == "tls"]
+    annotations.write_geojson(annotation_path, outlines, class_name=TARGET_CLASS)
     rows = [
         (
             slide.slide_id,
@@ -316,38 +327,19 @@ def _draw_slide(slide: SlidePlan, settings: dict, out_dir: str) -> str:
     return slide.slide_id
 
 
-def _write_outlines(path: Path, outlines, slide_id: str) -> None:
-    """TLS outlines (N, 2) in level-0 px, as QuPath exports annotations."""
-    features = []
-    for number, outline in enumerate(outlines):
-        ring = [[round(float(x), 2), round(float(y), 2)] for x, y in outline]
-        features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{slide_id}/{number}")),
-                "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
-                "properties": {
-                    "objectType": "annotation",
-                    "classification": {"name": "TLS", "color": [200, 0, 0]},
-                },
-            }
-        )
-    _write_text(path, json.dumps({"type": "FeatureCollection", "features": features}))
+def _polygon(structure: anatomy.Structure, mpp: float):
+    """Outline as a shapely Polygon in level-0 px, to a hundredth of a pixel."""
+    from shapely.geometry import Polygon
+
+    return Polygon(np.round(structure.outline_um / mpp, 2))
 
 
 def _write_csv(path: Path, columns, rows) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    os.replace(temporary, path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    files.write_text(path, text.getvalue())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -395,15 +387,12 @@ def make_oracle_slide(
         Width of the empty glass around the flat "tissue".
     """
     from rasterio.features import rasterize
-    from shapely.geometry import Polygon
 
     path = Path(path)
     rng = np.random.default_rng([seed, 77])
     width, height = (int(round(side * 1000 / mpp)) for side in size_mm)
     section = anatomy.draw_section(rng, (width * mpp, height * mpp), "oropharyngeal", n_tls=n_tls)
-    polygons = [
-        Polygon(np.round(one.outline_um / mpp, 2)) for one in section.structures if one.kind == "tls"
-    ]
+    polygons = [_polygon(one, mpp) for one in section.structures if one.kind == "tls"]
     glass, background = (243, 243, 243), (230, 150, 190)
     colours = np.array([(70, 40 + 23 * (i % 5), 110 + 19 * (i % 6)) for i in range(len(polygons))], np.uint8)
     image = np.full((height, width, 3), glass, np.uint8)
@@ -416,5 +405,5 @@ def make_oracle_slide(
         image[label > 0] = colours[label[label > 0].astype(int) - 1]
     tiffs.write_slide(path, image, mpp=mpp, objective_power=objective_power, quality=95)
     annotation_path = path.with_suffix(".geojson")
-    _write_outlines(annotation_path, [np.array(p.exterior.coords)[:-1] for p in polygons], path.stem)
+    annotations.write_geojson(annotation_path, polygons, class_name=TARGET_CLASS)
     return OracleSlide(path, annotation_path, polygons, colours, background, glass, mpp)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tlskit import files
 from tlskit.errors import ParameterError
 
 __all__ = ["write_slide"]
@@ -80,9 +81,7 @@ def write_slide(
     )
     source.set_type(pyvips.GValue.gstr_type, "image-description", description)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with files.writing(path) as temporary:
         source.tiffsave(
             str(temporary),
             tile=True,
@@ -94,9 +93,6 @@ def write_slide(
             bigtiff=width * height * 3 >= _BIGTIFF_FROM_BYTES,
             resunit="cm",
         )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
