@@ -1,0 +1,262 @@
+"""Counts of slides and grids against brute force on maps and outlines made by hand."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+
+from tlskit import evaluation, metrics, probmaps, thresholds, tiffs, units
+from tlskit.errors import MapError, ParameterError
+from tlskit.grids import area_means
+from tlskit.truth import Truth
+
+MPP0 = 0.5
+SIZE = (1201, 897)
+PINK = (215, 150, 190)
+
+
+def outline(*boxes):
+    """Rectangles (x0, y0, x1, y1) in level-0 px as a QuPath file."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": json.loads(shapely.to_geojson(shapely.box(*box))),
+            "properties": {"objectType": "annotation", "classification": {"name": "TLS", "color": [200, 0, 0]}},
+        }
+        for box in boxes
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+@pytest.fixture(scope="module")
+def cohort_dir(tmp_path_factory):
+    """Two slides, tissue on the left part of each; the second has no target."""
+    folder = tmp_path_factory.mktemp("cohort")
+    image = np.full((SIZE[1], SIZE[0], 3), 244, np.uint8)
+    image[100:800, 80:900] = PINK
+    boxes = {"a": [(160, 200, 400, 500), (600, 301, 700.5, 421), (1000, 100, 1100, 200)], "b": []}
+    for name, of_slide in boxes.items():
+        tiffs.write_slide(folder / f"{name}.tif", image, mpp=MPP0, objective_power=20)
+        (folder / f"{name}.geojson").write_text(json.dumps(outline(*of_slide)))
+    manifest = pd.DataFrame(
+        {
+            "slide_id": ["a", "b"],
+            "patient_id": ["p1", "p2"],
+            "cancer_type": ["lung", "breast"],
+            "slide_path": [str(folder / "a.tif"), str(folder / "b.tif")],
+            "annotation_path": [str(folder / "a.geojson"), str(folder / "b.geojson")],
+            "mpp_override": [np.nan, np.nan],
+            "split": ["test", "test"],
+        }
+    )
+    return folder, manifest
+
+
+def write_map(path, values, *, mpp, **metadata):
+    height, width = values.shape
+    with probmaps.MapWriter(path, (width, height), mpp=mpp, block_px=64, metadata={"mpp0": MPP0} | metadata) as writer:
+        for y in range(0, height, 64):
+            for x in range(0, width, 64):
+                writer.write_block(x, y, values[y : y + 64, x : x + 64])
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def maps(cohort_dir):
+    """Random maps at 2 um/px."""
+    folder, manifest = cohort_dir
+    width, height = units.lattice_size(SIZE, MPP0, 2.0)
+    rng = np.random.default_rng(0)
+    stored = {name: rng.integers(0, 256, (height, width), dtype=np.uint8) for name in "ab"}
+    paths = [write_map(folder / f"map_{name}.tif", values, mpp=2.0) for name, values in stored.items()]
+    return pd.DataFrame({"slide_id": ["a", "b"], "map_path": paths, "split": "test"}), stored
+
+
+def brute_truth(mpp, size):
+    """Pixels of slide a whose centre lies in one of its boxes."""
+    x = (np.arange(size[0]) + 0.5) * mpp / MPP0
+    y = (np.arange(size[1]) + 0.5) * mpp / MPP0
+    mask = np.zeros(size[::-1], bool)
+    for x0, y0, x1, y1 in ((160, 200, 400, 500), (600, 301, 700.5, 421), (1000, 100, 1100, 200)):
+        mask |= ((y > y0) & (y < y1))[:, None] & ((x > x0) & (x < x1))
+    return mask
+
+
+def test_counts_of_slides_and_of_their_tiles_are_those_of_the_pixels(cohort_dir, maps):
+    _, manifest = cohort_dir
+    table, stored = maps
+    result = evaluation.evaluate_slides(
+        table, manifest, target_class="TLS", threshold={"fixed": 0.5, "validation": 0.2}, tile_px=100
+    )
+    assert len(result.slides) == 4
+    truths = {"a": brute_truth(2.0, stored["a"].shape[::-1]), "b": np.zeros(stored["b"].shape, bool)}
+    for row in result.slides.itertuples():
+        positive = stored[row.slide_id] >= {"fixed": 128, "validation": 51}[row.threshold_by]
+        expected = metrics.count_pixels(positive, truths[row.slide_id])
+        assert (row.tp, row.fp, row.fn, row.tn) == tuple(expected.values())
+        assert row.tp_tissue <= row.tp and row.fp_tissue < row.fp
+        in_tissue = row.tp_tissue + row.fp_tissue + row.fn_tissue + row.tn_tissue
+        assert in_tissue * 4e-6 == pytest.approx(row.tissue_mm2, rel=0.02)
+        tiles = result.tiles[
+            (result.tiles["slide_id"] == row.slide_id) & (result.tiles["threshold_by"] == row.threshold_by)
+        ]
+        assert tuple(tiles[list(metrics.COUNTS)].sum()) == (row.tp, row.fp, row.fn, row.tn)
+        assert len(tiles) == 3 * 3
+        one = tiles[(tiles["x_px"] == 100) & (tiles["y_px"] == 0)].iloc[0]
+        box = np.s_[0:100, 100:200]
+        expected = metrics.count_pixels(positive[box], truths[row.slide_id][box])
+        assert tuple(one[list(metrics.COUNTS)]) == tuple(expected.values())
+
+
+def test_histograms_give_the_counts_at_every_threshold(cohort_dir, maps):
+    _, manifest = cohort_dir
+    table, stored = maps
+    result = evaluation.evaluate_slides(table, manifest, target_class="TLS", tile_px=128)
+    truth = brute_truth(2.0, stored["a"].shape[::-1])
+    for t in (0.01, 0.3, 0.5, 0.9, 1.0):
+        counts = thresholds.counts_from_histograms(result.histograms, t).set_index("slide_id").loc["a"]
+        expected = metrics.count_pixels(stored["a"] >= thresholds.cut(t), truth)
+        assert tuple(counts[list(metrics.COUNTS)]) == tuple(expected.values())
+    again = thresholds.counts_from_histograms(result.histograms, 0.5, region="tissue").set_index("slide_id").loc["a"]
+    slides = result.slides.set_index("slide_id").loc["a"]
+    assert [again[c] for c in metrics.COUNTS] == [slides[f"{c}_tissue"] for c in metrics.COUNTS]
+
+
+def test_regions_that_could_not_be_read_are_left_out(cohort_dir, maps):
+    folder, manifest = cohort_dir
+    _, stored = maps
+    path = write_map(folder / "lost.tif", stored["a"], mpp=2.0, invalid=[(10, 20, 30, 40), (290, 215, 50, 50)])
+    table = pd.DataFrame({"slide_id": ["a"], "map_path": [path]})
+    result = evaluation.evaluate_slides(table, manifest, target_class="TLS", tile_px=64)
+    valid = np.ones(stored["a"].shape, bool)
+    valid[20:60, 10:40] = False
+    valid[215:265, 290:340] = False
+    expected = metrics.count_pixels(stored["a"] >= 128, brute_truth(2.0, stored["a"].shape[::-1]), valid=valid)
+    row = result.slides.iloc[0]
+    assert tuple(row[list(metrics.COUNTS)]) == tuple(expected.values())
+    assert row["invalid_px"] == (~valid).sum() > 0
+    assert result.histograms.query("region == 'slide'")["count"].sum() == valid.sum()
+
+
+def test_area_means_are_exact_for_any_ratio():
+    rng = np.random.default_rng(1)
+    source = rng.integers(0, 256, (37, 53), dtype=np.uint8)
+    for ratio in (0.4, 1.0, 1.6, 2.5, 4.0, 7.3):
+        grid = (max(1, round(53 / ratio)), max(1, round(37 / ratio)))
+        found = np.zeros(grid[::-1])
+        for y, rows in area_means(lambda y, h: source[y : y + h], (53, 37), ratio=ratio, grid_px=grid):
+            found[y : y + len(rows)] = rows
+        # Weight of each source pixel in each grid pixel: the length that they share, on each axis.
+        share = [
+            np.clip(
+                np.minimum.outer((np.arange(n) + 1) * ratio, np.arange(size) + 1.0)
+                - np.maximum.outer(np.arange(n) * ratio, np.arange(size) * 1.0),
+                0, None,
+            )
+            for n, size in zip(grid, (53, 37), strict=True)
+        ]  # fmt: skip
+        expected = share[1] @ source @ share[0].T / np.outer(share[1].sum(axis=1), share[0].sum(axis=1))
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("mpp", [2.0, 8.0])
+def test_a_perfect_map_reaches_the_ceiling_of_its_magnification(cohort_dir, mpp):
+    folder, manifest = cohort_dir
+    size = units.lattice_size(SIZE, MPP0, mpp)
+    truth = Truth([shapely.box(160, 200, 400, 500), shapely.box(600, 301, 700.5, 421)], mpp0=MPP0)
+    path = write_map(folder / f"perfect_{mpp}.tif", truth.at(0, 0, *size, mpp=mpp).astype(np.uint8) * 255, mpp=mpp)
+    table = pd.DataFrame({"slide_id": ["a"], "map_path": [path]})
+    result = evaluation.evaluate_grid(table, manifest, target_class="TLS", grid_mpp=2.0)
+    row = result.counts.iloc[0]
+    assert [row[c] for c in metrics.COUNTS] == [row[f"ceiling_{c}"] for c in metrics.COUNTS]
+    iou = row["tp"] / (row["tp"] + row["fp"] + row["fn"])
+    assert (iou == 1.0) if mpp == 2.0 else (0.8 < iou < 1.0)
+    assert row["target_px_outside_tissue"] == 25 * 25  # the third outline lies on glass
+
+
+def test_grid_counts_are_of_the_mean_probability_on_the_grid(cohort_dir, maps):
+    _, manifest = cohort_dir
+    table, stored = maps
+    counts = evaluation.evaluate_grid(table, manifest, target_class="TLS", grid_mpp=4.0, threshold=0.5).counts
+    row = counts.set_index("slide_id").loc["a"]
+    values = stored["a"].astype(float)
+    size = units.lattice_size(SIZE, MPP0, 4.0)
+    values = np.pad(values, ((0, 2 * size[1] - values.shape[0]), (0, 2 * size[0] - values.shape[1])), mode="edge")
+    means = values.reshape(size[1], 2, size[0], 2).mean(axis=(1, 3))
+    truth = brute_truth(4.0, size)
+    inside = row[list(metrics.COUNTS)].sum()
+    assert inside * 16e-6 == pytest.approx(row["tissue_mm2"], rel=0.03)
+    # Tissue is a plain rectangle here, well inside of which the counts can be made by hand.
+    assert row["tp"] == np.sum((means >= 127.5) & truth & (np.arange(size[0]) < 112))
+
+
+def test_objects_of_the_grid_are_matched_and_measured(cohort_dir):
+    folder, manifest = cohort_dir
+    size = units.lattice_size(SIZE, MPP0, 2.0)
+    predicted = Truth([shapely.box(160, 200, 400, 440), shapely.box(800, 600, 860, 700)], mpp0=MPP0)
+    path = write_map(folder / "objects.tif", predicted.at(0, 0, *size, mpp=2.0).astype(np.uint8) * 200, mpp=2.0)
+    table = pd.DataFrame({"slide_id": ["a"], "map_path": [path]})
+    result = evaluation.evaluate_grid(
+        table, manifest, target_class="TLS", grid_mpp=2.0, closing_um=0.0, min_object_um2=500.0
+    )
+    truth = result.objects[result.objects["kind"] == "truth"]
+    found = result.objects[result.objects["kind"] == "predicted"]
+    assert truth["matched_iou50"].tolist() == [True, False, False]
+    assert truth["best_iou"].iloc[0] == pytest.approx(0.8)
+    assert truth["area_um2"].iloc[0] == pytest.approx(120 * 150)
+    assert sorted(found["false_area_um2"]) == [0.0, 30.0 * 50.0]
+    assert found.loc[found["matched_centroid"], "x_px0"].iloc[0] == pytest.approx(280)
+    row = result.objects_per_slide.iloc[0]
+    assert (row["n_truth"], row["n_predicted"]) == (3, 2)
+    assert row["predicted_mm2"] == pytest.approx((120 * 120 + 1500) * 1e-6)
+
+
+def test_a_slide_that_fails_leaves_no_row_and_is_reported(cohort_dir, maps):
+    folder, manifest = cohort_dir
+    table, _ = maps
+    broken = table.copy()
+    broken.loc[0, "map_path"] = str(folder / "missing.tif")
+    failures = []
+    result = evaluation.evaluate_slides(
+        broken, manifest, target_class="TLS", on_failure=lambda slide_id, error: failures.append((slide_id, error))
+    )
+    assert [slide_id for slide_id, _ in failures] == ["a"]
+    assert isinstance(failures[0][1], MapError)
+    assert set(result.slides["slide_id"]) == set(result.tiles["slide_id"]) == {"b"}
+    with pytest.raises(MapError):
+        evaluation.evaluate_slides(broken, manifest, target_class="TLS")
+    with pytest.raises(ParameterError, match="does not stand in the manifest"):
+        evaluation.evaluate_slides(table.assign(slide_id=["a", "z"]), manifest, target_class="TLS")
+
+
+def test_a_map_made_at_another_scale_is_refused(cohort_dir, maps):
+    folder, manifest = cohort_dir
+    _, stored = maps
+    path = write_map(folder / "scaled.tif", stored["a"], mpp=2.0, mpp0=0.25)
+    table = pd.DataFrame({"slide_id": ["a"], "map_path": [path]})
+    with pytest.raises(MapError, match="0.25 um/px.*now has 0.5"):
+        evaluation.evaluate_slides(table, manifest, target_class="TLS")
+
+
+def test_tiles_are_counted_in_their_order(monkeypatch):
+    tiles = pd.DataFrame(
+        {"tile_id": list("xyz"), "slide_id": ["a", "a", "b"], "patient_id": ["p", "p", "q"], "cancer_type": "lung"}
+    )
+    rng = np.random.default_rng(3)
+    prob = rng.random((3, 16, 16), dtype=np.float32)
+    truth = rng.random((3, 16, 16)) < 0.3
+
+    def predict_tiles(checkpoint, tiles, manifest, **options):
+        yield np.array([2, 0]), prob[[2, 0]], truth[[2, 0]]
+        yield np.array([1]), prob[[1]], truth[[1]]
+
+    from tlskit import inference
+
+    monkeypatch.setattr(inference, "predict_tiles", predict_tiles)
+    counts = evaluation.evaluate_tiles(None, tiles, None, threshold={"fixed": 0.5, "validation": 0.25})
+    assert counts["tile_id"].tolist() == list("xyzxyz")
+    for n, row in enumerate(counts.itertuples()):
+        positive = np.rint(prob[n % 3] * 255) >= (128 if n < 3 else 64)
+        assert (row.tp, row.fp, row.fn, row.tn) == tuple(metrics.count_pixels(positive, truth[n % 3]).values())
