@@ -1,12 +1,13 @@
 """Regions and streams of overlapping windows out of a tiled level: each stored tile is decoded once per pass.
 
-A *level* is anything with ``size_px`` (width, height), ``tile_px`` (width, height) and ``tile(column, row)``, which
-gives ``((tile height, tile width, 3) uint8, list of Lost)``: a whole tile, white beyond the level's edge and where
-the file is damaged. `tlskit.jpegs` and `tlskit.slides` make them.
+A *level* is anything with ``size_px`` (width, height), ``tile_px`` (width, height) and ``tile(column, row, buffer)``,
+which gives ``((tile height, tile width, 3) uint8, list of Lost)``: a whole tile, white beyond the level's edge and
+where the file is damaged, in `buffer` if one of that shape is given. `tlskit.jpegs` and `tlskit.slides` make them.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -133,99 +134,134 @@ class _Bands:
         self.right = int(xy[:, 0].max()) + size
         self.strips = covered_strips(xy, size)
         self.done = 0
-        self.held: dict[tuple[int, int], np.ndarray] = {}
-        self.lost: list[Lost] = []
         whole = int(ratio) if ratio == int(ratio) else 0
         tile_w, tile_h = level.tile_px
-        #: Each tile can be averaged by itself where working pixels never straddle two tiles.
-        self.by_tile = whole >= 1 and tile_w % whole == 0 and tile_h % whole == 0
+        #: Working pixels per tile where none straddles two tiles: then each tile is averaged by itself. Else 0.
+        self.whole = whole if whole and tile_w % whole == 0 and tile_h % whole == 0 else 0
+        #: Tiles (averaged ones where each is by itself) that strips further down need too, and buffers to reuse.
+        self.held: dict[tuple[int, int], np.ndarray] = {}
+        self.free: list[np.ndarray] = []
+        self.scratch = threading.local()
+        self.lost: list[Lost] = []
 
     def make(self, step: int, before: np.ndarray | None, pool) -> tuple[np.ndarray, list[Lost]]:
+        """The band of one row of windows, and the losses that may lie under it."""
         y = self.steps[step][0]
         band = np.empty((self.size, self.right - self.left, 3), np.uint8)
         if before is not None:
             shared = self.steps[step - 1][0] + self.size - y
             if shared > 0:
                 band[:shared] = before[-shared:]
+        fill = self._fill_by_tile if self.whole else self._fill
         while self.done < len(self.strips) and self.strips[self.done][0] < y + self.size:
             top, bottom, spans = self.strips[self.done]
-            self._fill(band[top - y : bottom - y], top, bottom, spans, pool)
+            fill(band[top - y : bottom - y], top, bottom, spans, pool)
             self.done += 1
         band.flags.writeable = False
         reach = source_span(y, y + self.size, self.ratio)
         self.lost = [m for m in self.lost if m.y + m.height > reach[0]]
         return band, list(self.lost)
 
-    def _fill(self, target, top, bottom, spans, pool) -> None:
-        """Make the pixels of one strip that windows cover."""
-        r = int(self.ratio) if self.by_tile else 1
-        step_w, step_h = self.level.tile_px[0] // r, self.level.tile_px[1] // r
-        width, height = self.level.size_px
-        columns, rows = -(-width // (step_w * r)), -(-height // (step_h * r))
-        ratio = 1 if self.by_tile else self.ratio
-        y0, y1 = source_span(top, bottom, ratio)
-        row_range = range(max(0, y0) // step_h, min(rows, -(-y1 // step_h)))
-        wanted: list[tuple[int, int]] = []
+    def _fill_by_tile(self, target, top, bottom, spans, pool) -> None:
+        """Make what windows cover of a strip from tiles that are averaged one by one."""
+        step_w, step_h = (side // self.whole for side in self.level.tile_px)
+        keys = self._tiles_under(spans, top, bottom, step_w, step_h)
+        columns, rows = self._grid()
         for left, right in spans:
-            x0, x1 = source_span(left, right, ratio)
-            across = range(max(0, x0) // step_w, min(columns, -(-x1 // step_w)))
-            wanted += [(c, r_) for r_ in row_range for c in across]
-            if self.by_tile and (x0 < 0 or y0 < 0 or x1 > columns * step_w or y1 > rows * step_h):
+            if left < 0 or top < 0 or right > columns * step_w or bottom > rows * step_h:
                 target[:, left - self.left : right - self.left] = 255
-        wanted = list(dict.fromkeys(wanted))
-        missing = [key for key in wanted if key not in self.held]
-        if self.by_tile:
-            jobs = [missing[i : i + _TILES_PER_JOB] for i in range(0, len(missing), _TILES_PER_JOB)]
-            for key in wanted:
-                if key in self.held:
-                    _paste(target, self.held[key], key[0] * step_w - self.left, key[1] * step_h - top)
 
-            def decode(keys):
-                for key in keys:
-                    block = self._tile(key)
-                    if r > 1:
-                        block = area_average(block, ratio=float(r), x_px=0, y_px=0, width_px=step_w, height_px=step_h)
-                    if (key[1] + 1) * step_h > bottom:
-                        self.held[key] = block
-                    _paste(target, block, key[0] * step_w - self.left, key[1] * step_h - top)
+        def work(some):
+            for key in some:
+                x, y = key[0] * step_w - self.left, key[1] * step_h - top
+                block = self.held.get(key)
+                if block is None:
+                    tile = self._tile(key, self._scratch("tile", self.level.tile_px))
+                    inside = y >= 0 and y + step_h <= len(target) and x >= 0 and x + step_w <= target.shape[1]
+                    block = (
+                        target[y : y + step_h, x : x + step_w] if inside else self._scratch("block", (step_w, step_h))
+                    )
+                    area_average(
+                        tile, ratio=float(self.whole), x_px=0, y_px=0, width_px=step_w, height_px=step_h, out=block
+                    )
+                    if inside:
+                        continue
+                    if y + step_h > len(target):
+                        self.held[key] = block.copy()
+                _paste(target, block, x, y)
 
-            _run(pool, decode, jobs)
-        else:
-            jobs = [missing[i : i + _TILES_PER_JOB] for i in range(0, len(missing), _TILES_PER_JOB)]
-
-            def decode(keys):
-                for key in keys:
-                    self.held[key] = self._tile(key)
-
-            _run(pool, decode, jobs)
-            step = max(8, int(_COLUMNS_PER_JOB / self.ratio))
-            cells = sorted({(i, min(i + step, right)) for left, right in spans for i in range(left, right, step)})
-
-            def average(cell):
-                left, right = cell
-                x0, x1 = source_span(left, right, self.ratio)
-                source, _ = gather(lambda c, r_: (self.held[c, r_], ()), self.level, x0, y0, x1, y1)
-                area_average(
-                    source,
-                    ratio=self.ratio,
-                    x_px=left,
-                    y_px=top,
-                    width_px=right - left,
-                    height_px=bottom - top,
-                    source_x=x0,
-                    source_y=y0,
-                    out=target[:, left - self.left : right - self.left],
-                )
-
-            _run(pool, average, cells)
-        for key in [k for k in self.held if (k[1] + 1) * step_h <= y1 - (0 if self.by_tile else 1)]:
+        _run(pool, work, _portions(keys, _TILES_PER_JOB))
+        for key in [k for k in self.held if (k[1] + 1) * step_h <= bottom]:
             del self.held[key]
 
-    def _tile(self, key: tuple[int, int]) -> np.ndarray:
-        pixels, lost = self.level.tile(*key)
+    def _fill(self, target, top, bottom, spans, pool) -> None:
+        """Make what windows cover of a strip where working pixels straddle tiles: decode all of it, then average."""
+        y0, y1 = source_span(top, bottom, self.ratio)
+        sources = [source_span(left, right, self.ratio) for left, right in spans]
+        tile_w, tile_h = self.level.tile_px
+        keys = [k for k in self._tiles_under(sources, y0, y1, tile_w, tile_h) if k not in self.held]
+
+        def decode(some):
+            for key in some:
+                try:
+                    buffer = self.free.pop()
+                except IndexError:
+                    buffer = np.empty((tile_h, tile_w, 3), np.uint8)
+                self.held[key] = self._tile(key, buffer)
+
+        _run(pool, decode, _portions(keys, _TILES_PER_JOB))
+        step = max(8, int(_COLUMNS_PER_JOB / self.ratio) // 8 * 8)
+        cells = [(i, min(i + step, right)) for left, right in spans for i in range(left, right, step)]
+
+        def average(cell):
+            left, right = cell
+            x0, x1 = source_span(left, right, self.ratio)
+            source, _ = gather(lambda c, r: (self.held[c, r], ()), self.level, x0, y0, x1, y1)
+            area_average(
+                source,
+                ratio=self.ratio,
+                x_px=left,
+                y_px=top,
+                width_px=right - left,
+                height_px=bottom - top,
+                source_x=x0,
+                source_y=y0,
+                out=target[:, left - self.left : right - self.left],
+            )
+
+        _run(pool, average, cells)
+        for key in [k for k in self.held if (k[1] + 1) * tile_h < y1]:
+            self.free.append(self.held.pop(key))
+
+    def _grid(self) -> tuple[int, int]:
+        (width, height), (tile_w, tile_h) = self.level.size_px, self.level.tile_px
+        return -(-width // tile_w), -(-height // tile_h)
+
+    def _tiles_under(self, spans, top, bottom, step_w, step_h) -> list[tuple[int, int]]:
+        """(column, row) of the tiles under spans of columns and a range of rows, each once, row by row."""
+        columns, rows = self._grid()
+        across: dict[int, None] = {}
+        for left, right in spans:
+            across.update(dict.fromkeys(range(max(0, left) // step_w, min(columns, -(-right // step_w)))))
+        return [(c, r) for r in range(max(0, top) // step_h, min(rows, -(-bottom // step_h))) for c in across]
+
+    def _tile(self, key: tuple[int, int], buffer: np.ndarray) -> np.ndarray:
+        pixels, lost = self.level.tile(*key, buffer)
         if lost:
             self.lost += lost  # list addition is atomic: several threads may be here
         return pixels
+
+    def _scratch(self, name: str, size_px: tuple[int, int]) -> np.ndarray:
+        """A buffer of this thread, for what is copied on at once: it stays in the processor's cache."""
+        buffer = getattr(self.scratch, name, None)
+        if buffer is None:
+            buffer = np.empty((size_px[1], size_px[0], 3), np.uint8)
+            setattr(self.scratch, name, buffer)
+        return buffer
+
+
+def _portions(keys: list, size: int) -> list[list]:
+    return [keys[i : i + size] for i in range(0, len(keys), size)]
 
 
 def _run(pool, function, jobs) -> None:

@@ -146,14 +146,15 @@ class JpegLevel:
         self.offsets, self.counts, self.header = offsets, counts, header
         self.decoded = self.handed_back = 0
 
-    def tile(self, column: int, row: int) -> tuple[np.ndarray, list[Lost]]:
+    def tile(self, column: int, row: int, buffer: np.ndarray | None = None) -> tuple[np.ndarray, list[Lost]]:
         """One tile, white beyond the level's edge, and what of it OpenSlide could not read either."""
-        pixels = self._decode(column, row)
+        pixels = self._decode(column, row, buffer)
         lost: list[Lost] = []
         x, y, width, height = self._box(column, row)
         if pixels is None:
             self.handed_back += 1
-            pixels = np.full((self.tile_px[1], self.tile_px[0], 3), 255, np.uint8)
+            pixels = np.empty((self.tile_px[1], self.tile_px[0], 3), np.uint8) if buffer is None else buffer
+            pixels[:] = 255
             try:
                 pixels[:height, :width] = self.file.scan.read_level(self.index, x, y, width, height)
             except SlideError as error:
@@ -202,7 +203,7 @@ class JpegLevel:
         x, y = column * self.tile_px[0], row * self.tile_px[1]
         return x, y, min(self.tile_px[0], self.size_px[0] - x), min(self.tile_px[1], self.size_px[1] - y)
 
-    def _decode(self, column: int, row: int) -> np.ndarray | None:
+    def _decode(self, column: int, row: int, buffer: np.ndarray | None = None) -> np.ndarray | None:
         """The tile as decoded, or None where it is absent or anything but clean."""
         count = int(self.counts[row, column])
         if count < 4:
@@ -211,10 +212,13 @@ class JpegLevel:
             data = self.file.bytes_at(int(self.offsets[row, column]), count)
             if len(data) != count or data[:2] != b"\xff\xd8":
                 return None
-            pixels = simplejpeg.decode_jpeg(self.header + data[2:], "RGB")
+            data = self.header + data[2:]
+            if simplejpeg.decode_jpeg_header(data)[:2] != self.tile_px[::-1]:
+                return None
+            pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
         except (ValueError, OSError):
             # OpenSlide forgives some of what simplejpeg does not (stray bytes), and not what others do (missing
             # data): it decides.
             return None
         self.decoded += 1
-        return pixels if pixels.shape == (self.tile_px[1], self.tile_px[0], 3) else None
+        return pixels

@@ -311,9 +311,10 @@ class _OpenSlideLevel:
             # OpenSlide interpolates between this level's pixels, across tiles: larger pieces decode less twice.
             self.tile_px = tuple(side * max(1, round(1024 / side)) for side in self.tile_px)
 
-    def tile(self, column: int, row: int) -> tuple[np.ndarray, list[bands.Lost]]:
+    def tile(self, column: int, row: int, buffer: np.ndarray | None = None) -> tuple[np.ndarray, list[bands.Lost]]:
         width, height = self.tile_px
-        image = np.full((height, width, 3), 255, np.uint8)
+        image = np.empty((height, width, 3), np.uint8) if buffer is None else buffer
+        image[:] = 255
         x, y = column * width, row * height
         lost: list[bands.Lost] = []
         self._into(image, x, y, min(width, self.size_px[0] - x), min(height, self.size_px[1] - y), lost)
