@@ -54,7 +54,7 @@ def project(tmp_path, monkeypatch):
         notebook(second, (fail, []), (write % ("second", ""), []))
     )
     (tmp_path / "notebooks/compare_magnifications.ipynb").write_text(
-        notebook(PARAMETERS + "arms = []  # arms to compare\n", ("print(arms)", []))
+        notebook(PARAMETERS, ("print(arm)", []))
     )
     (tmp_path / "params/p.yaml").write_text("run_name: r\nsweep: {magnification: [4, 1]}\n")
     monkeypatch.chdir(tmp_path)
@@ -129,11 +129,6 @@ def test_an_unknown_arm_or_step_is_refused(project):
         sweep.plan(sweep.prepare("params/p.yaml"), arms=["40x"])
     with pytest.raises(ParameterError, match="no step 07_x"):
         sweep.plan(sweep.prepare("params/p.yaml"), steps=["07_x"])
-
-
-def test_the_comparison_is_told_the_arms(project):
-    job = sweep.plan(sweep.prepare("params/p.yaml"))[-1]
-    assert job.parameters["arms"] == ["4x", "1x"] and job.output.parent.name == "compare"
 
 
 def test_the_summary_keeps_only_the_asked_jobs(project):

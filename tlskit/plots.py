@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PREDICTION_COLOUR",
     "TRUTH_COLOUR",
+    "example_slides",
+    "extreme_tiles",
     "slide_overlays",
     "spread_tiles",
     "target_at_magnifications",
@@ -89,17 +91,75 @@ def spread_tiles(tiles: pd.DataFrame, n_tiles: int, *, by: str = "target_fractio
     return ordered.iloc[places]
 
 
+def extreme_tiles(tiles: pd.DataFrame, counts: pd.DataFrame, *, n_tiles: int = 4) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tiles with the lowest and with the highest IoU, at most one of each slide until slides run out.
+
+    Parameters
+    ----------
+    tiles, counts
+        Tile table, and the counts of the same tiles (``tile_id, tp, fp, fn``).
+
+    Returns
+    -------
+    tuple of DataFrame
+        Worst and best rows of `tiles`, `n_tiles` each.
+    """
+    scored = counts.drop_duplicates("tile_id").set_index("tile_id")
+    iou = scored["tp"] / (scored["tp"] + scored["fp"] + scored["fn"]).clip(lower=1)
+    ordered = tiles.assign(_iou=tiles["tile_id"].map(iou)).sort_values(["_iou", "tile_id"], kind="stable")
+
+    def first(table: pd.DataFrame) -> pd.DataFrame:
+        # Neighbouring tiles overlap by half: one of a slide shows as much as four.
+        rank = table.groupby("slide_id", sort=False).cumcount()
+        return table.assign(_rank=rank).sort_values("_rank", kind="stable").head(n_tiles)
+
+    return tuple(first(table).drop(columns=["_iou", "_rank"]) for table in (ordered, ordered.iloc[::-1]))
+
+
+def example_slides(per_slide: pd.DataFrame, maps: pd.DataFrame, *, by: str = "dice") -> pd.DataFrame:
+    """The slides with the highest, the median and the lowest score: rows for `slide_overlays`.
+
+    Parameters
+    ----------
+    per_slide
+        One row a slide: ``slide_id``, ``split`` where there is one, and the score `by`; slides where it is undefined
+        (no target and no prediction) are passed over.
+    maps
+        ``slide_id`` and ``map_path``.
+
+    Returns
+    -------
+    DataFrame
+        ``slide_id, map_path, title``; fewer than three rows where there are fewer slides.
+    """
+    ordered = per_slide.dropna(subset=[by]).sort_values([by, "slide_id"], ascending=[False, True])
+    ordered = ordered.merge(maps[["slide_id", "map_path"]], on="slide_id")
+    n = len(ordered)
+    wanted = {0: "best", (n - 1) // 2: "median", n - 1: "worst"} if n >= 3 else dict(enumerate(["best", "worst"][:n]))
+    rows = [
+        {
+            "slide_id": row.slide_id,
+            "map_path": row.map_path,
+            "title": f"{name}: {row.slide_id}\n{by} {getattr(row, by):.2f}",
+        }
+        for place, name in wanted.items()
+        for row in [ordered.iloc[place]]
+    ]
+    return pd.DataFrame(rows, columns=["slide_id", "map_path", "title"])
+
+
 def target_at_magnifications(
     manifest: pd.DataFrame,
     *,
     target_class: str | list[str],
-    tile_px: int,
+    field_px: int = 512,
     magnifications: Sequence[float] = (1, 4, 10, 20),
     resolution_by: str = "mpp",
 ) -> Figure:
     """One target at every magnification, with its mask below: the paper's Figure 1 on this cohort.
 
-    The target nearest to the cohort's median area is shown, centred in a tile of `tile_px` at each magnification.
+    The target nearest to the cohort's median area is shown, centred in a field of `field_px` pixels at each
+    magnification; 512 is the tile of the study.
     A slide scanned too coarsely for a magnification leaves that panel out, with the reason.
     """
     reader = _Fields(manifest, target_class, resolution_by)
@@ -120,25 +180,25 @@ def target_at_magnifications(
     for column, magnification in enumerate(magnifications):
         mpp = units.mpp_for_magnification(magnification)
         top, bottom = axes[0, column], axes[1, column]
-        top.set_title(f"{units.magnification_name(magnification)}\n{tile_px * mpp:,.0f} um wide", fontsize=9)
+        top.set_title(f"{units.magnification_name(magnification)}\n{field_px * mpp:,.0f} um wide", fontsize=9)
         if mpp < slide.mpp0 * (1 - units.FINER_TOLERANCE):
             for ax in (top, bottom):
                 _blank(ax, f"scanned at\n{units.magnification_for_mpp(slide.mpp0):.1f}x only")
             continue
         centre_px = [float(v) * slide.mpp0 / mpp for v in (polygon.centroid.x, polygon.centroid.y)]
-        x_px, y_px = (round(v - tile_px / 2) for v in centre_px)
-        _field(top, slide, x_px, y_px, tile_px, mpp=mpp)
+        x_px, y_px = (round(v - field_px / 2) for v in centre_px)
+        _field(top, slide, x_px, y_px, field_px, mpp=mpp)
         mask = annotations.rasterise(
-            polygons, x_px=x_px, y_px=y_px, width_px=tile_px, height_px=tile_px, mpp=mpp, mpp0=slide.mpp0
+            polygons, x_px=x_px, y_px=y_px, width_px=field_px, height_px=field_px, mpp=mpp, mpp0=slide.mpp0
         )
-        bottom.imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, tile_px, tile_px, 0))
+        bottom.imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, field_px, field_px, 0))
         _bare(bottom)
         bottom.set_xlabel(f"target {mask.mean():.1%} of pixels", fontsize=8)
-        _scale_bar(top, mpp, tile_px)
+        _scale_bar(top, mpp, field_px)
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("mask")
     reader.close()
-    figure.suptitle(f"One target of {area_um2 / 1e6:.2f} mm2 (slide {slide_id}), {tile_px} px tiles", fontsize=10)
+    figure.suptitle(f"One target of {area_um2 / 1e6:.2f} mm2 (slide {slide_id}), {field_px} px wide", fontsize=10)
     figure.tight_layout()
     return figure
 
@@ -210,6 +270,9 @@ def slide_overlays(
     """
     from tlskit import probmaps
 
+    if examples.empty:
+        figure, axes = plt.subplots(figsize=(6, 1.5), squeeze=False)
+        return _only_text(figure, axes, "No slide has a defined score.")
     figure, axes = plt.subplots(2, len(examples), figsize=(3.3 * len(examples), 6.8), squeeze=False)
     reader = _Fields(manifest, target_class, resolution_by)
     image = None

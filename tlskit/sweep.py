@@ -214,6 +214,8 @@ def _run_job(job: Job, run_dir: Path) -> str:
                 cwd=str(project_root()),
                 kernel_name="python3",
                 progress_bar=False,
+                # The kernel tells every user that its local connection is not encrypted, and that it was stopped.
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
         partial.replace(job.output)
         return ""

@@ -1,0 +1,134 @@
+"""Probability maps to outlines: one QuPath GeoJSON a slide, with the area and probability of each object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tlskit import annotations, cohort, objects, probmaps, thresholds
+from tlskit.errors import TlskitError
+
+__all__ = ["outline_map", "write_outlines"]
+
+#: Outlines are traced at this um/px or coarser: finer steps than a pathologist can draw only make files that QuPath
+#: opens slowly.
+OUTLINE_MPP = 1.0
+
+
+def outline_map(
+    map_path: str | Path,
+    *,
+    mpp0: float,
+    threshold: float,
+    min_object_um2: float = 1000.0,
+    closing_um: float = 16.0,
+) -> tuple[list, pd.DataFrame]:
+    """Outlines of what a map says is target.
+
+    Parameters
+    ----------
+    map_path
+        Probability map of `tlskit.inference.predict_slide`.
+    mpp0
+        um/px of the slide's level 0.
+    threshold
+        Probability from which a pixel counts.
+    min_object_um2, closing_um
+        Post-processing of `tlskit.objects.post_process`; holes are kept.
+
+    Returns
+    -------
+    polygons : list of shapely Polygon
+        Level-0 pixels, with holes.
+    measurements : DataFrame
+        One row a polygon: area_um2, mean_probability, max_probability.
+    """
+    with probmaps.open_map(map_path) as probmap:
+        longest = max(probmap.size_px) * min(1.0, probmap.mpp / OUTLINE_MPP)
+        values, mpp = probmap.overview(max(1, math.ceil(longest)))
+    mask = objects.post_process(
+        values >= thresholds.cut(threshold),
+        mpp=mpp,
+        min_area_um2=min_object_um2,
+        closing_um=closing_um,
+        max_hole_um2=0.0,
+    )
+    polygons = annotations.polygonise(mask, mpp=mpp, mpp0=mpp0)
+    rows = []
+    for polygon in polygons:
+        left, top, right, bottom = (int(round(v * mpp0 / mpp)) for v in polygon.bounds)
+        inside = annotations.rasterise(
+            [polygon], x_px=left, y_px=top, width_px=right - left, height_px=bottom - top, mpp=mpp, mpp0=mpp0
+        )
+        probabilities = values[top:bottom, left:right][inside] / 255
+        rows.append(
+            {
+                "area_um2": polygon.area * mpp0**2,
+                "mean_probability": float(np.mean(probabilities)) if probabilities.size else math.nan,
+                "max_probability": float(np.max(probabilities)) if probabilities.size else math.nan,
+            }
+        )
+    return polygons, pd.DataFrame(rows, columns=["area_um2", "mean_probability", "max_probability"])
+
+
+def write_outlines(
+    maps: pd.DataFrame,
+    manifest: pd.DataFrame,
+    out_dir: str | Path,
+    *,
+    class_name: str,
+    magnification: float,
+    threshold: float,
+    min_object_um2: float = 1000.0,
+    resolution_by: str = "mpp",
+    on_failure: Callable[[str, Exception], None] | None = None,
+) -> pd.DataFrame:
+    """Write ``<out_dir>/<slide_id>.geojson`` for every map, to be dragged onto its slide in QuPath.
+
+    Parameters
+    ----------
+    maps
+        ``slide_id`` and ``map_path``.
+    manifest
+        Cohort of the slides.
+    class_name
+        QuPath class that the outlines get.
+    magnification, threshold, min_object_um2
+        Of `outline_map`; the magnification is written with every object.
+    on_failure
+        Called with (slide_id, exception) for a slide that fails; without it the error is raised.
+
+    Returns
+    -------
+    DataFrame
+        One row an object: slide_id, object, area_um2, mean_probability, max_probability.
+    """
+    rows = {row.slide_id: row for row in cohort.slide_rows(manifest)}
+    tables = []
+    for made in maps.itertuples():
+        try:
+            with cohort.open_row(rows[made.slide_id], resolution_by=resolution_by) as slide:
+                mpp0 = slide.mpp0
+            polygons, measured = outline_map(
+                made.map_path, mpp0=mpp0, threshold=threshold, min_object_um2=min_object_um2
+            )
+            annotations.write_geojson(
+                Path(out_dir) / f"{made.slide_id}.geojson",
+                polygons,
+                class_name=class_name,
+                measurements=[{**row, "magnification": magnification} for row in measured.to_dict("records")],
+            )
+        except TlskitError as error:
+            if on_failure is None:
+                raise
+            on_failure(made.slide_id, error)
+            continue
+        measured.insert(0, "object", np.arange(1, len(measured) + 1))
+        measured.insert(0, "slide_id", made.slide_id)
+        tables.append(measured)
+    columns = ["slide_id", "object", "area_um2", "mean_probability", "max_probability"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
