@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batches", "epoch_batches"]
+__all__ = ["Batches", "ahead", "epoch_batches"]
 
 
 def epoch_batches(n_tiles: int, *, batch_size: int, steps: int = 0, seed: int, epoch: int) -> list[np.ndarray]:
@@ -94,22 +94,34 @@ class Batches:
         seed = self.seed() if callable(self.seed) else self.seed
         seed = seed if isinstance(seed, tuple) else (seed,)
 
+        starts = np.cumsum([0, *map(len, plan)])
+
         def make(number: int):
-            start = sum(len(indices) for indices in plan[:number]) if self.dataset.augment else 0
-            seeds = [(*seed, start + place) for place in range(len(plan[number]))]
+            seeds = [(*seed, place) for place in range(starts[number], starts[number + 1])]
             made = self.dataset.batch(plan[number], seeds=seeds)
             return tuple(tensor.pin_memory() for tensor in made) if self.pin_memory else made
 
-        if self.workers == 0:
-            yield from map(make, range(len(plan)))
-            return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="tlskit-batches")
-        try:
-            waiting: deque = deque()
-            for number in range(len(plan)):
-                # One more than there are threads: while a batch is computed on, the next one is ready.
-                while len(waiting) <= self.workers and number + len(waiting) < len(plan):
-                    waiting.append(pool.submit(make, number + len(waiting)))
+        # A generator: plan and seed are asked for when the first batch is, not when the loop is set up.
+        yield from ahead(make, range(len(plan)), workers=self.workers)
+
+
+def ahead(function: Callable, items: Sequence, *, workers: int) -> Iterator:
+    """``map(function, items)``, in order, computed by threads ahead of their use, one item a thread.
+
+    With ``workers=0`` each is computed when it is asked for, in the caller's thread. An error in a thread is raised
+    where its item would have come. Leaving the iteration early waits for the items under way and drops the rest.
+    """
+    if workers == 0:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tlskit-ahead")
+    waiting: deque = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
