@@ -485,7 +485,7 @@ def choice(front: pd.DataFrame) -> str:
     """The chosen arm of `pareto` in words, with the reason."""
     chosen = front[front["chosen"]].iloc[0]
     best = front.loc[front["estimate"].idxmax()]
-    name = chosen["score"].upper() if chosen["score"] in ("iou", "mcc") else chosen["score"].capitalize()
+    name = {"iou": "IoU", "mcc": "MCC"}.get(chosen["score"], chosen["score"].capitalize())
     low, high = published.PERSON_MINUTES_PER_SLIDE
     text = f"{chosen['arm']}: {name} {_with_interval(chosen)}, {_minutes(chosen['minutes'])} a slide"
     person = "less than" if chosen["minutes"] < low else "as long as" if chosen["minutes"] <= high else "longer than"
