@@ -14,10 +14,10 @@ from tlskit.textures import smooth_noise, soft_step
 __all__ = ["open_spaces", "paint"]
 
 GRID_UM = 4.0  # lattice of a section's fields
-BAND_UM = 400  # height of what is painted at a time
+BAND_UM = 500  # height of what is painted at a time
 _EPITHELIAL = ("tumour", "dark", "basal", "gland")
-_FINE_FIBRES = (0.55, 16)  # blur and reach, um
-_BUNDLES = (1.7, 32)  # the same on a lattice of 2 um
+_FINE_FIBRES = (0.55, 32)  # blur and reach, um
+_BUNDLES = (1.7, 64)  # the same on a lattice of 2 um
 
 
 def _shape_um(section):
@@ -137,7 +137,7 @@ class _Ground:
         self._noise: dict[str, textures.NoiseField] = {}
         self._seed = int(rng.integers(2**31))
         self._fine_seed = self._white(rng, self.shape)
-        self._bundle_seed = self._white(rng, (self.shape[0] // 2 + 1, self.shape[1] // 2 + 1))
+        self._bundle_seed = self._white(rng, ((self.shape[0] + 1) // 2, (self.shape[1] + 1) // 2))
         self._tone = np.clip(rng.normal(0, 1, (2, len(cells))), -3, 3).astype(np.float32)
         self._epithelial = np.flatnonzero(np.isin(cells["kind"], [KINDS.index(kind) for kind in _EPITHELIAL]))
         # Directions have no sign: their doubled angle is what can be interpolated.
@@ -219,13 +219,12 @@ class _Ground:
         blur, reach = _BUNDLES
         seed = self._bundle_seed[above // 2 : (below + 1) // 2].astype(np.float32)
         seed = cv2.GaussianBlur(seed, (0, 0), blur)
-        coarse_angle = cv2.resize(angle, seed.shape[::-1], interpolation=cv2.INTER_NEAREST)
-        bundles = textures.fibres(seed, coarse_angle, reach_px=reach)
+        bundles = textures.fibres(seed, np.ascontiguousarray(angle[::2, ::2]), reach_px=reach)
         bundles *= np.float32(1 / 40 / textures.fibre_strength(*_BUNDLES))
         bundles = textures.enlarge(bundles, scale=2, rows=(top, bottom), width=self.shape[1], from_row=above / 2)
 
         blur, reach = _FINE_FIBRES
-        near, far = max(above, top - 2 * reach - 4), min(below, bottom + 2 * reach + 4)
+        near, far = max(above, top - reach - 4), min(below, bottom + reach + 4)
         seed = cv2.GaussianBlur(self._fine_seed[near:far].astype(np.float32), (0, 0), blur)
         fine = textures.fibres(seed, angle[near - above : far - above], reach_px=reach)[top - near : bottom - near]
         fine *= np.float32(1 / 40 / textures.fibre_strength(*_FINE_FIBRES))

@@ -52,7 +52,7 @@ _ROUND = {"lymphocyte", "plasma", "follicle", "ghost"}  # drawn at any angle; tu
 
 def _draw(nucleus: Nucleus, angle: float, mpp: float, rng: np.random.Generator):
     """One nucleus on a lattice of `mpp`, (S, S) float32 with S odd."""
-    fine = min(0.25, mpp / 2)
+    fine = min(0.25, mpp / 1.5)
     # Long nuclei are drawn from the middle of the range more often than from its ends.
     length = rng.triangular(nucleus.length_um[0], np.mean(nucleus.length_um), nucleus.length_um[1])
     aspect = rng.uniform(*nucleus.aspect)
@@ -119,9 +119,7 @@ def sprites(mpp: float):
         rng = np.random.default_rng([20220, number])
         if kind in _ROUND:
             drawn = [_draw(nucleus, rng.uniform(0, np.pi), mpp, rng) for _ in range(nucleus.variants)]
-            library[kind] = [
-                [turned for one in drawn for turned in (one, one[::-1], one[:, ::-1], one.T, one.T[::-1])]
-            ]
+            library[kind] = [[turned for one in drawn for turned in (one, one[::-1], one[:, ::-1], one.T, one.T[::-1])]]
         else:
             library[kind] = [
                 [_draw(nucleus, np.pi * step / ANGLES, mpp, rng) for _ in range(nucleus.variants)]

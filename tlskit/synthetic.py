@@ -21,13 +21,14 @@ from tqdm.auto import tqdm
 
 from tlskit import anatomy, annotations, cells, files, histology, stains, tiffs
 from tlskit.errors import ParameterError, RunError
+from tlskit.oracle import OracleSlide, make_oracle_slide
 
 __all__ = ["OracleSlide", "SlidePlan", "make_cohort", "make_oracle_slide", "plan_cohort", "plan_section"]
 
 logger = logging.getLogger(__name__)
 
 #: Raised whenever the drawing changes, so that a folder never mixes slides of two ways of drawing.
-DRAWING_VERSION = 2
+DRAWING_VERSION = 3
 
 TARGET_CLASS = "TLS"
 
@@ -89,28 +90,20 @@ def _generator(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index, 2022])
 
 
-def _draw_plan(slide: SlidePlan, settings: dict, rng: np.random.Generator) -> anatomy.Section:
-    mpp = settings["scan_mpp"]
-    low, high = settings["slide_mm"]
-    width_px, height_px = (int(round(mm * 1000 / mpp)) for mm in rng.uniform(low, high, 2))
-    size_um = (width_px * mpp, height_px * mpp)
-    room = int(np.clip(size_um[0] * size_um[1] / 1.2e6, 1, 5))
-    wanted = int(rng.choice([1, 2, 3, 4, 5], p=[0.16, 0.28, 0.28, 0.18, 0.10]))
-    return anatomy.draw_section(
-        rng, size_um, slide.cancer_type, n_tls=min(wanted, room) if slide.with_tls else 0
-    )
-
-
 def plan_section(
-    slide: SlidePlan,
-    *,
-    seed: int = 0,
-    slide_mm: tuple[float, float] = (2.4, 3.4),
-    scan_mpp: float = 0.499,
+    slide: SlidePlan, *, seed: int = 0, slide_mm: tuple[float, float] = (2.4, 3.4)
 ) -> anatomy.Section:
     """The plan of the section that `make_cohort` draws for a slide, with all its structures, without painting it."""
-    settings = {"slide_mm": list(slide_mm), "scan_mpp": scan_mpp}
-    return _draw_plan(slide, settings, _generator(seed, slide.index))
+    return _draw_plan(slide, slide_mm, _generator(seed, slide.index))
+
+
+def _draw_plan(slide: SlidePlan, slide_mm, rng: np.random.Generator) -> anatomy.Section:
+    # In whole um, whatever the um/px: the same tissue is then scanned at 20x and at 40x.
+    width_um, height_um = (float(round(1000 * side)) for side in rng.uniform(*slide_mm, 2))
+    room = int(np.clip(width_um * height_um / 1.2e6, 1, 5))
+    wanted = int(rng.choice([1, 2, 3, 4, 5], p=[0.16, 0.28, 0.28, 0.18, 0.10]))
+    n_tls = min(wanted, room) if slide.with_tls else 0
+    return anatomy.draw_section(rng, (width_um, height_um), slide.cancer_type, n_tls=n_tls)
 
 
 def make_cohort(
@@ -299,7 +292,7 @@ def _draw_slide(slide: SlidePlan, settings: dict, out_dir: str) -> str:
     """Draw one slide and write its three files."""
     rng = _generator(settings["seed"], slide.index)
     mpp = settings["scan_mpp"]
-    section = _draw_plan(slide, settings, rng)
+    section = _draw_plan(slide, settings["slide_mm"], rng)
     openness = histology.open_spaces(section, rng)
     placed = cells.place_cells(section, openness, rng)
     image = histology.paint(section, placed, openness, stains.draw_stain(rng), mpp=mpp, rng=rng)
@@ -310,7 +303,7 @@ def _draw_slide(slide: SlidePlan, settings: dict, out_dir: str) -> str:
     tiffs.write_slide(
         slide_path, image, mpp=mpp, objective_power=settings["objective_power"], quality=settings["quality"]
     )
-    outlines = [_polygon(one, mpp) for one in section.structures if one.kind == "tls"]
+    outlines = [one.polygon_px0(mpp) for one in section.structures if one.kind == "tls"]
     annotations.write_geojson(annotation_path, outlines, class_name=TARGET_CLASS)
     rows = [
         (
@@ -327,83 +320,9 @@ def _draw_slide(slide: SlidePlan, settings: dict, out_dir: str) -> str:
     return slide.slide_id
 
 
-def _polygon(structure: anatomy.Structure, mpp: float):
-    """Outline as a shapely Polygon in level-0 px, to a hundredth of a pixel."""
-    from shapely.geometry import Polygon
-
-    return Polygon(np.round(structure.outline_um / mpp, 2))
-
-
 def _write_csv(path: Path, columns, rows) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
     files.write_text(path, text.getvalue())
-
-
-@dataclasses.dataclass(frozen=True)
-class OracleSlide:
-    """A slide whose colours are the answer.
-
-    `polygons` are shapely Polygons in level-0 px; `colours` (N, 3) uint8, one a polygon; `background` is the colour
-    of everything else on the "tissue", `glass` that of the empty margin around it.
-    """
-
-    slide_path: Path
-    annotation_path: Path
-    polygons: list
-    colours: np.ndarray
-    background: tuple[int, int, int]
-    glass: tuple[int, int, int]
-    mpp: float
-
-
-def make_oracle_slide(
-    path: str | os.PathLike,
-    *,
-    size_mm: tuple[float, float] = (2.6, 2.1),
-    mpp: float = 0.499,
-    objective_power: float = 20,
-    n_tls: int = 4,
-    margin_um: float = 100.0,
-    seed: int = 0,
-) -> OracleSlide:
-    """A slide on which every TLS has one flat colour of its own, for testing a whole pipeline.
-
-    All TLS have the same red, 70, on a background with red 230 (green and blue tell them apart), so that
-    ``(230 - red) / 160`` is the share of a pixel that lies in a TLS, at any magnification. A pixel belongs to a TLS
-    if its centre does. The JPEG is of high quality, with full colour resolution. The outlines are written beside
-    the slide as `<name>.geojson`.
-
-    Parameters
-    ----------
-    path : path
-        The slide to write.
-    size_mm : (width, height)
-    n_tls : int
-        At most this many; fewer where they find no room.
-    margin_um : float
-        Width of the empty glass around the flat "tissue".
-    """
-    from rasterio.features import rasterize
-
-    path = Path(path)
-    rng = np.random.default_rng([seed, 77])
-    width, height = (int(round(side * 1000 / mpp)) for side in size_mm)
-    section = anatomy.draw_section(rng, (width * mpp, height * mpp), "oropharyngeal", n_tls=n_tls)
-    polygons = [_polygon(one, mpp) for one in section.structures if one.kind == "tls"]
-    glass, background = (243, 243, 243), (230, 150, 190)
-    colours = np.array([(70, 40 + 23 * (i % 5), 110 + 19 * (i % 6)) for i in range(len(polygons))], np.uint8)
-    image = np.full((height, width, 3), glass, np.uint8)
-    margin = int(round(margin_um / mpp))
-    image[margin : height - margin, margin : width - margin] = background
-    if polygons:
-        label = rasterize(
-            [(polygon, i + 1) for i, polygon in enumerate(polygons)], out_shape=(height, width), dtype="uint8"
-        )
-        image[label > 0] = colours[label[label > 0].astype(int) - 1]
-    tiffs.write_slide(path, image, mpp=mpp, objective_power=objective_power, quality=95)
-    annotation_path = path.with_suffix(".geojson")
-    annotations.write_geojson(annotation_path, polygons, class_name=TARGET_CLASS)
-    return OracleSlide(path, annotation_path, polygons, colours, background, glass, mpp)

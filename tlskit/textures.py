@@ -110,7 +110,7 @@ def fibres(noise, angle, *, reach_px: float):
     y = np.arange(height, dtype=np.float32)[:, None]
     cosine, sine = np.cos(angle), np.sin(angle)
     step = 0.5
-    while step <= reach_px:
+    while step <= reach_px / 2:
         ahead = cv2.remap(noise, x + step * cosine, y + step * sine, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         behind = cv2.remap(noise, x - step * cosine, y - step * sine, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         noise = cv2.add(ahead, behind, dst=ahead)

@@ -110,8 +110,7 @@ def _as_vips(image, name: str):
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ParameterError(
-            f"write_slide({name}): expected an RGB image (height, width, 3) uint8, "
-            f"found {image.shape} {image.dtype}."
+            f"write_slide({name}): expected an RGB image (height, width, 3) uint8, found {image.shape} {image.dtype}."
         )
     height, width = image.shape[:2]
     image = np.ascontiguousarray(image)
