@@ -295,7 +295,14 @@ def test_a_checkpoint_of_another_magnification_is_refused(tmp_path):
 
 def test_windows_that_cannot_be_are_refused(tmp_path):
     slide = ArraySlide(picture(100, 100))
-    for options in ({"window_px": 100}, {"window_px": 32}, {"overlap": 1.0}, {"batch_size": 0}, {"window_px": 128, "halo_px": 64}):
+    wrong = (
+        {"window_px": 100},
+        {"window_px": 32},
+        {"overlap": 1.0},
+        {"batch_size": 0},
+        {"window_px": 128, "halo_px": 64},
+    )
+    for options in wrong:
         with pytest.raises(ParameterError):
             predict(Constant(0.5), slide, tmp_path / "m.tif", **options)
 

@@ -101,9 +101,7 @@ def test_a_stopped_map_goes_on_to_the_same_file(tmp_path, stop_after):
     with pytest.raises(KeyboardInterrupt):
         write(path, values, stop_after=stop_after)
     assert not path.exists()
-    writer = probmaps.MapWriter(
-        path, (333, 201), mpp=2.5, block_px=64, metadata={"slide_id": "s 1"}, resume=True
-    )
+    writer = probmaps.MapWriter(path, (333, 201), mpp=2.5, block_px=64, metadata={"slide_id": "s 1"}, resume=True)
     assert len(writer.written) == stop_after and [note["n"] for note in writer.notes] == list(range(stop_after))
     writer._close()
     write(path, values, resume=True)

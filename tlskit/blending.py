@@ -72,7 +72,7 @@ def hann_layout(window_px: int, overlap: float) -> Layout:
 
 
 def crop_layout(window_px: int, halo_px: int) -> Layout:
-    """Windows of `window_px` of which only the centre counts, `halo_px` in from every edge; the centres do not overlap."""
+    """Windows of `window_px` of which only the centre counts, `halo_px` in from every edge; centres do not overlap."""
     core = window_px - 2 * halo_px
     if halo_px < 0 or core < 1:
         raise ParameterError(f"A halo of {halo_px!r} px leaves nothing of a window of {window_px!r} px.")

@@ -1,10 +1,10 @@
 """Rewrite a UNet++ for faster inference, without changing what it computes.
 
 Each decoder block doubles its input by nearest neighbour, joins it with the skip connections and convolves the result
-with 3 x 3 weights. Of the doubled pixels, four in a row of 2 x 2 are equal, so that most of those products are the same
-numbers again: the convolution of the doubled part equals one transposed convolution (4 x 4, stride 2) of the small one,
-whose weights are sums of the old ones. That does 4 products where there were 9, and neither the doubled nor the
-joined array is ever made. Batch normalisation is folded into the weights on the way. Results agree to float32's rounding.
+with 3 x 3 weights. Doubled pixels are equal in squares of 2 x 2, so that most of those products are the same numbers
+again: the convolution of the doubled part equals one transposed convolution (4 x 4, stride 2) of the small one, whose
+weights are sums of the old ones. That does 4 products where there were 9, and neither the doubled nor the joined array
+is ever made. Batch normalisation is folded into the weights on the way. Results agree to float32's rounding.
 """
 
 from __future__ import annotations

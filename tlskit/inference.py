@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 #: a map.
 STRIP_PX = 4096
 BLOCK_PX = 512
-#: Stages of `Prediction.stage_s`, in the order of the work. Three threads do them, so that their sum may exceed the wall
-#: time; "wait_..." is the time for which a thread had nothing to do or nowhere to put its work.
+#: Stages of `Prediction.stage_s`, in the order of the work. Three threads do them, so that their sum may exceed the
+#: wall time; "wait_..." is the time for which a thread had nothing to do or nowhere to put its work.
 STAGES = ("open", "tissue", "read", "resample", "preprocess", "forward", "blend", "write")
 
 
@@ -146,9 +146,9 @@ def predict_slide(
 ) -> Prediction:
     """Predict one slide and write its probability map while the slide streams through.
 
-    Windows cover the whole slide, edges included (what lies beyond is white); those without tissue are not run, and where
-    no window was run the probability is 0. Elsewhere it is the mean of the windows there, by their weights. Memory
-    does not grow with the slide. An interrupted run is taken up where it stopped, and gives the identical file.
+    Windows cover the whole slide, edges included (what lies beyond is white); those without tissue are not run, and
+    where no window was run the probability is 0. Elsewhere it is the mean of the windows there, by their weights.
+    Memory does not grow with the slide. An interrupted run is taken up where it stopped, and gives the identical file.
 
     Parameters
     ----------
@@ -519,9 +519,7 @@ def predict_cohort(
             try:
                 with cohort.open_row(row, resolution_by=getattr(checkpoint, "resolution_by", "mpp")) as slide:
                     open_s = time.perf_counter() - start
-                    expected = _metadata(
-                        checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked
-                    )
+                    expected = _metadata(checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked)
                     found = _kept(path, expected)
                     if found is None:
                         found = _row(predict_slide(

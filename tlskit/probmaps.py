@@ -1,4 +1,4 @@
-"""Probability maps of whole slides: tiled, pyramidal, lossless uint8 BigTIFFs that QuPath and OpenSlide open as they are.
+"""Probability maps of whole slides: tiled, pyramidal, lossless uint8 BigTIFFs that QuPath and OpenSlide open.
 
 A map lies on the slide's working lattice: its pixel (i, j) is the working pixel (i, j), its value ``rint(255 p)``.
 Blocks may be written in any order. They are compressed at once and appended to a journal beside the map, so that

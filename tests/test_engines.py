@@ -1,0 +1,249 @@
+"""Engines: the same probabilities from every runtime, and no accuracy lost silently."""
+
+import importlib.util
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tlskit import compute, engines
+from tlskit.errors import ParameterError
+from tlskit.folding import fold
+from tlskit.models import build_model
+
+HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
+needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino, an optional extra, is not installed")
+needs_bf16 = pytest.mark.skipif(
+    compute.pick_precision("auto", "cpu") != "bf16", reason="this CPU does not multiply bf16 natively"
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A UNet++ whose batch norms are not the identity and whose probabilities spread."""
+    torch.manual_seed(3)
+    model = build_model(encoder_weights="none").eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.7, 1.3)
+            module.weight.data.uniform_(0.8, 1.2)
+            module.bias.data.normal_(0, 0.1)
+    head = model.segmentation_head[0]
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(windows(2)).permute(0, 3, 1, 2).float() / 255)
+    head.weight.data *= 0.3 / logits.std()
+    head.bias.data = (head.bias.data - logits.mean()) * 0.3 / logits.std()
+    return model
+
+
+def windows(count, size=96):
+    rng = np.random.default_rng(5)
+    coarse = rng.integers(0, 256, (count, size // 16, size // 16, 3)).astype(np.uint8)
+    fine = coarse.repeat(16, 1).repeat(16, 2).astype(int) + rng.integers(-20, 20, (count, size, size, 3))
+    return np.clip(fine, 0, 255).astype(np.uint8)
+
+
+def checkpoint(model, normalisation="divide_255"):
+    return SimpleNamespace(model=model, normalisation=normalisation)
+
+
+def plain(model, stack):
+    """Independent of the module under test: torch, one window at a time."""
+    with torch.inference_mode():
+        return np.stack(
+            [
+                torch.sigmoid(model(torch.from_numpy(w).permute(2, 0, 1)[None].float() / 255))[0, 0].numpy()
+                for w in stack
+            ]
+        )
+
+
+def make(model, **options):
+    return engines.make_engine(checkpoint(model), **{"window_px": 96, "device": "cpu", "threads": 2, **options})
+
+
+@pytest.fixture(scope="module")
+def exact(network):
+    """Exact engines by name, each made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = make(network, engine=name, precision="exact")
+        return made[name]
+
+    return get
+
+
+def test_folding_a_unetplusplus_changes_nothing_but_rounding(network):
+    x = torch.from_numpy(windows(2)).permute(0, 3, 1, 2).float() / 255
+    folded = fold(network)
+    with torch.inference_mode():
+        assert torch.allclose(torch.sigmoid(folded(x)), torch.sigmoid(network(x)), atol=5e-6)
+    kinds = [type(block).__name__ for block in folded.decoder.blocks.values()]
+    assert kinds == ["_FoldedBlock"] * 11
+    assert all(type(block).__name__ == "DecoderBlock" for block in network.decoder.blocks.values()), "original changed"
+
+
+def test_what_folding_does_not_know_comes_back_as_it_is():
+    import segmentation_models_pytorch as smp
+
+    x = torch.rand(1, 3, 64, 64)
+    for model in (
+        smp.Unet("efficientnet-b0", encoder_weights=None),
+        smp.UnetPlusPlus("efficientnet-b0", encoder_weights=None, decoder_attention_type="scse"),
+        smp.UnetPlusPlus("efficientnet-b0", encoder_weights=None, decoder_interpolation="bilinear"),
+        nn.Conv2d(3, 1, 1),
+    ):
+        model.eval()
+        with torch.inference_mode():
+            assert torch.equal(fold(model)(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_exact_engines_equal_plain_pytorch(network, exact, name):
+    stack, engine = windows(3), exact(name)
+    assert (engine.name, engine.precision) == (name, "exact")
+    assert np.abs(engine.predict(stack) - plain(network, stack)).max() < 1e-5
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_bf16_engines_stay_near_and_are_measured(network, name):
+    stack, expected = windows(3), plain(network, windows(3))
+    made = make(network, engine=name, precision="bf16")
+    engine = engines.prepare(checkpoint(network), stack, made=made, engine=name, precision="bf16")
+    difference = np.abs(engine.predict(stack) - expected).max()
+    assert engine is made and 1e-5 < difference < 0.1
+    assert engine.max_dprob == pytest.approx(difference, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_a_result_does_not_depend_on_its_company(exact, name):
+    stack, engine = windows(5), exact(name)
+    together = engine.predict(stack)
+    assert np.array_equal(together, np.concatenate([engine.predict(stack[:2]), engine.predict(stack[2:])]))
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_several_batches_may_be_under_way(network, exact, name):
+    stack, engine = windows(7), exact(name)
+    expected = plain(network, stack)
+    tickets = [engine.submit(stack[:3]), engine.submit(stack[3:6]), engine.submit(stack[6:])]
+    got = np.concatenate([engine.result(ticket) for ticket in tickets])
+    assert np.abs(got - expected).max() < 1e-5
+
+
+def test_normalisation_is_the_checkpoints(network):
+    stack = windows(1)
+    x = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
+    x = (x - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
+        1, 3, 1, 1
+    )
+    with torch.inference_mode():
+        expected = torch.sigmoid(network(x))[:, 0].numpy()
+    engine = engines.make_engine(
+        checkpoint(network, "imagenet"), engine="torch", precision="exact", window_px=96, device="cpu"
+    )
+    assert np.abs(engine.predict(stack) - expected).max() < 1e-5
+
+
+def test_eager_is_plain_pytorch(network):
+    stack = windows(2)
+    assert np.abs(engines.eager(checkpoint(network), stack) - plain(network, stack)).max() < 1e-5
+
+
+class Steep(nn.Module):
+    """Logits of +-500 per grey level round a threshold: what bf16 rounds away decides the probability."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1, 1)
+        self.layer.weight.data.fill_(1000.0)
+        self.layer.bias.data.fill_(-1500.0)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", ["torch", pytest.param("auto", marks=needs_openvino)])
+def test_auto_gives_up_a_precision_that_costs_accuracy(name, caplog):
+    stack, model = windows(2), Steep()
+    made = make(model, engine=name, precision="auto")
+    assert made.precision == "bf16"
+    with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
+        engine = engines.prepare(checkpoint(model), stack, made=made, engine=name, precision="auto")
+    assert engine.precision == "exact" and made.max_dprob > engines.MAX_DPROB
+    assert np.abs(engine.predict(stack) - plain(model, stack)).max() < 1e-3
+    assert "bf16 differs from float32" in caplog.text
+
+
+@needs_bf16
+def test_a_precision_that_was_asked_for_is_kept_but_not_silently(caplog):
+    stack, model = windows(2), Steep()
+    made = make(model, engine="torch", precision="bf16")
+    with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
+        engine = engines.prepare(checkpoint(model), stack, made=made, engine="torch", precision="bf16")
+    assert engine is made and engine.max_dprob > engines.MAX_DPROB and "asked for" in caplog.text
+
+
+@needs_openvino
+def test_a_network_that_openvino_cannot_take_falls_back_to_torch(caplog):
+    class Untraceable(nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigh(x[:, :1, :8, :8] @ x[:, :1, :8, :8].mT)[0].sum() + x[:, :1]
+
+    with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
+        engine = make(Untraceable(), engine="auto", precision="exact")
+    assert engine.name == "torch" and "PyTorch is used instead" in caplog.text
+    with pytest.raises(ParameterError, match="cannot take this network"):
+        make(Untraceable(), engine="openvino", precision="exact")
+
+
+def test_auto_takes_openvino_only_where_it_is_installed(monkeypatch):
+    model = nn.Conv2d(3, 1, 1)
+    assert make(model, engine="auto").name == ("openvino" if HAS_OPENVINO else "torch")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else real(name))
+    assert make(model, engine="auto").name == "torch"
+    with pytest.raises(ParameterError, match=r"pip install tlskit\[openvino\]"):
+        make(model, engine="openvino")
+
+
+def test_unknown_engines_and_precisions_are_refused():
+    model = nn.Conv2d(3, 1, 1)
+    with pytest.raises(ParameterError, match="auto, torch, openvino, onnxruntime"):
+        make(model, engine="tensorrt")
+    with pytest.raises(ParameterError, match="precision"):
+        make(model, precision="fp8")
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "onnx")),
+    reason="onnxruntime and onnx, which are optional, are not installed",
+)
+def test_onnxruntime_equals_plain_pytorch(network):
+    stack = windows(3)
+    assert np.abs(make(network, engine="onnxruntime").predict(stack) - plain(network, stack)).max() < 1e-5
+
+
+def test_a_source_makes_its_engine_once_and_keeps_it(network):
+    source = engines.EngineSource(checkpoint(network), window_px=96, engine="torch", precision="exact", device="cpu")
+    first = source.get(windows(2))
+    assert source.get(windows(1)) is first and first.max_dprob < 1e-5 and first.check_s > 0
+    assert source.exactly("torch", "exact") is first
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("precision", ["exact", "auto"])
+def test_a_gpu_gives_what_the_cpu_gives(network, precision):
+    stack = windows(5)
+    engine = engines.make_engine(checkpoint(network), precision=precision, window_px=96, device="cuda")
+    tickets = [engine.submit(stack[:3]), engine.submit(stack[3:])]
+    got = np.concatenate([engine.result(ticket) for ticket in tickets])
+    assert np.abs(got - plain(network, stack)).max() < (1e-4 if precision == "exact" else engines.MAX_DPROB)
