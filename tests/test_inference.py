@@ -2,6 +2,7 @@
 
 import math
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from tlskit import blending, inference, probmaps, streaming
+from tlskit import annotations, blending, inference, probmaps, streaming
 from tlskit.errors import CheckpointError, ParameterError, SlideError
+from tlskit.slides import open_slide
+from tlskit.tiffs import write_slide
 
 WHITE = 255
 
@@ -360,3 +363,151 @@ def test_invalid_boxes_tile_the_region_exactly():
     boxes = streaming.invalid_boxes(layout, (250, 190), planned, run)
     assert boxes == [[96, 64, 64, 32]]
     assert streaming.invalid_boxes(layout, (250, 190), planned, planned) == []
+
+
+# Through real files
+
+
+def painted_slide(folder):
+    """A section with four TLS, each in a colour of its own, as a slide at 0.5 um/px, and their outlines."""
+    from shapely import Point
+    from shapely.affinity import rotate, scale
+
+    width, height = 4000, 3600
+    truth = [
+        rotate(scale(Point(x, y).buffer(1.0, quad_segs=64), a, b), angle)
+        for x, y, a, b, angle in (
+            (900, 800, 420, 260, 20), (2900, 900, 330, 500, 0), (1200, 2600, 250, 200, 70), (2800, 2700, 520, 480, 0)
+        )
+    ]  # fmt: skip
+    image = np.full((height, width, 3), 243, np.uint8)
+    image[150:3450, 150:3850] = (225, 160, 200)
+    for number, polygon in enumerate(truth):
+        inside = annotations.rasterise([polygon], x_px=0, y_px=0, width_px=width, height_px=height, mpp=0.5, mpp0=0.5)
+        image[inside] = (65, 40 + 10 * number, 120 + 12 * number)
+    return write_slide(folder / "painted.tif", image, mpp=0.5, objective_power=20, quality=95), truth
+
+
+class Oracle(nn.Module):
+    """The share of a pixel that is TLS, which its red tells: 65 inside, 225 in tissue, 243 on glass."""
+
+    def forward(self, x):
+        share = ((225 / 255 - x[:, :1]) / (160 / 255)).clamp(1e-6, 1 - 1e-6)
+        return torch.logit(share)
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    return painted_slide(tmp_path_factory.mktemp("painted"))
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+@pytest.mark.parametrize("magnification", [20, 10, 4, 1])
+def test_an_oracle_finds_its_outlines_again_at_every_magnification(tmp_path, painted, magnification):
+    path, truth = painted
+    mpp = 10 / magnification
+    with open_slide(path) as slide:
+        result = inference.predict_slide(
+            checkpoint(Oracle(), tile_px=512, magnification=magnification), slide, tmp_path / "m.tif",
+            engine="torch", precision="exact", progress=False,
+        )  # fmt: skip
+        found_size = slide.size_px(mpp)
+    with probmaps.open_map(result.path) as found:
+        assert found.size_px == found_size and found.mpp == mpp
+        positive = found.read(0, 0, *found.size_px) >= math.ceil(0.5 * 255)
+    polygons = annotations.polygonise(positive, mpp=mpp, mpp0=0.5)
+    annotations.write_geojson(tmp_path / "p.geojson", polygons, class_name="TLS")
+    again = annotations.read_targets(tmp_path / "p.geojson", "TLS")
+
+    def fine(shapes):
+        return annotations.rasterise(shapes, x_px=0, y_px=0, width_px=4000, height_px=3600, mpp=0.5, mpp0=0.5)
+
+    there = annotations.rasterise(
+        truth, x_px=0, y_px=0, width_px=found_size[0], height_px=found_size[1], mpp=mpp, mpp0=0.5
+    )
+    ceiling = dice(fine(annotations.polygonise(there, mpp=mpp, mpp0=0.5)), fine(truth))
+    score = dice(fine(again), fine(truth))
+    assert score >= ceiling - 0.01
+    if ceiling > 0.98:
+        assert score > 0.97
+    assert len(again) == 4
+    assert magnification < 4 or ceiling > 0.98, "the test's own slide is too coarse"
+
+
+def test_windows_without_tissue_are_found_on_a_real_file(tmp_path, painted):
+    path, _ = painted
+    result = inference.predict_slide(
+        checkpoint(Constant(0.8), tile_px=128, overlap=0, magnification=10), path, tmp_path / "m.tif",
+        engine="torch", precision="exact", progress=False,
+    )  # fmt: skip
+    # 16 x 15 windows of 128 um; only the last row of them, from 1,792 um down, lies on glass alone
+    assert (result.windows, result.windows_skipped) == (224, 16)
+    assert result.level == 1 and result.slide_id == "painted" and result.tissue_mm2 == pytest.approx(3.05, rel=0.03)
+
+
+def manifest_row(slide_id, path):
+    return SimpleNamespace(
+        slide_id=slide_id, patient_id=slide_id, cancer_type="x", slide_path=str(path), annotation_path="",
+        mpp_override=math.nan,
+    )  # fmt: skip
+
+
+def test_a_cohort_survives_a_bad_slide_and_keeps_what_is_done(tmp_path, painted):
+    path, _ = painted
+    rows = [manifest_row("one", path), manifest_row("gone", tmp_path / "gone.svs"), manifest_row("two", path)]
+    made = checkpoint(Constant(0.8), tile_px=256, magnification=4)
+    options = {"engine": "torch", "precision": "exact", "progress": False}
+    with pytest.raises(SlideError, match=r"gone\.svs"):
+        inference.predict_cohort(made, rows, tmp_path / "maps", **options)
+    failures = []
+    table = inference.predict_cohort(
+        made, rows, tmp_path / "maps", on_failure=lambda *failure: failures.append(failure), **options
+    )
+    assert [slide_id for slide_id, _ in failures] == ["gone"] and isinstance(failures[0][1], SlideError)
+    assert list(table["slide_id"]) == ["one", "two"] and list(table["kept"]) == [True, False]
+    assert table["windows"].nunique() == 1 and table["tissue_mm2"].nunique() == 1
+    assert {f"{stage}_s" for stage in inference.STAGES} <= set(table)
+    before = (tmp_path / "maps" / "two.tif").stat().st_mtime_ns
+    again = inference.predict_cohort(made, rows[::2], tmp_path / "maps", **options)
+    assert list(again["kept"]) == [True, True] and (tmp_path / "maps" / "two.tif").stat().st_mtime_ns == before
+    made.sha256 = "1" * 64  # another checkpoint: nothing of it holds any more
+    changed = inference.predict_cohort(made, rows[::2], tmp_path / "maps", **options)
+    assert list(changed["kept"]) == [False, False]
+
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real slides of ../shared/data are not here")
+@pytest.mark.parametrize("magnification", [20, 4])
+def test_a_real_slide_that_dies_in_the_middle_gives_the_rest_of_its_map(tmp_path, magnification):
+    path = DATA / "cmu_dies_mid_read.svs"
+    result = inference.predict_slide(
+        checkpoint(Constant(0.8), tile_px=256, magnification=magnification), path, tmp_path / "m.tif",
+        engine="torch", precision="exact", progress=False, tissue=False,
+    )  # fmt: skip
+    assert result.lost and result.invalid_px > 0
+    with probmaps.open_map(result.path) as found:
+        invalid = np.zeros(found.size_px[::-1], bool)
+        for x, y, w, h in found.invalid:
+            invalid[y : y + h, x : x + w] = True
+        assert found.metadata["lost"] == result.lost
+    assert np.array_equal(pixels(result.path), np.where(invalid, 0, 204)) and not invalid.all()
+    scale = 10 / magnification / 0.499
+    for lost in result.lost:
+        x, y = round(lost["x_px0"] / scale), round(lost["y_px0"] / scale)
+        assert invalid[min(y + 1, invalid.shape[0] - 1), min(x + 1, invalid.shape[1] - 1)]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real slides of ../shared/data are not here")
+def test_a_real_slide_streams_to_its_own_red_channel(tmp_path):
+    with open_slide(DATA / "CMU-1-Small-Region.svs") as slide:
+        result = inference.predict_slide(
+            checkpoint(Pixelwise(), tile_px=512, magnification=4), slide, tmp_path / "m.tif",
+            engine="torch", precision="exact", progress=False, tissue=False, strip_px=512,
+        )  # fmt: skip
+        expected = slide.read(0, 0, *slide.size_px(2.5), mpp=2.5)[..., 0]
+    assert np.array_equal(pixels(result.path), expected)

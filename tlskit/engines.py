@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 ENGINES = ("auto", "torch", "openvino", "onnxruntime")
 #: Largest difference of a probability to plain float32 that ``auto`` puts up with.
 MAX_DPROB = 0.02
-#: The same for ``exact``. Float32 summed in another order differs by 1e-6 or so, in a badly conditioned network by 1e-4,
-#: as it does between two batch sizes of plain PyTorch; a network that was converted wrongly differs by far more.
+#: The same for ``exact``. Float32 summed in another order differs by 1e-6 or so, in a badly conditioned network by
+#: 1e-4, as between two batch sizes of plain PyTorch; a network that was converted wrongly differs by far more.
 EXACT_DPROB = 1e-3
 #: Windows that are compared: enough to see a difference, few enough not to be felt.
 _CHECK_WINDOWS = 4
@@ -146,8 +146,8 @@ class _TorchEngine(Engine):
             return self._submit_cuda(windows) if self._cuda else self._submit(windows)
 
     def _submit(self, windows):
-        # One by one: on a CPU a batch is no faster, and a result does not depend on how windows were grouped. (Means over
-        # a channel are summed by several threads, whose shares change with the size of the batch.)
+        # One by one: on a CPU a batch is no faster, and a result does not depend on how windows were grouped. (Means
+        # over a channel are summed by several threads, whose shares change with the size of the batch.)
         if self._plain:
             return self._run(windows)
         return torch.cat([self._run(windows[n : n + 1]) for n in range(len(windows))])
