@@ -7,14 +7,16 @@ so they are made last, by `score`.
 **Pooling.** ``pooled``: the counts of all rows are summed, one score. ``per_tile``, ``per_slide``, ``per_patient``:
 counts are summed within each tile (a row), slide or patient, scored, and the scores averaged. ``batch_mean``: rows
 are taken in table order in batches of `batch_size` (the last may be smaller), counts summed within each batch,
-scored, and averaged; all seven scores are averaged in the same way. ``as_published``: what McCombe et al. 2022
-print: Dice and IoU by ``batch_mean`` with an empty batch counted 1, the other five ``pooled``.
+scored, and averaged; all seven scores are averaged in the same way. ``as_published``: as McCombe et al. 2022 print:
+Dice and IoU by ``batch_mean`` with an empty batch counted 1, the other five ``pooled``.
 
 **Empty units.** A unit with neither target nor prediction (``tp = fp = fn = 0``) has no Dice, IoU, recall or
 precision (0/0). `empty` decides: ``one`` and ``zero`` put that value in their place, ``exclude`` leaves the unit out
-of the average. ``one`` is what segmentation-models-pytorch does (``zero_division=1.0``). Any other 0/0 (precision of
-a unit in which nothing was predicted but something was missed, recall of a unit without target, specificity of a
-unit without background, MCC where a margin is empty) is undefined under every rule: nan, left out, and counted.
+of the average. ``one`` is what segmentation-models-pytorch does in its imagewise reductions (``zero_division=1.0``);
+its ``micro`` reduction of a batch gives nan there, so that whoever averages batches has to decide. Any other 0/0 is
+undefined under every rule: nan, left out, and counted. Such are the precision of a unit in which nothing was predicted
+but something missed, the recall of a unit without target, the specificity of a unit without background, and MCC
+where a margin is empty.
 """
 
 from __future__ import annotations

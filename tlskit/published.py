@@ -89,8 +89,11 @@ def from_rates(precision, recall, specificity) -> dict[str, np.ndarray]:
 def audit() -> pd.DataFrame:
     """Each row of the printed table beside the scores that its own precision, recall and specificity imply.
 
-    MCC as printed is the implied one, so these three columns come from pooled pixels. Dice and IoU as printed are not:
-    they were averaged over batches, and a batch with neither target nor prediction counts 1.
+    MCC as printed is the implied one, so these rates come from pooled pixels. Dice and IoU as printed are not: they are
+    means over units. On whole slides the printed Dice and IoU are nearly equal, as only a mean of values near 0 and
+    near 1 can be: most units must have counted 1, as a batch or tile with neither target nor prediction does where
+    its 0/0 is given that value. The authors' public training script averages over batches; that of their whole-slide
+    evaluation is not public.
 
     Returns
     -------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import logging
 import os
@@ -29,10 +28,11 @@ log = logging.getLogger(__name__)
 #: Programs that print a page to PDF, in order of preference.
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 
-#: Columns that say how sure or how made a number is, but would widen a page beyond reading; the CSV files have them.
+#: Columns that would widen the page beyond reading; the CSV files have them.
 _HIDDEN = {
-    "empty", "region", "batch_size", "n_undefined_recall", "n_undefined_specificity", "n_undefined_precision",
-    "n_undefined_mcc", "level_of_interval", "draws", "n_undefined_draws", "warning", "threshold_by", "on", "n_pairs",
+    "region", "batch_size", "n_undefined_recall", "n_undefined_specificity", "n_undefined_precision", "n_undefined_mcc",
+    "draws", "n_undefined_draws", "warning", "threshold_by", "on", "n_pairs", "method", "n_units", "minutes_median",
+    "n_under_100_um", "n_100_300_um", "n_over_300_um", "false_objects_per_slide", "f1", "limit_low", "limit_high",
 }  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def write_report(
     stands_on = comparison.check_arms(run_dir, slides=slides)
     options = {"threshold_by": threshold_by, "slides": slides}
     makers: list[tuple[str, Callable[[_Section], None]]] = [
+        ("The answer in short", lambda s: _answer(s, run, options, draws, batch_size)),
         ("The cohort", lambda s: _cohort(s, run, stands_on)),
         ("Scores by magnification", lambda s: _table_one(s, run, options, batch_size)),
         ("What it costs", lambda s: _cost(s, run, options, draws)),
@@ -128,6 +129,21 @@ def _caption(run_dir: Path) -> str:
         return cohort.caption(cohort.read_manifest(resolve(preset["manifest"])))
     except (OSError, KeyError, TypeError, TlskitError, yaml.YAMLError):
         return ""
+
+
+def _answer(section: _Section, run: runs.Run, options: dict, draws: int, batch_size: int) -> None:
+    section.text.append(comparison.choice(comparison.pareto(run.dir, draws=draws, **options)))
+    audited = comparison.audit_winners(comparison.audit(run.dir, batch_size=batch_size, **options))
+    of_slides = audited[(audited["level"] == "wsi") & (audited["iou"] != "undefined")]
+    answers = of_slides["iou"].value_counts()
+    if len(answers) > 1:
+        listed = ", ".join(f"{arm} in {n}" for arm, n in answers.items())
+        section.text.append(
+            f"The way of averaging matters: of {len(of_slides)} ways to average the IoU of the same whole-slide "
+            f"predictions, the best arm is {listed}."
+        )
+    elif len(answers):
+        section.text.append(f"Whichever way the IoU of whole slides is averaged, {answers.index[0]} is the best arm.")
 
 
 def _cohort(section: _Section, run: runs.Run, stands_on: pd.DataFrame) -> None:
@@ -172,7 +188,6 @@ def _table_one(section: _Section, run: runs.Run, options: dict, batch_size: int)
 def _cost(section: _Section, run: runs.Run, options: dict, draws: int) -> None:
     minutes = comparison.minutes_per_slide(run.dir)
     front = comparison.pareto(run.dir, draws=draws, **options)
-    section.text.append(comparison.choice(front))
     caption = "Quality on the common grid against time; dashed: no other arm is both better and faster."
     _add_figure(section, run, charts.pareto(front), "pareto", caption)
     run.table(front, "pareto")
@@ -221,7 +236,10 @@ def _audit(section: _Section, run: runs.Run, options: dict, batch_size: int) -> 
     )
     run.table(table, "audit")
     _add_figure(section, run, charts.audit(table), "audit", "IoU under every pooling and rule for empty units.")
-    _add_table(section, run, winners, "audit_winners", "The best arm under each.")
+    run.table(winners, "audit_winners")
+    wide = winners.pivot_table(index=["level", "pooling"], columns="empty", values="iou", aggfunc="first", sort=False)
+    wide = wide.rename(columns=lambda rule: f"empty: {rule}").reset_index()
+    section.tables.append(_table(wide, "The arm with the best IoU, by pooling and by what an empty unit counts."))
 
 
 def _objects(section: _Section, run: runs.Run, options: dict) -> None:
@@ -255,7 +273,8 @@ def _published(section: _Section, run: runs.Run) -> None:
     table = published.audit()
     section.text.append(
         f"{published.SOURCE}: the printed MCC follows from the printed precision, recall and specificity in all rows; "
-        "printed Dice and IoU do not, because they were averaged over batches, an empty batch counting 1."
+        "printed Dice and IoU do not. They are means over batches or tiles; on whole slides the two are nearly equal, "
+        "which happens when most of what is averaged counts 1, as an empty batch does by convention."
     )
     _add_figure(section, run, charts.published_audit(), "published_audit", "Printed and implied scores.")
     columns = ["level", "magnification"]
@@ -304,39 +323,41 @@ def _add_table(
 
 def _add_figure(section: _Section, run: runs.Run, figure, name: str, caption: str) -> None:
     run.figure(figure, name)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight", pad_inches=0.1, metadata={"Software": None})
-    section.figures.append({"caption": caption, "data": base64.b64encode(buffer.getvalue()).decode("ascii")})
+    png = (run.arm_dir / "figures" / f"{name}.png").read_bytes()
+    section.figures.append({"caption": caption, "data": base64.b64encode(png).decode("ascii")})
 
 
 def _table(table: pd.DataFrame, caption: str, *, bold_within: list[str] | None = None) -> dict:
     """What the template needs of a table: its header, and cells as (text, is it a number, is it bold)."""
-    table = table.drop(columns=[c for c in table if c in _HIDDEN])
-    table = table.loc[:, ~table.isna().all().to_numpy()] if len(table) else table
     bold = pd.DataFrame(False, index=table.index, columns=table.columns)
     if bold_within:
         scores = [s for s in SCORES if s in table]
         bold[scores] = table[scores] == table.groupby(bold_within, sort=False)[scores].transform("max")
-    rows = []
-    for index, row in table.iterrows():
-        cells = []
-        for column, value in row.items():
-            number = isinstance(value, (int, float)) or hasattr(value, "dtype")
-            cells.append((_text(column, value), number and not isinstance(value, bool), bool(bold.loc[index, column])))
-        rows.append(cells)
-    return {"caption": caption, "header": [str(c).replace("_", " ") for c in table.columns], "rows": rows}
+    if "arm" in table and "magnification" in table:
+        # An arm is named after its magnification, so that one of the two columns is enough.
+        table = table.drop(columns="magnification")
+    kept = [c for c in table if c not in _HIDDEN and not table[c].isna().all()]
+    if "level" in kept and pd.api.types.is_numeric_dtype(table["level"]):
+        kept.remove("level")
+    columns = [_texts(table[c]) for c in kept]
+    number = [pd.api.types.is_numeric_dtype(table[c]) and not pd.api.types.is_bool_dtype(table[c]) for c in kept]
+    rows = [
+        [(text[n], number[k], bool(bold[kept[k]].iloc[n])) for k, text in enumerate(columns)] for n in range(len(table))
+    ]
+    return {"caption": caption, "header": [c.replace("_", " ") for c in kept], "rows": rows}
 
 
-def _text(column: str, value: object) -> str:
-    if value is None or value is pd.NA or value != value:
-        return "-"
-    if isinstance(value, (bool,)) or type(value).__name__ == "bool":
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        if column == "magnification" or value.is_integer() and abs(value) >= 1:
-            return f"{value:g}"
-        return f"{value:.4f}" if column == "prevalence" else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.2g}"
-    return str(value)
+def _texts(column: pd.Series) -> list[str]:
+    """A column as text: whole numbers as such, others with the digits that its smallest numbers need."""
+    if pd.api.types.is_bool_dtype(column):
+        return ["yes" if value else "no" for value in column]
+    if not pd.api.types.is_numeric_dtype(column):
+        short = column.replace({published.SOURCE: "published"})
+        return ["-" if pd.isna(value) else str(value).replace("_", " ") for value in short]
+    values = column.astype("Float64")
+    whole = (values.dropna() % 1 == 0).all() and column.name not in SCORES
+    small = values.abs().max() < 0.05
+    return ["-" if pd.isna(v) else f"{v:.0f}" if whole else f"{v:.4f}" if small else f"{v:.3f}" for v in values]
 
 
 def _render(run: runs.Run, sections: list[_Section]) -> str:
@@ -381,7 +402,7 @@ _PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{{ run }}: comparison of magnifications</title>
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-top: 1px solid #ddd;
 padding-top: 1rem; }
 .note { background: #f4f1e8; padding: .5rem .8rem; } nav ol { columns: 2; padding-left: 1.4rem; }
@@ -390,7 +411,8 @@ figcaption, caption { color: #555; font-size: .9rem; text-align: left; padding: 
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; border-bottom: 1.5px solid #444; padding: .2rem .5rem; vertical-align: bottom; }
-td { border-bottom: 1px solid #e6e6e6; padding: .15rem .5rem; overflow-wrap: anywhere; } td.n { text-align: right; }
+td { border-bottom: 1px solid #e6e6e6; padding: .15rem .5rem; overflow-wrap: break-word; }
+td.n { text-align: right; white-space: nowrap; } td.t { white-space: nowrap; }
 a { color: #0072b2; }
 @media print { body { max-width: none; margin: 0; font-size: 12px; } table { font-size: 7.5px; } .scroll { overflow:
 visible; }
@@ -422,7 +444,8 @@ th, td { padding: .1rem .2rem; } tr { break-inside: avoid; } h2 { break-after: a
 <thead><tr>{% for name in table.header %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}
-<tr>{% for text, number, bold in row %}<td{% if number %} class="n"{% endif %}>{% if bold %}<b>{{ text }}</b>{% else
+<tr>{% for text, number, bold in row %}<td{% if number %} class="n"{% elif text|length < 25 %} class="t"{% endif %}>{%
+if bold %}<b>{{ text }}</b>{% else
 %}{{ text }}{% endif %}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
