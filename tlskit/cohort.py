@@ -1,0 +1,333 @@
+"""The cohort manifest: one row a slide, from a CSV that people fill in by hand.
+
+slides = cohort.read_manifest("data/manifest.csv")
+for row in cohort.slide_rows(slides):
+    with cohort.open_row(row) as slide:
+        ...
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
+
+import pandas as pd
+
+from tlskit.errors import ManifestError
+from tlskit.files import resolve, write_text
+from tlskit.scans import PLAUSIBLE_MPP
+from tlskit.slides import Slide, open_slide
+
+__all__ = ["COLUMNS", "SlideRow", "caption", "open_row", "read_manifest", "slide_rows", "write_manifest"]
+
+#: Columns that a manifest must have. `annotation_path` may be empty where only inference is wanted.
+COLUMNS = ("slide_id", "patient_id", "cancer_type", "slide_path", "annotation_path")
+_OPTIONAL = ("mpp_override", "split")
+_MAY_BE_EMPTY = ("annotation_path", *_OPTIONAL)
+
+#: Names that other tools' manifests use (CLAM, slideflow, TRIDENT), and that people write.
+_ALIASES = {
+    "slide_id": ("slide", "slide_name", "image_id", "wsi_id"),
+    "patient_id": ("patient", "case_id", "case", "subject_id", "subject"),
+    "cancer_type": ("cancer", "tumor_type", "tumour_type", "diagnosis"),
+    "slide_path": ("wsi", "wsi_path", "path", "slide_file", "image_path", "image"),
+    "annotation_path": ("annotation", "annotations", "annotation_file", "geojson", "outlines"),
+    "mpp_override": ("mpp", "um_per_px"),
+    "split": ("set", "subset"),
+}
+_SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+
+_ID = re.compile(r"[A-Za-z0-9._ -]+")
+#: Windows keeps these names for devices.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_MOST_FAULTS = 40
+
+
+class SlideRow(NamedTuple):
+    """One slide of a manifest."""
+
+    slide_id: str
+    patient_id: str
+    cancer_type: str
+    slide_path: str
+    annotation_path: str = ""
+    mpp_override: float = math.nan
+    split: str = ""
+
+
+class _Faults:
+    """Everything that is wrong with a manifest, with row (as a spreadsheet counts) and column."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, str, str]] = []
+
+    def add(self, row: int, column: str, text: str) -> None:
+        self.found.append((row, column, text))
+
+    def raise_if_any(self, path: Path) -> None:
+        if not self.found:
+            return
+        lines = [
+            f"  {f'row {row}, ' if row else ''}{f'column {column}: ' if column else ''}{text}"
+            for row, column, text in sorted(self.found, key=lambda fault: fault[0])
+        ]
+        more = [f"  ... and {len(lines) - _MOST_FAULTS} more"] if len(lines) > _MOST_FAULTS else []
+        count = f"{len(lines)} fault" + ("s" if len(lines) > 1 else "")
+        raise ManifestError("\n".join([f"{path} has {count} (row 1 is the header):", *lines[:_MOST_FAULTS], *more]))
+
+
+def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
+    """Read and check a cohort's manifest.
+
+    A CSV with a header: comma, semicolon or tab between the cells, UTF-8 with or without the mark that Excel writes.
+    Names of columns may be in upper case or those of other tools (``case_id``, ``wsi``, ``mpp``).
+
+    Parameters
+    ----------
+    path
+        Absolute, or relative to the project's root.
+
+    Returns
+    -------
+    DataFrame
+        One row a slide: ``slide_id, patient_id, cancer_type, slide_path, annotation_path`` (text; paths absolute, those
+        in the CSV are relative to it; ``annotation_path`` may be empty), ``mpp_override`` (float, nan where empty),
+        ``split`` (``train``, ``val``, ``test`` or empty), then the CSV's other columns as text. Whether the files
+        exist is not looked at here: a missing slide is that slide's failure (`tlskit check` looks).
+
+    Raises
+    ------
+    ManifestError
+        With every fault at once.
+    """
+    path = resolve(path)
+    header, rows = _cells(path)
+    faults = _Faults()
+    names = _column_names(header, rows, faults)
+    faults.raise_if_any(path)
+
+    records, numbers = [], []
+    for number, cells in rows:
+        if len(cells) < len(header):
+            cells = cells + [""] * (len(header) - len(cells))
+        elif any(cells[len(header) :]):
+            held = "a path or name with the separator in it must stand in quotes"
+            faults.add(number, "", f"has {len(cells)} cells where the header has {len(header)}; {held}")
+        records.append({name: cell for name, cell in zip(names, cells, strict=False) if name})
+        numbers.append(number)
+    if not records:
+        faults.add(0, "", "there is no slide in it, only the header")
+    for number, record in zip(numbers, records, strict=True):
+        _check_record(number, record, path.parent, faults)
+    _check_together(numbers, records, faults)
+    faults.raise_if_any(path)
+
+    table = pd.DataFrame.from_records(records)
+    extra = [name for name in table.columns if name not in (*COLUMNS, *_OPTIONAL)]
+    table["mpp_override"] = table["mpp_override"].astype(float)
+    return table[[*COLUMNS, *_OPTIONAL, *extra]]
+
+
+def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header, and the rows that are not blank with their numbers."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.csv")], n=1)
+        hint = f" Is it {near[0]}?" if near else " Correct `manifest` in the preset, or make it (`tlskit synth`)."
+        raise ManifestError(f"There is no manifest {path}.{hint}") from error
+    except OSError as error:
+        raise ManifestError(f"The manifest {path} cannot be read: {error.strerror or error}.") from error
+    if content[:2] == b"PK":
+        raise ManifestError(f"{path} is an Excel workbook. Save it as CSV UTF-8 (comma separated).")
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        row = content[: error.start].count(b"\n") + 1
+        raise ManifestError(
+            f"{path}, row {row}: a character that is not UTF-8. In Excel: Save As > CSV UTF-8 (comma separated)."
+        ) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    first, _, rest = text.partition("\n")
+    declared = re.fullmatch(r'"?sep=(.)"?', first.strip())
+    if declared:
+        delimiter, text, skipped = declared[1], rest, 1
+    else:
+        unquoted = re.sub(r'"[^"]*"', "", first)
+        delimiter, skipped = max(",;\t", key=unquoted.count), 0
+    try:
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+        # A cell can hold line ends: the number is that of the row's last line.
+        rows = [(reader.line_num + skipped, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as error:
+        raise ManifestError(f"{path}, row {reader.line_num + skipped}: not a CSV row ({error}).") from error
+    if not rows or not any(rows[0][1]):
+        raise ManifestError(f"{path} is empty where a header with the columns {', '.join(COLUMNS)} should be.")
+    return rows[0][1], [(number, cells) for number, cells in rows[1:] if any(cells)]
+
+
+def _column_names(header: list[str], rows: list[tuple[int, list[str]]], faults: _Faults) -> list[str]:
+    """Our names of the header's columns; empty for a column without a name and content."""
+    plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in header]
+    names = [p if p in (*COLUMNS, *_OPTIONAL) else name for p, name in zip(plain, header, strict=True)]
+    for wanted, aliases in _ALIASES.items():
+        candidates = [i for i, p in enumerate(plain) if p in aliases]
+        if wanted not in names and len(candidates) == 1:
+            names[candidates[0]] = wanted
+        elif wanted not in names and candidates:
+            listed = " and ".join(repr(header[i]) for i in candidates)
+            faults.add(1, wanted, f"could be {listed}; name one of them {wanted}")
+    for name in sorted({name for name in names if name and names.count(name) > 1}):
+        faults.add(1, name, "stands twice in the header")
+    ambiguous = {column for _, column, _ in faults.found}
+    for wanted in COLUMNS:
+        if wanted not in names and wanted not in ambiguous:
+            spare = {p: header[i] for i, p in enumerate(plain) if names[i] not in (*COLUMNS, *_OPTIONAL) and p}
+            near = difflib.get_close_matches(wanted, spare, n=1, cutoff=0.6)
+            hint = f"is {spare[near[0]]!r} meant? Rename it" if near else f"the header has: {', '.join(header)}"
+            faults.add(1, wanted, f"is missing; {hint}")
+    for i, name in enumerate(names):
+        if not name and any(cells[i] for _, cells in rows if len(cells) > i):
+            faults.add(1, "", f"column {i + 1} has content but no name")
+    return names
+
+
+def _check_record(number: int, record: dict, folder: Path, faults: _Faults) -> None:
+    """Check one row, and turn its cells into what the table holds."""
+    for name in (*COLUMNS, *_OPTIONAL):
+        if not record.setdefault(name, "") and name not in _MAY_BE_EMPTY:
+            faults.add(number, name, "is empty")
+    for name in ("slide_id", "patient_id"):
+        why = _unsafe(record[name])
+        if why:
+            faults.add(number, name, f"{record[name]!r} {why}")
+    for name in ("slide_path", "annotation_path"):
+        record[name] = _absolute(record[name], folder)
+    record["mpp_override"] = _mpp(number, record["mpp_override"], faults)
+    if record["split"]:
+        split = _SPLITS.get(record["split"].lower())
+        if split is None:
+            near = difflib.get_close_matches(record["split"].lower(), _SPLITS, n=1)
+            hint = f"; is {_SPLITS[near[0]]} meant?" if near else ""
+            faults.add(number, "split", f"{record['split']!r} should be train, val, test or empty{hint}")
+        record["split"] = split or record["split"]
+
+
+def _unsafe(text: str) -> str:
+    """Why an id cannot name a file, or nothing."""
+    if not text:
+        return ""
+    if not _ID.fullmatch(text):
+        return "should hold only letters A-Z, digits, dot, dash, underscore and space: it names files"
+    if text.startswith(".") or text.endswith(".") or _RESERVED.fullmatch(text):
+        return "cannot name a file on every system: it should neither begin nor end with a dot, nor be a device's name"
+    return "is longer than 120 characters: it names files" if len(text) > 120 else ""
+
+
+def _absolute(text: str, folder: Path) -> str:
+    if not text:
+        return ""
+    windows = PureWindowsPath(text)
+    if os.name != "nt" and "\\" in text:
+        if windows.drive:
+            return text  # of another computer: no folder here to put before it
+        text = windows.as_posix()
+    path = Path(text).expanduser()
+    return str(Path(os.path.abspath(folder / path)))
+
+
+def _mpp(number: int, text: str, faults: _Faults) -> float:
+    if not text:
+        return math.nan
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        value = math.inf
+    low, high = PLAUSIBLE_MPP
+    if not low <= value <= high:
+        faults.add(number, "mpp_override", f"{text!r} should be um per pixel between {low:g} and {high:g}, or empty")
+    return value
+
+
+def _check_together(numbers: list[int], records: list[dict], faults: _Faults) -> None:
+    """What no row shows alone: slides that stand twice, patients in two sets."""
+    first_with: dict[tuple[str, str], int] = {}
+    for number, record in zip(numbers, records, strict=True):
+        for name in ("slide_id", "slide_path"):
+            # Folders of Windows and macOS do not tell upper from lower case.
+            key = (name, record[name].lower() if name == "slide_id" else record[name])
+            if not record[name]:
+                continue
+            if key in first_with:
+                faults.add(number, name, f"{record[name]!r} stands in row {first_with[key]} already")
+            first_with.setdefault(key, number)
+    sets = defaultdict(lambda: defaultdict(list))
+    empty = [number for number, record in zip(numbers, records, strict=True) if not record["split"]]
+    for number, record in zip(numbers, records, strict=True):
+        if record["split"]:
+            sets[record["patient_id"]][record["split"]].append(number)
+    for patient, where in sets.items():
+        if len(where) > 1:
+            listed = " and ".join(f"{split} (row {', '.join(map(str, rows))})" for split, rows in where.items())
+            faults.add(max(max(r) for r in where.values()), "split", f"patient {patient!r} stands in {listed}")
+    if sets and empty:
+        listed = ", ".join(map(str, empty[:8])) + (" ..." if len(empty) > 8 else "")
+        faults.add(empty[0], "split", f"is filled for some slides and empty in row {listed}; fill all or none")
+
+
+def slide_rows(manifest: pd.DataFrame) -> Iterator[SlideRow]:
+    """The slides of a manifest, one after another; rows can be sent to other processes."""
+    present = [name for name in SlideRow._fields if name in manifest]
+    for values in manifest[present].itertuples(index=False, name=None):
+        yield SlideRow(**dict(zip(present, values, strict=True)))
+
+
+def open_row(row: SlideRow, *, resolution_by: str = "mpp") -> Slide:
+    """Open a row's slide; its ``mpp_override``, where filled, is its um/px. For errors see `slides.open_slide`."""
+    override = getattr(row, "mpp_override", None)
+    if override is not None and math.isnan(override):
+        override = None
+    return open_slide(row.slide_path, mpp_override=override, resolution_by=resolution_by)
+
+
+def write_manifest(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:
+    """Write a manifest that `read_manifest` reads; paths below the CSV's folder become relative to it.
+
+    Optional columns without content are left out.
+    """
+    path = Path(path)
+    folder = Path(os.path.abspath(path.parent))
+    table = manifest.copy()
+    for name in ("slide_path", "annotation_path"):
+        table[name] = [_relative(value, folder) for value in table[name]]
+    for name in _OPTIONAL:
+        if name in table and (table[name].isna() | (table[name] == "")).all():
+            table = table.drop(columns=name)
+    return write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def _relative(value: str, folder: Path) -> str:
+    if not value:
+        return ""
+    value = Path(value)
+    return value.relative_to(folder).as_posix() if value.is_relative_to(folder) else str(value)
+
+
+def caption(manifest: pd.DataFrame) -> str:
+    """A line for every figure of the cohort: empty, or that its data are synthetic (column ``source``)."""
+    if "source" in manifest and len(manifest) and (manifest["source"] == "synthetic").any():
+        whole = (manifest["source"] == "synthetic").all()
+        return "synthetic data: scores say nothing about patients" if whole else "partly synthetic data"
+    return ""
