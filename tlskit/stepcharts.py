@@ -130,26 +130,36 @@ def training_history(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def stage_bars(stages: pd.DataFrame) -> Figure:
-    """Seconds of each stage of whole-slide inference, one bar a slide and repeat.
+def stage_bars(timings: pd.DataFrame) -> Figure:
+    """Seconds of each stage of whole-slide inference, a slide's mean, beside the time that passed.
+
+    Stages run side by side, so they do not add up; the longest one is what limits. A bar is the mean over slides of
+    each slide's median pass, a line from the shortest to the longest pass of any slide.
 
     Parameters
     ----------
-    stages
-        ``slide_id, repeat, stage, seconds``.
+    timings
+        As `tlskit.timing.time_inference` returns it; warm passes are drawn where there are any.
     """
-    table = stages.pivot_table(index=["slide_id", "repeat"], columns="stage", values="seconds", sort=False)
-    colours = dict(zip(table.columns, (SKY, BLUE, GREEN, PURPLE, VERMILION, ORANGE, GREY) * 3, strict=False))
-    figure, ax = plt.subplots(figsize=(8, 1.4 + 0.32 * len(table)), layout="constrained")
-    left = np.zeros(len(table))
-    places = np.arange(len(table))
-    for stage in table.columns:
-        seconds = table[stage].fillna(0).to_numpy()
-        ax.barh(places, seconds, left=left, color=colours[stage], label=stage, height=0.75)
-        left += seconds
-    ax.set_yticks(places, [f"{slide}, repeat {repeat}" for slide, repeat in table.index], fontsize=8)
+    timings = timings[timings["slide_id"] != ""]
+    timings = timings[timings["warm"]] if timings["warm"].any() else timings
+    order = [s for kind in ("work", "wait") for s in timings.loc[timings["kind"] == kind, "stage"].unique()]
+    by_stage = timings.groupby("stage")["seconds"]
+    typical = timings.groupby(["stage", "slide_id"])["seconds"].median().groupby("stage").mean()
+    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.32 * len(order)), layout="constrained")
+    places = np.arange(len(order))
+    waits = [stage.startswith("wait") for stage in order]
+    ax.barh(places, typical[order], color=[GREY if wait else BLUE for wait in waits], height=0.7)
+    ax.hlines(places, by_stage.min()[order], by_stage.max()[order], color="0.2", linewidth=1)
+    ax.axvline(typical["wall"], color=VERMILION, linewidth=1.5)
+    ax.annotate(
+        f"time that passed: {typical['wall']:.1f} s", (typical["wall"], -0.6), ha="right", va="bottom", fontsize=8,
+        color=VERMILION, xytext=(-4, 0), textcoords="offset points", annotation_clip=False,
+    )  # fmt: skip
+    ax.set_yticks(places, [stage.replace("wait_", "waiting: ").replace("_", " ") for stage in order], fontsize=9)
     ax.invert_yaxis()
-    ax.set_xlabel("seconds")
+    ax.set_xlim(0, None)
+    n_slides = timings["slide_id"].nunique()
+    ax.set_xlabel(f"seconds a slide ({n_slides} slide{'s' * (n_slides != 1)}; stages run side by side)")
     ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=min(7, len(table.columns)), frameon=False, fontsize=8)
     return figure
