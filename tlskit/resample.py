@@ -9,7 +9,9 @@ whatever order a BLAS adds in.
 
 from __future__ import annotations
 
+import functools
 import math
+import threading
 
 import cv2
 import numpy as np
@@ -51,8 +53,7 @@ def area_weights(start: int, count: int, ratio: float, total: int) -> tuple[np.n
     first : (count,) int64
         Source pixel that the first weight belongs to.
     weights : (count, taps) float64
-        Whole numbers that sum to `total` in each row: the fractions covered, rounded, with the rounding's remainder
-        given to the largest.
+        Whole numbers that sum to `total` in each row: the fractions covered, rounded.
     """
     index = np.arange(start, start + count, dtype=np.float64)
     low, high = index * ratio, (index + 1) * ratio
@@ -60,9 +61,9 @@ def area_weights(start: int, count: int, ratio: float, total: int) -> tuple[np.n
     pixel = first[:, None] + np.arange(math.ceil(ratio) + 1)
     covered = np.clip(np.minimum(high[:, None], pixel + 1) - np.maximum(low[:, None], pixel), 0, None)
     covered[covered < _EDGE] = 0
-    weights = np.rint(covered / covered.sum(1, keepdims=True) * total)
-    weights[np.arange(count), weights.argmax(1)] += total - weights.sum(1)
-    return first, weights
+    # Running sums are rounded, not weights: no remainder piles up on one pixel, and the last sum is the total.
+    reached = np.rint(np.cumsum(covered, axis=1) / covered.sum(1, keepdims=True) * total)
+    return first, np.diff(reached, axis=1, prepend=0)
 
 
 def area_average(
@@ -107,7 +108,11 @@ def area_average(
         )
     if ratio == 1:
         out[:] = source
-    elif ratio == 2 and out.strides[1:] == (3, 1):
+    elif out.strides[1:] != (3, 1):
+        out[:] = area_average(
+            source, ratio=ratio, x_px=x_px, y_px=y_px, width_px=width_px, height_px=height_px, source_x=x0, source_y=y0
+        )
+    elif ratio == 2:
         # The same bits as below ((a + b + c + d + 2) >> 2), an order of magnitude sooner.
         cv2.resize(source, (width_px, height_px), dst=out, interpolation=cv2.INTER_AREA)
     else:
@@ -116,6 +121,7 @@ def area_average(
 
 
 def _average(source, ratio, x_px, y_px, x0, y0, out) -> None:
+    """Rows first, then columns, in pieces that fit the processor's cache and in memory that is used again and again."""
     height_px, width_px = out.shape[:2]
     rows = _groups(y_px, height_px, ratio, _ROW_TOTAL, 1)
     step = max(8, int(_CHUNK_COLUMNS / ratio) // 8 * 8)
@@ -128,31 +134,54 @@ def _average(source, ratio, x_px, y_px, x0, y0, out) -> None:
         before = max(0, max(c0 - g[2] for g in columns))
         after = max(0, max(g[2] + (len(g[4]) - 1) * g[3] + g[4].shape[1] // 3 - c1 for g in columns))
         span = (before + c1 - c0 + after) * 3
-        for first, count, base, stride, weights in rows:
-            depth = (len(weights) - 1) * stride + weights.shape[2]
-            plane = np.zeros((depth, span), np.float32)
+        for first, count, base, apart, weights in rows:
+            n, block, taps = weights.shape
+            depth = (n - 1) * apart + taps
+            plane = _workspace("plane", depth * span).reshape(depth, span)
             top, bottom = max(base, y0), min(base + depth, y0 + source.shape[0])
-            plane[top - base : bottom - base, before * 3 : (before + c1 - c0) * 3] = source[
-                top - y0 : bottom - y0, c0 - x0 : c1 - x0
-            ].reshape(bottom - top, -1)
-            a, b = plane.strides
-            blocks = as_strided(plane, (len(weights), weights.shape[2], span), (stride * a, a, b), writeable=False)
-            tall = np.matmul(weights, blocks).reshape(-1, span)[:count]
-            np.multiply(tall, _ROW_SHIFT, out=tall)
+            piece = source[top - y0 : bottom - y0, c0 - x0 : c1 - x0]
+            plane[top - base : bottom - base, before * 3 : (before + c1 - c0) * 3] = piece.reshape(bottom - top, -1)
+            stack = as_strided(plane, (n, taps, span), (apart * span * 4, span * 4, 4))
+            tall = _workspace("tall", n * block * span).reshape(n, block, span)
+            np.matmul(weights, stack, out=tall)
+            tall *= _ROW_SHIFT
             np.rint(tall, out=tall)
-            a, b = tall.strides
-            for at, wide, start, apart, matrix in columns:
-                n, taps, made = matrix.shape
-                offset = (start - c0 + before) * 3
-                view = as_strided(tall[:, offset:], (n, count, taps), (apart * 3 * b, a, b), writeable=False)
-                result = np.matmul(view, matrix)  # (n, count, made)
-                result += 0.5 / _COLUMN_SHIFT
-                result *= _COLUMN_SHIFT
-                target = out[first : first + count, left + at : left + at + wide]
-                flat = result.transpose(1, 0, 2).reshape(count, n * made)[:, : wide * 3]
-                np.copyto(target, flat.reshape(count, wide, 3), casting="unsafe")
+            tall = tall.reshape(n * block, span)[:count]
+            for at, wide, start, between, matrix in columns:
+                _across(
+                    tall, (start - c0 + before) * 3, between * 3, matrix, out[first : first + count, left + at :], wide
+                )
 
 
+def _across(tall, offset, between, matrix, out, wide) -> None:
+    """Average columns of one group: float32 rows `tall` into the first `wide` pixels of the rows of `out`."""
+    count, span = tall.shape
+    n, taps, made = matrix.shape
+    stack = as_strided(tall[:, offset:], (n, count, taps), (between * 4, span * 4, 4))
+    result = _workspace("result", n * count * made).reshape(n, count, made)
+    np.matmul(stack, matrix, out=result)
+    result += 0.5 / _COLUMN_SHIFT
+    result *= _COLUMN_SHIFT
+    full, rest = divmod(wide * 3, made)
+    target = as_strided(out, (count, full, made), (out.strides[0], made, 1))
+    np.copyto(target, result[:full].transpose(1, 0, 2), casting="unsafe")
+    if rest:
+        np.copyto(out[:, full * made // 3 : wide], result[full, :, :rest].reshape(count, -1, 3), casting="unsafe")
+
+
+def _workspace(name: str, size: int) -> np.ndarray:
+    """Float32 memory of this thread; what is in it is left over but finite."""
+    held = getattr(_threads, name, None)
+    if held is None or held.size < size:
+        held = np.zeros(size, np.float32)
+        setattr(_threads, name, held)
+    return held[:size]
+
+
+_threads = threading.local()
+
+
+@functools.lru_cache(maxsize=256)
 def _groups(start: int, count: int, ratio: float, total: int, channels: int) -> list[tuple]:
     """Weights as stacks of small matrices, each for a few output pixels, whose inputs start at even steps.
 

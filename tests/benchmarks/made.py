@@ -1,0 +1,82 @@
+"""Slides for the benchmarks, made on the spot and kept in ``outputs/benchmarks/work``."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+
+from tests.benchmarks.harness import WORK
+
+#: um/px of level 0, as a nominal 40x scan has it.
+MPP0 = 0.25
+OBJECTIVE_POWER = 40
+QUALITY = 80
+TILE_PX = 256
+
+
+def halving(side_px: int) -> Path:
+    """A square slide with levels 1, 2, 4, ... (JPEG Q80, YCbCr 4:2:0, half glass, about 1.3 bit a pixel)."""
+    path = WORK / f"halving_{side_px}.tif"
+    if not path.exists():
+        import pyvips
+
+        field = pyvips.Image.new_from_array(_tissue(4096)).copy(interpretation="srgb")
+        half = -(-side_px // 4096)
+        glass = (pyvips.Image.black(side_px, side_px) + [243, 242, 244]).cast("uchar")
+        picture = glass.insert(field.replicate(half, half).crop(0, 0, side_px, side_px // 2), 0, side_px // 4)
+        picture = picture.copy(interpretation="srgb", xres=1000 / MPP0, yres=1000 / MPP0)
+        picture.set_type(pyvips.GValue.gstr_type, "image-description", _description(side_px))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part.tif")
+        picture.tiffsave(
+            str(partial), tile=True, tile_width=TILE_PX, tile_height=TILE_PX, compression="jpeg", Q=QUALITY,
+            pyramid=True, bigtiff=True, resunit="cm",
+        )  # fmt: skip
+        os.replace(partial, path)
+    return path
+
+
+def quartering(side_px: int) -> Path:
+    """The same slide with levels 1, 4, 16, as Aperio's scanners write: the very same coded tiles."""
+    path = WORK / f"quartering_{side_px}.tif"
+    if not path.exists():
+        source = halving(side_px)
+        partial = path.with_suffix(".part.tif")
+        with tifffile.TiffFile(source) as tiff, tifffile.TiffWriter(partial, bigtiff=True) as out:
+            for level in (0, 2, 4):
+                page = tiff.pages[level]
+                coded = tiff.filehandle.read_segments(page.dataoffsets, page.databytecounts, sort=False)
+                out.write(
+                    (data for data, _ in coded),
+                    shape=page.shape, dtype=page.dtype, tile=(TILE_PX, TILE_PX), photometric="ycbcr",
+                    compression="jpeg", jpegtables=page.jpegtables, subsampling=(2, 2), metadata=None,
+                    description=_description(side_px), subfiletype=0 if level == 0 else 1,
+                )  # fmt: skip
+        os.replace(partial, path)
+    return path
+
+
+def _description(side_px: int) -> str:
+    return (
+        f"Aperio Image Library made\n{side_px}x{side_px} [0,0 {side_px}x{side_px}] ({TILE_PX}x{TILE_PX}) "
+        f"JPEG/RGB Q={QUALITY}|AppMag = {OBJECTIVE_POWER}|MPP = {MPP0}"
+    )
+
+
+def _tissue(side_px: int) -> np.ndarray:
+    """A field that costs a JPEG decoder what H&E costs it: nuclei on a mottled ground, (side, side, 3) uint8."""
+    rng = np.random.default_rng(1)
+
+    def noise(sigma):
+        field = rng.standard_normal((side_px // max(1, int(sigma / 2)),) * 2).astype(np.float32)
+        field = cv2.resize(field, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
+        return field / field.std()
+
+    nuclei = 1 / (1 + np.exp(-6 * (noise(14) - 1.0)))
+    ground = 0.5 + 0.15 * noise(80) + 0.12 * noise(10)
+    grain = 0.05 * noise(3)
+    haematoxylin = np.clip(1.2 * nuclei + grain, 0, None)[..., None] * np.float32([0.65, 0.70, 0.29])
+    eosin = np.clip(ground + grain, 0, None)[..., None] * np.float32([0.07, 0.75, 0.15])
+    return np.clip(243 * np.exp(-haematoxylin - eosin), 0, 255).astype(np.uint8)
