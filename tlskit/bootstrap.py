@@ -170,21 +170,20 @@ class _Arm:
     defined scores and their number.
     """
 
-    def __init__(self, key: dict, group: pd.DataFrame, patients: list, scores: Sequence[str], pooling: str):
+    def __init__(self, key: dict, group: pd.DataFrame, patients: np.ndarray, scores: Sequence[str], pooling: str):
         self.key, self.scores, self.pooling = key, list(scores), pooling
         self.n_patients = len(patients)
         self.n_slides = group["slide_id"].nunique() if "slide_id" in group else 0
-        if pooling == "pooled":
-            units = group.groupby("patient_id")[list(COUNTS)].sum()
+        patient = np.searchsorted(patients, group["patient_id"].to_numpy(object))
+        counts = group[list(COUNTS)].to_numpy(np.float64)
+        if pooling == "per_slide":
+            _, first, slide = np.unique(group["slide_id"].to_numpy(object), return_index=True, return_inverse=True)
+            units = _scores_summed(_summed(counts, slide, len(first)), self.scores)
+            self.units = _summed(units, patient[first], len(patients))
         else:
-            of = group.groupby(["patient_id"] if pooling == "per_patient" else ["patient_id", "slide_id"])[
-                list(COUNTS)
-            ].sum()
-            values = pd.DataFrame(ratios(*(of[c].to_numpy() for c in COUNTS)), index=of.index)[self.scores]
-            units = (
-                pd.concat([values.fillna(0), values.notna().astype(float)], axis=1).groupby(level="patient_id").sum()
-            )
-        self.units = units.loc[patients].to_numpy(np.float64)
+            self.units = _summed(counts, patient, len(patients))
+            if pooling == "per_patient":
+                self.units = _scores_summed(self.units, self.scores)
         # Scores do not change with the scale of the counts; squares of gigapixels would be needlessly large.
         if pooling == "pooled":
             self.units = self.units / max(1.0, self.units.sum())
@@ -211,6 +210,20 @@ class _Arm:
         """Score and standard error of each draw."""
         value, gradient = self.value_and_gradient(name, sums)
         return value, _standard_error(gradient, squares)
+
+
+def _summed(values: np.ndarray, owner: np.ndarray, n: int) -> np.ndarray:
+    """Sums of rows by their owner, ``(n, k)``."""
+    sums = np.zeros((n, values.shape[1]))
+    np.add.at(sums, owner, values)
+    return sums
+
+
+def _scores_summed(counts: np.ndarray, scores: list[str]) -> np.ndarray:
+    """Of each unit its scores (0 where undefined), and whether they are defined, ``(n, 2 m)``."""
+    of_unit = ratios(*counts.T)
+    values = np.stack([of_unit[name] for name in scores], axis=1)
+    return np.concatenate([np.nan_to_num(values), ~np.isnan(values)], axis=1)
 
 
 #: Scores that are a ratio of two linear functions of (tp, fp, fn, tn).
@@ -273,7 +286,8 @@ def _interval(
 ) -> tuple[float, float, str]:
     """Ends of the interval, and how it was made: ``bootstrap-t``, ``percentile`` or ``none``."""
     values, errors = sample
-    estimate, error = float(observed[0][0]), float(observed[1][0])
+    # As arrays: 0/0 is then nan, which is looked for below, and not an exception.
+    estimate, error = observed[0][0], observed[1][0] * np.sqrt(n_patients / max(1, n_patients - 1))
     defined = values[~np.isnan(values)]
     # Of one patient every draw is the same: no interval, rather than one of no width.
     if n_patients < 2 or np.isnan(estimate) or len(defined) < len(values) / 2:
@@ -303,8 +317,7 @@ def _arms(counts: pd.DataFrame, *, by: list[str], scores: Sequence[str], pooling
     if pooling not in _POOLINGS:
         raise ParameterError(
             f"The bootstrap over patients knows {', '.join(_POOLINGS)}, not {pooling!r}: a batch holds tiles of "
-            f"several "
-            "patients."
+            "several patients."
         )
     unknown = [name for name in scores if name not in SCORES]
     if unknown:
@@ -314,20 +327,19 @@ def _arms(counts: pd.DataFrame, *, by: list[str], scores: Sequence[str], pooling
     groups = list(counts.groupby(by, sort=False)) if by else [((), counts)]
     ids = ["patient_id", "slide_id"] if "slide_id" in counts else ["patient_id"]
     first_key, first = groups[0]
-    expected = set(map(tuple, first[ids].drop_duplicates().to_numpy()))
+    expected = set(zip(*(first[c] for c in ids), strict=True))
     for key, group in groups[1:]:
-        there = set(map(tuple, group[ids].drop_duplicates().to_numpy()))
+        there = set(zip(*(group[c] for c in ids), strict=True))
         if there != expected:
             differing = ", ".join("/".join(i) for i in sorted(there ^ expected)[:5])
             raise ComparisonError(
                 f"The arms {first_key[0]} and {key[0]} stand on different slides ({differing}): a paired "
-                f"comparison needs "
-                "the same patients and slides in all arms."
+                "comparison needs the same patients and slides in all arms."
             )
     for column in ("split", "threshold_by", "grid_mpp"):
         if column in counts and column not in by and counts[column].nunique() > 1:
             raise ParameterError(f"The counts mix several values of `{column}`: select one of them first.")
-    patients = sorted(first["patient_id"].unique())
+    patients = np.array(sorted(first["patient_id"].unique()), dtype=object)
     return [_Arm(dict(zip(by, key, strict=True)), group, patients, scores, pooling) for key, group in groups]
 
 
