@@ -26,7 +26,17 @@ from tlskit.files import resolve, write_text
 from tlskit.scans import PLAUSIBLE_MPP
 from tlskit.slides import Slide, open_slide
 
-__all__ = ["COLUMNS", "SlideRow", "caption", "open_row", "read_manifest", "slide_rows", "write_manifest"]
+__all__ = [
+    "COLUMNS",
+    "Fault",
+    "SlideRow",
+    "caption",
+    "inspect_manifest",
+    "open_row",
+    "read_manifest",
+    "slide_rows",
+    "write_manifest",
+]
 
 #: Columns that a manifest must have. `annotation_path` may be empty where only inference is wanted.
 COLUMNS = ("slide_id", "patient_id", "cancer_type", "slide_path", "annotation_path")
@@ -66,25 +76,16 @@ class SlideRow(NamedTuple):
     split: str = ""
 
 
-class _Faults:
-    """Everything that is wrong with a manifest, with row (as a spreadsheet counts) and column."""
+class Fault(NamedTuple):
+    """Something wrong with a manifest; `row` counts as a spreadsheet does (the header is 1), 0 is the whole file."""
 
-    def __init__(self) -> None:
-        self.found: list[tuple[int, str, str]] = []
+    row: int
+    column: str
+    text: str
 
-    def add(self, row: int, column: str, text: str) -> None:
-        self.found.append((row, column, text))
-
-    def raise_if_any(self, path: Path) -> None:
-        if not self.found:
-            return
-        lines = [
-            f"  {f'row {row}, ' if row else ''}{f'column {column}: ' if column else ''}{text}"
-            for row, column, text in sorted(self.found, key=lambda fault: fault[0])
-        ]
-        more = [f"  ... and {len(lines) - _MOST_FAULTS} more"] if len(lines) > _MOST_FAULTS else []
-        count = f"{len(lines)} fault" + ("s" if len(lines) > 1 else "")
-        raise ManifestError("\n".join([f"{path} has {count} (row 1 is the header):", *lines[:_MOST_FAULTS], *more]))
+    def __str__(self) -> str:
+        row, column = f"row {self.row}, " if self.row else "", f"column {self.column}: " if self.column else ""
+        return f"{row}{column}{self.text}"
 
 
 def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
@@ -111,32 +112,45 @@ def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
     ManifestError
         With every fault at once.
     """
+    table, faults = inspect_manifest(path)
+    if faults:
+        lines = [f"  {fault}" for fault in faults[:_MOST_FAULTS]]
+        if len(faults) > _MOST_FAULTS:
+            lines.append(f"  ... and {len(faults) - _MOST_FAULTS} more")
+        count = f"{len(faults)} fault" + ("s" if len(faults) > 1 else "")
+        raise ManifestError("\n".join([f"{resolve(path)} has {count} (row 1 is the header):", *lines]))
+    return table
+
+
+def inspect_manifest(path: str | os.PathLike) -> tuple[pd.DataFrame, list[Fault]]:
+    """The rows of a manifest that have no fault, as of `read_manifest`, and the faults by row.
+
+    Raises
+    ------
+    ManifestError
+        If the file is missing or no CSV at all.
+    """
     path = resolve(path)
     header, rows = _cells(path)
-    faults = _Faults()
+    faults: list[Fault] = []
     names = _column_names(header, rows, faults)
-    faults.raise_if_any(path)
-
-    records, numbers = [], []
+    records: dict[int, dict] = {}
     for number, cells in rows:
-        if len(cells) < len(header):
-            cells = cells + [""] * (len(header) - len(cells))
-        elif any(cells[len(header) :]):
-            held = "a path or name with the separator in it must stand in quotes"
-            faults.add(number, "", f"has {len(cells)} cells where the header has {len(header)}; {held}")
-        records.append({name: cell for name, cell in zip(names, cells, strict=False) if name})
-        numbers.append(number)
-    if not records:
-        faults.add(0, "", "there is no slide in it, only the header")
-    for number, record in zip(numbers, records, strict=True):
+        if any(cells[len(header) :]):
+            text = f"has {len(cells)} cells where the header has {len(header)}; quote a cell that holds a separator"
+            faults.append(Fault(number, "", text))
+        cells = cells + [""] * (len(header) - len(cells))
+        record = {name: cell for name, cell in zip(names, cells, strict=False) if name}
         _check_record(number, record, path.parent, faults)
-    _check_together(numbers, records, faults)
-    faults.raise_if_any(path)
-
-    table = pd.DataFrame.from_records(records)
-    extra = [name for name in table.columns if name not in (*COLUMNS, *_OPTIONAL)]
+        records[number] = record
+    if not records:
+        faults.append(Fault(0, "", "there is no slide in it, only the header"))
+    _check_together(records, faults)
+    faulty = {fault.row for fault in faults}
+    table = pd.DataFrame.from_records([record for number, record in records.items() if number not in faulty])
+    table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *_OPTIONAL, *table.columns])))
     table["mpp_override"] = table["mpp_override"].astype(float)
-    return table[[*COLUMNS, *_OPTIONAL, *extra]]
+    return table, sorted(faults, key=lambda fault: fault.row)
 
 
 def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -178,7 +192,7 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return rows[0][1], [(number, cells) for number, cells in rows[1:] if any(cells)]
 
 
-def _column_names(header: list[str], rows: list[tuple[int, list[str]]], faults: _Faults) -> list[str]:
+def _column_names(header: list[str], rows: list[tuple[int, list[str]]], faults: list[Fault]) -> list[str]:
     """Our names of the header's columns; empty for a column without a name and content."""
     plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in header]
     names = [p if p in (*COLUMNS, *_OPTIONAL) else name for p, name in zip(plain, header, strict=True)]
@@ -188,31 +202,32 @@ def _column_names(header: list[str], rows: list[tuple[int, list[str]]], faults: 
             names[candidates[0]] = wanted
         elif wanted not in names and candidates:
             listed = " and ".join(repr(header[i]) for i in candidates)
-            faults.add(1, wanted, f"could be {listed}; name one of them {wanted}")
+            faults.append(Fault(1, wanted, f"could be {listed}; name one of them {wanted}"))
     for name in sorted({name for name in names if name and names.count(name) > 1}):
-        faults.add(1, name, "stands twice in the header")
-    ambiguous = {column for _, column, _ in faults.found}
+        faults.append(Fault(1, name, "stands twice in the header"))
+    ambiguous = {column for _, column, _ in faults}
     for wanted in COLUMNS:
         if wanted not in names and wanted not in ambiguous:
             spare = {p: header[i] for i, p in enumerate(plain) if names[i] not in (*COLUMNS, *_OPTIONAL) and p}
             near = difflib.get_close_matches(wanted, spare, n=1, cutoff=0.6)
             hint = f"is {spare[near[0]]!r} meant? Rename it" if near else f"the header has: {', '.join(header)}"
-            faults.add(1, wanted, f"is missing; {hint}")
+            faults.append(Fault(1, wanted, f"is missing; {hint}"))
     for i, name in enumerate(names):
         if not name and any(cells[i] for _, cells in rows if len(cells) > i):
-            faults.add(1, "", f"column {i + 1} has content but no name")
+            faults.append(Fault(1, "", f"column {i + 1} has content but no name"))
     return names
 
 
-def _check_record(number: int, record: dict, folder: Path, faults: _Faults) -> None:
+def _check_record(number: int, record: dict, folder: Path, faults: list[Fault]) -> None:
     """Check one row, and turn its cells into what the table holds."""
     for name in (*COLUMNS, *_OPTIONAL):
-        if not record.setdefault(name, "") and name not in _MAY_BE_EMPTY:
-            faults.add(number, name, "is empty")
+        if record.setdefault(name) == "" and name not in _MAY_BE_EMPTY:
+            faults.append(Fault(number, name, "is empty"))
+        record[name] = record[name] or ""  # the header's fault, where it lacks the column
     for name in ("slide_id", "patient_id"):
         why = _unsafe(record[name])
         if why:
-            faults.add(number, name, f"{record[name]!r} {why}")
+            faults.append(Fault(number, name, f"{record[name]!r} {why}"))
     for name in ("slide_path", "annotation_path"):
         record[name] = _absolute(record[name], folder)
     record["mpp_override"] = _mpp(number, record["mpp_override"], faults)
@@ -221,7 +236,7 @@ def _check_record(number: int, record: dict, folder: Path, faults: _Faults) -> N
         if split is None:
             near = difflib.get_close_matches(record["split"].lower(), _SPLITS, n=1)
             hint = f"; is {_SPLITS[near[0]]} meant?" if near else ""
-            faults.add(number, "split", f"{record['split']!r} should be train, val, test or empty{hint}")
+            faults.append(Fault(number, "split", f"{record['split']!r} should be train, val, test or empty{hint}"))
         record["split"] = split or record["split"]
 
 
@@ -248,7 +263,7 @@ def _absolute(text: str, folder: Path) -> str:
     return str(Path(os.path.abspath(folder / path)))
 
 
-def _mpp(number: int, text: str, faults: _Faults) -> float:
+def _mpp(number: int, text: str, faults: list[Fault]) -> float:
     if not text:
         return math.nan
     try:
@@ -257,34 +272,33 @@ def _mpp(number: int, text: str, faults: _Faults) -> float:
         value = math.inf
     low, high = PLAUSIBLE_MPP
     if not low <= value <= high:
-        faults.add(number, "mpp_override", f"{text!r} should be um per pixel between {low:g} and {high:g}, or empty")
+        faults.append(
+            Fault(number, "mpp_override", f"{text!r} should be um per pixel between {low:g} and {high:g}, or empty")
+        )
     return value
 
 
-def _check_together(numbers: list[int], records: list[dict], faults: _Faults) -> None:
+def _check_together(records: dict[int, dict], faults: list[Fault]) -> None:
     """What no row shows alone: slides that stand twice, patients in two sets."""
     first_with: dict[tuple[str, str], int] = {}
-    for number, record in zip(numbers, records, strict=True):
+    sets = defaultdict(lambda: defaultdict(list))
+    for number, record in records.items():
         for name in ("slide_id", "slide_path"):
             # Folders of Windows and macOS do not tell upper from lower case.
             key = (name, record[name].lower() if name == "slide_id" else record[name])
-            if not record[name]:
-                continue
-            if key in first_with:
-                faults.add(number, name, f"{record[name]!r} stands in row {first_with[key]} already")
-            first_with.setdefault(key, number)
-    sets = defaultdict(lambda: defaultdict(list))
-    empty = [number for number, record in zip(numbers, records, strict=True) if not record["split"]]
-    for number, record in zip(numbers, records, strict=True):
-        if record["split"]:
+            if record[name] and first_with.setdefault(key, number) != number:
+                faults.append(Fault(number, name, f"{record[name]!r} stands in row {first_with[key]} already"))
+        if record["split"] in _SPLITS.values():
             sets[record["patient_id"]][record["split"]].append(number)
     for patient, where in sets.items():
         if len(where) > 1:
             listed = " and ".join(f"{split} (row {', '.join(map(str, rows))})" for split, rows in where.items())
-            faults.add(max(max(r) for r in where.values()), "split", f"patient {patient!r} stands in {listed}")
+            last = max(max(rows) for rows in where.values())
+            faults.append(Fault(last, "split", f"patient {patient!r} stands in {listed}"))
+    empty = [number for number, record in records.items() if not record["split"]]
     if sets and empty:
         listed = ", ".join(map(str, empty[:8])) + (" ..." if len(empty) > 8 else "")
-        faults.add(empty[0], "split", f"is filled for some slides and empty in row {listed}; fill all or none")
+        faults.append(Fault(empty[0], "split", f"is filled for some slides, empty in row {listed}; fill all or none"))
 
 
 def slide_rows(manifest: pd.DataFrame) -> Iterator[SlideRow]:

@@ -1,0 +1,161 @@
+"""What would go wrong in a run, found before it: the manifest, each slide, its scale, its outlines, the split.
+
+table = checks.check_manifest("data/manifest.csv", target_class="TLS")
+print(checks.as_text(table))
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from tlskit import cohort, splitting
+from tlskit.errors import LeakageError, ManifestError
+from tlskit.inspection import COLUMNS, PLAUSIBLE_UM2, Finding, Wanted, inspect_slide
+
+__all__ = ["COLUMNS", "SEVERITIES", "as_text", "check_manifest"]
+
+#: error: the slide, or the run, will fail. warning: look at it. note: worth knowing. ok: nothing was found.
+SEVERITIES = ("error", "warning", "note", "ok")
+
+
+def check_manifest(
+    path: str | Path,
+    *,
+    target_class: str | Sequence[str],
+    resolution_by: str = "mpp",
+    tile_px: int = 512,
+    magnifications: Sequence[float] = (20, 10, 4, 1),
+    ignore_class: str | Sequence[str] | None = None,
+    missing_target: str = "error",
+    split_ratios: Sequence[float] = (0.70, 0.15, 0.15),
+    seed: int = 0,
+    plausible_um2: tuple[float, float] = PLAUSIBLE_UM2,
+    workers: int = 2,
+) -> pd.DataFrame:
+    """Open every slide of a manifest and read its outlines, and say what is wrong.
+
+    Parameters
+    ----------
+    path
+        The manifest; rows with faults are reported, the others looked at all the same.
+    target_class, ignore_class, missing_target
+        See `annotations.read_targets` and `annotations.read_ignored`.
+    resolution_by
+        See `slides.open_slide`.
+    tile_px, magnifications
+        Of the run: whether the scans have that resolution, and a tile's room.
+    split_ratios, seed
+        Of the run: whether the patients can be split so.
+    plausible_um2
+        Areas between which a target is believed.
+    workers
+        Slides looked at together.
+
+    Returns
+    -------
+    DataFrame
+        ``severity`` (error, warning, note, ok), ``slide_id`` (empty: the whole cohort), ``problem`` (``manifest``,
+        ``slide``, ``scale``, ``pixels``, ``size``, ``outlines``, ``class``, ``area``, ``place``, ``split``, ``leak``
+        or ``ok``), ``what``, ``remedy``. Errors first, then in the manifest's order. A slide without error or warning
+        has one row ``ok`` that says what was found.
+    """
+    whole = Finding("")
+    try:
+        slides, faults = cohort.inspect_manifest(path)
+    except ManifestError as error:
+        slides, faults = pd.DataFrame(columns=[*cohort.COLUMNS, "mpp_override", "split"]), []
+        whole.add_error("manifest", error)
+    for fault in faults:
+        whole.add("error", "manifest", f"{fault}.", "Correct the CSV.")
+    wanted = Wanted(
+        target_class, resolution_by, tile_px, magnifications, ignore_class, missing_target, plausible_um2
+    )  # fmt: skip
+    rows = list(cohort.slide_rows(slides))
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        looks = pool.map(lambda row: inspect_slide(row, wanted), rows)
+        found = list(tqdm(looks, total=len(rows), desc="check", unit="slide", disable=not rows))
+    if not faults and rows:
+        _look_at_split(slides, found, whole, split_ratios, seed)
+    _look_at_cohort(slides, found, whole, ignore_class)
+    table = pd.DataFrame([row for finding in (whole, *found) for row in finding.rows], columns=list(COLUMNS))
+    order = table["severity"].map({name: i for i, name in enumerate(SEVERITIES)})
+    return table.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
+
+
+def _look_at_split(slides: pd.DataFrame, found: list[Finding], whole: Finding, split_ratios, seed: int) -> None:
+    try:
+        split = splitting.split_patients(slides, ratios=split_ratios, seed=seed)
+    except (LeakageError, ValueError) as error:
+        whole.add_error("split", error)
+        return
+    sets = dict(zip(split["patient_id"], split["split"], strict=True))
+    held = defaultdict(int)
+    for patient, finding in zip(slides["patient_id"], found, strict=True):
+        held[sets[patient]] += finding.n_targets or 0
+    for name in dict.fromkeys(split["split"]):
+        if not held[name]:
+            whole.add(
+                "warning", "split", f"No slide of the set {name} holds a target.",
+                "Change `seed`, or fill the manifest's `split` column by hand.",
+            )  # fmt: skip
+    counts = split["split"].value_counts()
+    listed = ", ".join(f"{name} {counts[name]}" for name in splitting.SPLITS if name in counts)
+    whole.add("note", "split", f"Patients by set: {listed}.")
+    types = slides.groupby("patient_id")["cancer_type"].unique()
+    for patient, several in types[types.map(len) > 1].items():
+        whole.add(
+            "warning", "split", f"Patient {patient} has the cancer types {', '.join(sorted(several))}.",
+            "If that is a slip, correct it; the first in the alphabet is used for the split.",
+        )  # fmt: skip
+
+
+def _look_at_cohort(slides: pd.DataFrame, found: list[Finding], whole: Finding, ignore_class) -> None:
+    patients = dict(zip(slides["slide_id"], slides["patient_id"], strict=True))
+    same = defaultdict(list)
+    for finding in found:
+        if finding.fingerprint:
+            same[finding.fingerprint].append(finding.slide_id)
+    for ids in same.values():
+        if len(ids) > 1:
+            between = len({patients[i] for i in ids}) > 1
+            whole.add(
+                "error" if between else "warning", "leak", f"Slides {', '.join(ids)} are the same scan.",
+                "It may reach training and test; keep one of them.",
+            )  # fmt: skip
+    scales = Counter(f"{finding.mpp0:.2g}" for finding in found if finding.mpp0 == finding.mpp0)
+    if len(scales) > 1:
+        listed = ", ".join(f"{n} at {mpp} um/px" for mpp, n in scales.most_common())
+        whole.add("note", "scale", f"Scans differ ({listed}); all are read at the same um/px.")
+    if found and not any(finding.n_targets for finding in found):
+        whole.add("error", "class", "No slide holds a target.", "Check `target_class` and the outlines.")
+    if ignore_class and found and not any(finding.n_ignored for finding in found):
+        whole.add("warning", "class", f"No slide holds the ignored class {ignore_class!r}.", "Check `ignore_class`.")
+
+
+def as_text(table: pd.DataFrame, *, width: int = 110) -> str:
+    """A table of `check_manifest` as lines that fit a terminal, with a count at the end."""
+    return "\n".join([*_lines(table, width), _count(table)])
+
+
+def _lines(table: pd.DataFrame, width: int) -> Iterator[str]:
+    for row in table.itertuples():
+        head = f"{row.severity.upper():<8}{row.slide_id or 'cohort'}"
+        text = row.what if row.problem == "ok" else f"{row.problem}: {row.what}"
+        yield from textwrap.wrap(f"{head}  {text}", width, subsequent_indent=" " * 10, break_long_words=False)
+        if row.remedy:
+            yield from textwrap.wrap(
+                f"-> {row.remedy}", width, initial_indent=" " * 8, subsequent_indent=" " * 11, break_long_words=False
+            )
+
+
+def _count(table: pd.DataFrame) -> str:
+    counted = Counter(table["severity"])
+    named = [f"{counted[name]} {name}{'' if counted[name] == 1 else 's'}" for name in ("error", "warning")]
+    return f"{', '.join(named)}, {counted['ok']} slides without either."
