@@ -167,7 +167,8 @@ def read_targets(
     Parameters
     ----------
     path
-        See `read_annotations`. Empty (no file named for the slide) is an error too, unless `missing` is ``"empty"``.
+        See `read_annotations`. Empty (no file named for the slide) is always an error: nobody has said that the slide
+        is without targets.
     target_class
         Exact name or names. ``"Unclassified"`` is what has no class.
     missing
@@ -188,8 +189,6 @@ def read_targets(
     """
     if missing not in ("error", "empty"):
         raise ValueError(f'`missing` should be "error" or "empty", not {missing!r}.')
-    if missing == "empty" and not str(path or ""):
-        return []
     found = read_annotations(path, object_types=object_types, origin_px0=origin_px0)
     return targets_of(found, target_class, missing=missing, path=path)
 
@@ -236,9 +235,9 @@ def read_ignored(
 ) -> list[Polygon]:
     """Polygons of the classes whose area is to be left out of training and score (folds, ink, doubtful tissue).
 
-    A slide need not have any: a missing file or class gives an empty list.
+    A slide need not have any: no file named, or none of the class, gives an empty list.
     """
-    if not ignore_class:
+    if not ignore_class or not str(path or ""):
         return []
     return read_targets(path, ignore_class, missing="empty", origin_px0=origin_px0)
 

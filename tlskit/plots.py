@@ -326,7 +326,7 @@ class _Fields:
             row = self._rows[slide_id]
             slide = cohort.open_row(row, resolution_by=self._resolution_by)
             polygons = []
-            if self._target_class is not None:
+            if self._target_class is not None and row.annotation_path:
                 polygons = annotations.read_targets(row.annotation_path, self._target_class, missing="empty")
             self._open[slide_id] = (slide, polygons)
         return self._open[slide_id]
