@@ -46,9 +46,9 @@ def vips_slide(
 #: Ways to code JPEG tiles with tifffile: photometric, compressionargs, subsampling.
 CODINGS = {
     "rgb_444": ("rgb", {"level": 80, "colorspace": "rgb", "outcolorspace": "rgb"}, None),
-    "ycbcr_444": ("ycbcr", {"level": 80, "outcolorspace": "ycbcr"}, (1, 1)),
-    "ycbcr_422": ("ycbcr", {"level": 80, "outcolorspace": "ycbcr"}, (2, 1)),
-    "ycbcr_420": ("ycbcr", {"level": 80, "outcolorspace": "ycbcr"}, (2, 2)),
+    "ycbcr_444": ("ycbcr", {"level": 80, "colorspace": "ycbcr", "outcolorspace": "ycbcr"}, (1, 1)),
+    "ycbcr_422": ("ycbcr", {"level": 80, "colorspace": "ycbcr", "outcolorspace": "ycbcr"}, (2, 1)),
+    "ycbcr_420": ("ycbcr", {"level": 80, "colorspace": "ycbcr", "outcolorspace": "ycbcr"}, (2, 2)),
 }
 
 
@@ -61,6 +61,8 @@ def quartering_slide(
     with tifffile.TiffWriter(path, bigtiff=True) as out:
         for factor in factors:
             level = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+            if photometric == "ycbcr":  # tifffile hands pixels to the encoder as they are
+                level = cv2.cvtColor(level, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
             out.write(
                 level,
                 tile=(tile_px, tile_px),

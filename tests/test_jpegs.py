@@ -49,6 +49,16 @@ def test_every_pixel_of_every_level_equals_openslide(tmp_path, maker, size):
         assert level.handed_back == 0 and level.decoded == level.counts.size
 
 
+@pytest.mark.parametrize("maker", MAKERS)
+def test_made_slides_have_the_colours_they_were_made_of(tmp_path, maker):
+    image = picture(700, 600)
+    path = MAKERS[maker](tmp_path / "a.tif", image)
+    level = open_jpeg_tiles(Scan(path)).level(0)
+    seen = level_through_tiles(level)[:600, :700].astype(int)
+    assert np.abs(seen[:112, :690] - 242).max() <= 2
+    assert np.abs(seen - image).mean() < 8
+
+
 @pytest.mark.skipif(not (DATA / "slides").is_dir(), reason=NO_DATA)
 def test_every_pixel_of_the_real_slides_equals_openslide():
     for path in (DATA / "slides" / "CMU-1-Small-Region.svs", DATA / "tonsil" / "tonsil_3.tif"):

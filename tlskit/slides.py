@@ -221,10 +221,11 @@ class Slide:
         image = np.full((height, width, 3), 255, np.uint8)
         side = 256
         xy = np.array([(x, y) for y in range(0, height, side) for x in range(0, width, side)])
-        for i, window in self.windows(xy, side, mpp=mpp, on_lost="skip"):
+        level, ratio = self._at(mpp)
+        for i, window, lost in bands.stream(level, ratio=ratio, xy_px=xy, size_px=side):
+            self._record(mpp, lost)
             x, y = xy[i]
-            if window is not None:
-                image[y : y + side, x : x + side] = window[: height - y, : width - x]
+            image[y : y + side, x : x + side] = window[: height - y, : width - x]
         return image, mpp
 
     # Plumbing

@@ -203,7 +203,9 @@ def tile_cohort(
             return None
         start = time.perf_counter()
         with cohort.open_row(row, resolution_by=resolution_by) as slide:
-            polygons = annotations.read_targets(row.annotation_path, target_class, missing=missing_target)
+            polygons = annotations.read_targets(
+                row.annotation_path, target_class, missing=missing_target, origin_px0=slide.bounds_px0[:2]
+            )
             tiles, facts = _tile_slide(slide, row, polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue)
             if tile_store == "png":
                 kept = _write_tiles(slide, tiles, polygons, Path(tiles_dir) / row.slide_id, mpp, tile_px, progress)
