@@ -39,6 +39,9 @@ test: env  ## run the tests
 lab: env  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=.
 
+app: env  ## open the page for people who do not code
+	$(PY) -m tlskit app
+
 bench: env  ## measure speed and memory (see tests/benchmarks)
 	$(PY) -m tests.benchmarks
 

@@ -113,6 +113,17 @@ def sweep(
         raise typer.Exit(1)
 
 
+@app.command("app")
+def open_app(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Open the page: look at a run, or segment a slide from a folder. On this machine only, until Ctrl+C."""
+    from tlskit import app as pages
+
+    pages.serve(port=port, open_browser=browser)
+
+
 def _overrides(parameter: list[str] | None) -> dict:
     import yaml
 
