@@ -64,14 +64,79 @@ def check(
         from tlskit import sweep
 
         preset = sweep.prepare(target)
-        typer.echo(f"{target.name}: every parameter is known.")
-        job = sweep.plan(preset, steps=["01_tiling"])[0]
-        target = Path(job.parameters["manifest"])
-        settings = {name: job.parameters[name] for name in settings}
+        typer.echo(f"{target.name}: every parameter is known and has a value of its kind.\n")
+        jobs = sweep.plan(preset, steps=["01_tiling", "02_patient_split"])
+        given = jobs[0].parameters | jobs[1].parameters
+        target = Path(given["manifest"])
+        names = ("target_class", "resolution_by", "tile_px", "missing_target", "split_ratios", "seed")
+        settings = {name: given[name] for name in names}
+        settings["magnifications"] = list(dict.fromkeys(job.parameters["magnification"] for job in jobs))
     table = checks.check_manifest(target, **settings)
-    typer.echo(table.to_string(index=False))
+    typer.echo(checks.as_text(table))
     if (table["severity"] == "error").any():
         raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    slide: Annotated[list[Path], typer.Argument(help="Slides.", show_default=False)],
+    checkpoint: Annotated[Path, typer.Option(help="A trained network: work/checkpoint.pt of an arm.")],
+    out: Annotated[Path, typer.Option(help="Folder for maps and outlines.")],
+    threshold: Annotated[float | None, typer.Option(help="Probability from which a pixel counts.")] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Windows in a batch.")] = 8,
+    engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto: bf16 where the machine has it; exact: fp32.")] = "auto",
+    min_object_um2: Annotated[float, typer.Option(help="Smaller objects are dropped.")] = 1000.0,
+    mpp: Annotated[float | None, typer.Option(help="um/px of the slides, where they do not say it.")] = None,
+) -> None:
+    """Run a trained network over slides: a probability map and a QuPath GeoJSON of each."""
+    from tlskit import cohort, inference, models, predictions
+
+    network = models.load_checkpoint(checkpoint)
+    threshold = network.threshold if threshold is None else threshold
+    slides = cohort.from_slides(slide, mpp_override=mpp)
+    failed: dict[str, Exception] = {}
+    maps = inference.predict_cohort(
+        network, slides, out / "maps", overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
+        on_failure=failed.__setitem__,
+    )  # fmt: skip
+    found = predictions.write_outlines(
+        maps, slides, out / "geojson", class_name=f"predicted {network.magnification:g}x",
+        magnification=network.magnification, threshold=threshold, min_object_um2=min_object_um2,
+        resolution_by=network.resolution_by, on_failure=failed.__setitem__,
+    )  # fmt: skip
+    for row in maps.itertuples():
+        objects = found[found["slide_id"] == row.slide_id]
+        typer.echo(f"{row.slide_id}: {len(objects)} objects, {objects['area_um2'].sum() / 1e6:.3f} mm2")
+    for slide_id, error in failed.items():
+        typer.echo(f"{slide_id}: FAILED: {error}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run, such as outputs/demo.", show_default=False)],
+    threshold_by: Annotated[str, typer.Option(help="fixed, or validation: chosen for each arm.")] = "fixed",
+    draws: Annotated[int, typer.Option(help="Resamples of the patients.")] = 10_000,
+) -> None:
+    """Rebuild a run's comparison and report from its tables; no slide or network is opened."""
+    from tlskit import report
+
+    typer.echo(f"{report.write_report(run_dir, threshold_by=threshold_by, draws=draws)}")
+
+
+@app.command()
+def export_qupath_scripts(
+    folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("."),
+    target_class: Annotated[str, typer.Option(help="QuPath class of the outlines.")] = "TLS",
+) -> None:
+    """Write two QuPath scripts: outlines and manifest out of a project, predictions into it."""
+    from tlskit import qupath
+
+    for path in qupath.write_scripts(folder, target_class=target_class):
+        typer.echo(f"{path}")
 
 
 @app.command()
