@@ -523,7 +523,7 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10") -> Figure:
     right.barh(places, table["false_objects_per_cm2"], color=[_style(n)["color"] for n in places], height=0.6)
     right.set_yticks(places, table["arm"])
     right.invert_yaxis()
-    right.set_xlabel("false objects per cm² of tissue")
+    right.set_xlabel("false objects\nper cm² of tissue")
     _legend_above(figure, ax, ncols=6)
     return _done(figure, ax, right)
 

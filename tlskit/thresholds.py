@@ -212,7 +212,8 @@ def calibration(
     rows = []
     edges = np.linspace(0, 1, n_bins + 1)
     stored = np.arange(256) / 255
-    which = np.clip(np.digitize(stored, edges) - 1, 0, n_bins - 1)
+    # In whole numbers: 0.6 is 153 / 255, and as a float64 it falls on either side of a bin's edge.
+    which = np.minimum(np.arange(256) * n_bins // 255, n_bins - 1)
     for key, ids, pooled in _pooled(histograms, by, region):
         pixels = np.bincount(which, weights=pooled.sum(axis=0), minlength=n_bins)
         with np.errstate(invalid="ignore"):

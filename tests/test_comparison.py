@@ -1,0 +1,228 @@
+"""Arms brought together from the archive alone, and refused where they differ."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_archive import ARMS, write_archive
+
+from tlskit import comparison, metrics, published
+from tlskit.errors import ComparisonError, ParameterError, RunError
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return write_archive(tmp_path_factory.mktemp("runs") / "demo")
+
+
+def change(run_dir, arm, table, edit):
+    path = run_dir / arm / "tables" / f"{table}.csv"
+    edit(pd.read_csv(path, dtype={"slide_id": str})).to_csv(path, index=False)
+
+
+def test_arms_are_folders_with_tables_coarsest_first(run_dir):
+    (run_dir / "compare" / "tables").mkdir(parents=True, exist_ok=True)
+    found = comparison.arms(run_dir)
+    assert found["arm"].tolist() == ["1x", "4x", "10x", "20x"]
+    assert found["magnification"].tolist() == [1, 4, 10, 20]
+    with pytest.raises(RunError, match="no arm with tables"):
+        comparison.arms(run_dir / "compare")
+
+
+def test_tables_are_stacked_and_missing_ones_named(run_dir):
+    table = comparison.collect(run_dir, "05_counts_per_slide")
+    assert table.columns[:2].tolist() == ["arm", "magnification"]
+    assert len(table) == len(ARMS) * 14 * 2
+    with pytest.raises(RunError, match="07_nothing: run step 07"):
+        comparison.collect(run_dir, "07_nothing")
+
+
+def test_ids_that_look_like_numbers_stay_text(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.5, 1.0)})
+    change(run_dir, "1x", "05_counts_per_slide", lambda t: t.assign(slide_id=[f"00{k}" for k in range(len(t))]))
+    assert comparison.collect(run_dir, "05_counts_per_slide")["slide_id"].iloc[3] == "003"
+
+
+def test_table_one_is_recomputed_by_a_few_lines_from_the_archived_counts(run_dir):
+    table = comparison.table_one(run_dir)
+    for level, name in (("tile", "04_counts_per_tile"), ("wsi", "05_counts_per_tile")):
+        counts = pd.read_csv(run_dir / "4x" / "tables" / f"{name}.csv")
+        counts = counts[counts["threshold_by"] == "fixed"]
+        tp, fp, fn, tn = (counts[c].to_numpy() for c in ("tp", "fp", "fn", "tn"))
+        here = table[(table["level"] == level) & (table["arm"] == "4x")].set_index("pooling")
+        assert here.loc["pooled", "iou"] == pytest.approx(tp.sum() / (tp + fp + fn).sum())
+        assert here.loc["pooled", "specificity"] == pytest.approx(tn.sum() / (tn + fp).sum())
+        batch = [slice(k, k + 8) for k in range(0, len(tp), 8)]
+        union = [(tp + fp + fn)[b].sum() for b in batch]
+        iou = [tp[b].sum() / u if u else 1.0 for b, u in zip(batch, union, strict=True)]
+        assert here.loc["as_published", "iou"] == pytest.approx(np.mean(iou))
+        assert here.loc["as_published", "precision"] == here.loc["pooled", "precision"]
+    printed = table[table["source"] == published.SOURCE]
+    assert len(printed) == 8 and set(printed["pooling"]) == {"as printed"}
+    assert table["n_slides"].dropna().isin([14, 23]).all()
+
+
+def test_the_best_of_each_column_is_bold(run_dir):
+    table = comparison.table_one(run_dir)
+    styler = comparison.style_table_one(table)
+    html = styler.to_html()
+    blocks = table.groupby(["source", "level", "pooling"]).ngroups
+    styles = styler._compute().ctx
+    bold = [key for key, value in styles.items() if ("font-weight", "bold") in value]
+    assert len(bold) >= blocks * len(metrics.SCORES)
+    for row, column in bold:
+        of_block = table[
+            (table[["source", "level", "pooling"]] == table.loc[row, ["source", "level", "pooling"]]).all(axis=1)
+        ]
+        name = table.columns[column]
+        assert table.loc[row, name] == of_block[name].max()
+    assert "font-weight: bold" in html
+
+
+def test_the_audit_has_every_pooling_and_rule_and_names_the_winner(run_dir):
+    audit = comparison.audit(run_dir)
+    assert len(audit) == 2 * 5 * 3 * len(ARMS)
+    winners = comparison.audit_winners(audit)
+    assert len(winners) == 30
+    for row in winners.itertuples():
+        group = audit[(audit["level"] == row.level) & (audit["pooling"] == row.pooling) & (audit["empty"] == row.empty)]
+        assert group.set_index("arm")["iou"].idxmax() in row.iou
+    # In this archive most tiles of the finest arm are empty: counting them 1 makes it win.
+    of_wsi = winners[winners["level"] == "wsi"].set_index(["pooling", "empty"])["iou"]
+    assert of_wsi["batch_mean", "one"] == "20x" and of_wsi["pooled", "one"] == "4x"
+
+
+def test_scores_on_the_grid_stand_beside_their_ceiling(run_dir):
+    table = comparison.grid_table(run_dir)
+    assert table["ceiling_iou"].is_monotonic_increasing
+    assert (table["iou"] < table["ceiling_iou"]).all()
+    counts = (
+        pd.read_csv(run_dir / "1x" / "tables" / "05_grid_counts.csv")
+        .query("threshold_by == 'fixed'")
+        .sum(numeric_only=True)
+    )
+    expected = counts["ceiling_tp"] / (counts["ceiling_tp"] + counts["ceiling_fp"] + counts["ceiling_fn"])
+    assert table.loc[0, "ceiling_iou"] == pytest.approx(expected)
+
+
+def test_minutes_leave_the_warming_repeat_out(run_dir):
+    table = comparison.minutes_per_slide(run_dir).set_index("arm")
+    stages = pd.read_csv(run_dir / "4x" / "tables" / "06_stages.csv")
+    of_slide = (
+        stages[stages["repeat"] > 0].groupby(["slide_id", "repeat"])["seconds"].sum().groupby("slide_id").median()
+    )
+    assert table.loc["4x", "minutes"] == pytest.approx(of_slide.mean() / 60)
+    assert (table["n_repeats"] == 2).all() and (table["n_slides"] == 4).all()
+
+
+def test_the_wall_clock_counts_where_it_was_kept(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={4: (0.6, 10.0)})
+    wall = pd.DataFrame({"slide_id": "slide_00", "repeat": [0, 1], "stage": "wall", "seconds": [50.0, 30.0]})
+    change(run_dir, "4x", "06_stages", lambda t: pd.concat([t, wall]))
+    table = comparison.minutes_per_slide(run_dir)
+    assert table["minutes"].tolist() == [0.5] and table["n_slides"].tolist() == [1]
+
+
+def test_the_chosen_arm_is_the_fastest_that_is_shown_not_to_be_worse(tmp_path):
+    clear = write_archive(tmp_path / "clear", arms={1: (0.2, 2.0), 4: (0.62, 20.0), 10: (0.63, 200.0)}, n_patients=40)
+    front = comparison.pareto(clear, margin=0.2, draws=500)
+    assert front.set_index("arm")["chosen"].to_dict() == {"1x": False, "4x": True, "10x": False}
+    words = comparison.choice(front)
+    assert words.startswith("4x: IoU 0.") and "less than the 5-10 min of a person" in words
+    best = front.loc[front["estimate"].idxmax(), "arm"]
+    if best == "10x":
+        assert "times as fast" in words
+    strict = comparison.pareto(clear, margin=0.0, draws=500)
+    assert strict.loc[strict["chosen"], "arm"].item() == best
+    assert "best score" in comparison.choice(strict)
+    assert front.set_index("arm").loc["1x", "on_front"]
+
+
+def test_a_small_cohort_is_said_to_be_small(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)}, n_patients=4)
+    assert "Caution: only 4 test patients" in comparison.choice(comparison.pareto(run_dir, draws=200))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t[t["slide_id"] != "slide_03"], r"4x lacks 1 slide.*\(slide_03\).*slides='common'"),
+        (lambda t: t.assign(n_targets=t["n_targets"] + (t["slide_id"] == "slide_02")), "n_targets of slide slide_02"),
+        (lambda t: t.assign(target_mm2=t["target_mm2"] * 1.01), "target_mm2 of slide .* differs"),
+        (lambda t: t.assign(patient_id="p00"), "patient_id of slide .* differs"),
+    ],
+)
+def test_arms_that_differ_are_refused_and_the_difference_named(tmp_path, edit, message):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
+    change(run_dir, "4x", "05_counts_per_slide", edit)
+    for compare in (comparison.check_arms, comparison.table_one, comparison.intervals, comparison.pareto):
+        with pytest.raises(ComparisonError, match=message):
+            compare(run_dir)
+
+
+@pytest.mark.parametrize(("key", "value"), [("split_hash", "beef"), ("target_class", "Tumour")])
+def test_another_split_or_target_class_is_refused(tmp_path, key, value):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
+    path = run_dir / "4x" / "records" / "03_training.json"
+    path.write_text(json.dumps({"values": {key: value}}))
+    with pytest.raises(ComparisonError, match=f"{key} differs: 1x .*4x {value}"):
+        comparison.check_arms(run_dir)
+
+
+def test_slides_that_all_arms_share_can_be_compared_on_request(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
+    for name in (
+        "05_counts_per_slide",
+        "05_counts_per_tile",
+        "05_grid_counts",
+        "05_histograms",
+        "05_objects_per_slide",
+    ):
+        change(run_dir, "4x", name, lambda t: t[t["slide_id"] != "slide_03"])
+    found = comparison.check_arms(run_dir, slides="common")
+    assert found["n_slides"].tolist() == [13, 13] and found["slides_left_out"].tolist() == [1, 0]
+    assert set(comparison.intervals(run_dir, draws=100, slides="common")["n_slides"]) == {13}
+    table = comparison.table_one(run_dir, slides="common", with_published=False)
+    assert set(table.loc[table["level"] == "wsi", "n_slides"]) == {13}
+    assert set(comparison.object_table(run_dir, slides="common")["n_slides"]) == {13}
+    assert set(comparison.pr_curves(run_dir, slides="common")["n_slides"]) == {13}
+    with pytest.raises(ParameterError, match="same or common"):
+        comparison.check_arms(run_dir, slides="some")
+
+
+def test_only_test_slides_are_compared(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
+    for arm in ("1x", "4x"):
+        change(
+            run_dir,
+            arm,
+            "05_counts_per_slide",
+            lambda t: t.assign(split=np.where(t["slide_id"] < "slide_05", "val", "test")),
+        )
+    assert comparison.check_arms(run_dir)["n_slides"].tolist() == [9, 9]
+    for arm in ("1x", "4x"):
+        change(run_dir, arm, "05_counts_per_slide", lambda t: t.assign(split="val"))
+    with pytest.raises(RunError, match="test set"):
+        comparison.check_arms(run_dir)
+
+
+def test_a_threshold_rule_that_was_not_evaluated_is_named(run_dir):
+    with pytest.raises(RunError, match="'recall'; it has fixed, validation"):
+        comparison.table_one(run_dir, threshold_by="recall")
+    table = comparison.threshold_table(run_dir)
+    assert table.groupby("arm")["threshold_by"].apply(list).iloc[0] == ["fixed", "validation"]
+    assert set(comparison.table_one(run_dir, threshold_by="validation", with_published=False)["threshold"]) == {
+        0.32,
+        0.38,
+        0.5,
+        0.7,
+    }
+
+
+def test_objects_and_agreement_of_all_arms(run_dir):
+    table = comparison.object_table(run_dir)
+    assert len(table) == 3 * len(ARMS) and (table["n_slides"] == 14).all()
+    loose, strict = (table[table["rule"] == rule].set_index("arm")["recall"] for rule in ("iou10", "iou50"))
+    assert (loose >= strict).all()
+    assert len(comparison.agreement_table(run_dir)) == 2 * len(ARMS)

@@ -1,0 +1,134 @@
+"""The page of a run: self-contained, escaped, and made from tables alone."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from made_archive import write_archive
+
+from tlskit import report
+from tlskit.errors import ComparisonError
+
+
+class Page(HTMLParser):
+    """Collects tags that could load something, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.tags, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    run_dir = write_archive(
+        tmp_path_factory.mktemp("runs") / "demo", arms={1: (0.35, 2.0), 4: (0.62, 25.0)}, n_patients=6
+    )
+    (run_dir / "provenance.json").write_text(
+        json.dumps({"tlskit": "0.1.0", "packages": {"torch": "2.15.0"}, "cpu": "<b>x</b>"})
+    )
+    status = pd.DataFrame(
+        [
+            {
+                "arm": "4x",
+                "step": "05",
+                "slide_id": "bad",
+                "status": "failed",
+                "reason": "<script>alert(1)</script>",
+                "seconds": "",
+                "key": "",
+            }
+        ]
+    )
+    status.to_csv(run_dir / "status.csv", index=False)
+    rows = [("p00", "lung", "test"), ("p90", "<i>odd</i>", "train")]
+    pd.DataFrame(rows, columns=["patient_id", "cancer_type", "split"]).to_csv(run_dir / "split.csv", index=False)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def page(run_dir):
+    path = report.write_report(run_dir, draws=200, pdf=False)
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    found = Page(page)
+    assert found.links and all(link.startswith(("data:image/png;base64,", "#")) for link in found.links)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    assert not re.search(r"url\(|@import|https?://(?!doi)", page)
+    assert found.tags.count("img") == 12
+
+
+def test_the_page_answers_first_and_shows_every_part(page):
+    text = Page(page).text
+    for part in (
+        "At which magnification", "The answer in short", "Scores by magnification", "What it costs", "One common grid",
+        "How the way of averaging decides", "Objects found", "Thresholds and calibration", "audited", "Provenance",
+        "6 patients", "Caution: only 6 test patients", "torch", "2.15.0",
+    ):  # fmt: skip
+        assert part in text
+    # Before the heading of the next part (the first mention of which is in the list of contents).
+    assert text.index("min of a person)") < text.rindex("The cohort")
+    assert "Not available" not in text
+
+
+def test_text_from_files_is_escaped(page):
+    assert "<script>" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page and "&lt;i&gt;odd&lt;/i&gt;" in page
+
+
+def test_tables_and_figures_stand_beside_the_page(run_dir, page):
+    tables = {path.stem for path in (run_dir / "compare" / "tables").glob("*.csv")}
+    assert {"table_one", "audit", "grid_scores", "intervals", "differences", "object_scores", "pareto"} <= tables
+    for path in (run_dir / "compare" / "figures").glob("*.png"):
+        assert path.with_suffix(".pdf").is_file()
+    from tlskit import comparison
+
+    archived = pd.read_csv(run_dir / "compare" / "tables" / "table_one.csv")
+    assert archived["iou"].tolist() == pytest.approx(comparison.table_one(run_dir)["iou"].tolist())
+
+
+def test_a_part_without_its_tables_says_so_and_the_others_are_made(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.35, 2.0), 4: (0.62, 25.0)}, n_patients=4)
+    for name in ("06_stages", "05_objects", "05_objects_per_slide"):
+        for arm in ("1x", "4x"):
+            (run_dir / arm / "tables" / f"{name}.csv").unlink()
+    text = Page(report.write_report(run_dir, draws=100, pdf=False).read_text(encoding="utf-8")).text
+    assert "Not available: No arm of the run run has the table 06_stages: run step 06 first." in text
+    assert "Every arm's probabilities, brought to the same physical pixels" in text
+
+
+def test_arms_that_differ_get_no_report(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.35, 2.0), 4: (0.62, 25.0)}, n_patients=4)
+    path = run_dir / "4x" / "tables" / "05_counts_per_slide.csv"
+    table = pd.read_csv(path)
+    table[table["slide_id"] != "slide_01"].to_csv(path, index=False)
+    with pytest.raises(ComparisonError, match="slide_01"):
+        report.write_report(run_dir, pdf=False)
+    assert not (run_dir / "compare" / "report.html").exists()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, report._BROWSERS)), reason="no browser that prints PDF is installed")
+def test_the_page_is_printed_where_a_browser_is_installed(run_dir, page):
+    html = run_dir / "compare" / "report.html"
+    report._print(html, html.with_suffix(".pdf"))
+    assert html.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_without_a_browser_the_page_stands_alone(run_dir, page, monkeypatch):
+    monkeypatch.setattr(report.shutil, "which", lambda name: None)
+    pdf = run_dir / "compare" / "report.pdf"
+    pdf.write_bytes(b"%PDF of an older run")
+    report._print(run_dir / "compare" / "report.html", pdf)
+    assert not pdf.exists()
