@@ -348,6 +348,24 @@ def test_strips_own_every_column_once_and_carries_fit():
             assert one.columns.stop == following.columns.start
 
 
+def test_only_the_strip_at_work_holds_memory(tmp_path, monkeypatch):
+    made, held = [], []
+    cut, finish = blending.strips, blending.Strip.finish
+
+    def watched(*args, **options):
+        made.extend(cut(*args, **options))
+        return made
+
+    def counted(self, *args):
+        held.append(sum(bool(getattr(strip, "_bands", None)) for strip in made))
+        return finish(self, *args)
+
+    monkeypatch.setattr(blending, "strips", watched)
+    monkeypatch.setattr(blending.Strip, "finish", counted)
+    predict(Context(), ArraySlide(picture(900, 200)), tmp_path / "m.tif", strip_px=64)
+    assert len(made) > 10 and set(held) == {1}
+
+
 def test_hann_weights_are_positive_integers_and_sum_to_almost_a_constant_at_half_overlap():
     weights = blending.hann_layout(512, 0.5).weights
     assert weights.min() >= 1 and np.array_equal(weights, np.rint(weights)) and np.array_equal(weights, weights[::-1])

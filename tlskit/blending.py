@@ -146,6 +146,11 @@ class Strip:
         self._weights2d = np.outer(self.layout.weights, self.layout.weights)
         self._product = np.empty_like(self._weights2d)
 
+    def stop(self) -> None:
+        """Give the room back."""
+        self._bands.clear()
+        self._product = self._weights2d = None
+
     def add(self, row: int, column: int, probability: np.ndarray) -> None:
         """Add one window's core, ``(core_px, core_px) float32`` in [0, 1], at window (row, column)."""
         core, b = self.layout.core_px, self.block_px

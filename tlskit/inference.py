@@ -6,6 +6,7 @@ The checkpoint says how it must be applied: um/px, window, overlap, normalisatio
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections import deque
@@ -480,7 +481,8 @@ def predict_cohort(
     """Predict many slides; their maps are ``<out_dir>/<slide_id>.tif``.
 
     A map that is there and was made with the same checkpoint, slide and parameters is kept. The engine is made and
-    checked once.
+    checked once. Windows larger than the training tile are refused until `windowing.compare_windows` has measured, into
+    the same folder, what they do to the scores of validation slides.
 
     Parameters
     ----------
@@ -511,6 +513,8 @@ def predict_cohort(
     source = engines.EngineSource(
         checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads
     )
+    if layout.blend == "crop":
+        _check_measured(checkpoint, out_dir, layout)
     shared = {"overlap": overlap, "window_px": window_px, "halo_px": halo_px, "progress": False, **options}
     rows: list[dict] = []
     with tqdm(total=len(manifest_rows), desc="slides", unit="slide", disable=not progress) as bar:
@@ -537,6 +541,23 @@ def predict_cohort(
                 left = np.mean([one["tissue_mm2"] for one in rows]) * (len(manifest_rows) - number - 1) / 100.0
                 bar.set_postfix_str(f"about {left:.1f} cm2 of tissue left")
     return pd.DataFrame(rows)
+
+
+def _check_measured(checkpoint, out_dir: Path, layout) -> None:
+    """Larger windows are used only after what they do to the scores was measured for this checkpoint."""
+    path = out_dir / f"window_{layout.window_px}.json"
+    if not path.exists():
+        raise ParameterError(
+            f"`window_px: {layout.window_px}` shows the network more than it was trained on. Measure first, on "
+            f"validation slides, what that does to the scores: windowing.compare_windows(checkpoint, slides, "
+            f"{str(out_dir)!r}, window_px={layout.window_px}) writes {path.name} there."
+        )
+    record = json.loads(path.read_text(encoding="utf-8"))
+    wanted = {"checkpoint_sha256": getattr(checkpoint, "sha256", ""), "halo_px": layout.halo_px}
+    if any(record.get(name) != value for name, value in wanted.items()):
+        raise ParameterError(
+            f"{path.name} was measured for another checkpoint or halo. Run windowing.compare_windows again."
+        )
 
 
 def _row(prediction: Prediction) -> dict:

@@ -310,6 +310,7 @@ class _Blender:
             self._clock.add("write", middle, time.perf_counter())
             self._progress.block_row += 1
             if self._progress.block_row == strip.block_rows:
+                strip.stop()
                 if before:
                     _carry_path(self._writer, before.number).unlink(missing_ok=True)
                 self._progress.strip, self._progress.block_row = strip.number + 1, 0

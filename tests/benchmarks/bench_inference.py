@@ -1,0 +1,239 @@
+"""Whole-slide inference against its own limits: the bare network, plain float32 PyTorch, and flat memory.
+
+Figures: ``wsi_wall_over_pure_forward`` (a slide from opening to the finished map, over the same windows preloaded into
+the same engine), ``forward_vs_eager_fp32`` and ``forward_exact_vs_eager_fp32`` (engines over PyTorch as it comes, all
+with the same allocator setting), ``wsi_peak_mb_growth_area_x4`` (peak memory at four times the area, square and as a
+4:1 strip) and ``feed_tiles_per_s`` (windows a second with a network that costs nothing).
+
+Weights are random with BatchNorm statistics of the slide; a forward pass costs the same whatever they are.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from tests.benchmarks import harness, made
+
+TILE_PX, BATCH = 512, 4
+#: Side of the slide in level-0 pixels and the um/px at which it is predicted: 5,120 px square, half of it tissue.
+SIDE_PX0, MPP = 20_480, 1.0
+
+
+def network():
+    """A checkpoint with random weights, the same at every call."""
+    import torch
+
+    from tlskit import models
+
+    torch.manual_seed(0)
+    return checkpoint(models.build_model(encoder_weights="none").eval(), MPP)
+
+
+def checkpoint(model, mpp):
+    return SimpleNamespace(
+        model=model, magnification=10 / mpp, mpp=mpp, tile_px=TILE_PX, overlap=0.5, normalisation="divide_255",
+        sha256="", resolution_by="mpp",
+    )  # fmt: skip
+
+
+def tissue_windows(path, mpp, count=None):
+    """The windows that inference would run, (N, 512, 512, 3) uint8."""
+    from tlskit import inference, slides
+
+    with slides.open_slide(path) as slide:
+        layout = inference.layout_for(checkpoint(None, mpp))
+        planned, _ = inference._plan(slide, layout, slide.size_px(mpp), mpp, None)
+        rows, columns = np.nonzero(planned)
+        xy = np.stack([columns, rows], 1)[:count] * layout.stride_px
+        return np.stack([window for _, window in slide.windows(xy, TILE_PX, mpp=mpp)])
+
+
+def engines_race(repeats):
+    """Seconds for a batch by every engine that is installed, and how far each is from plain float32."""
+    import importlib.util
+
+    from tlskit import compute, engines
+
+    compute.tune_allocator()
+    net = network()
+    stack = tissue_windows(made.halving(SIDE_PX0), MPP, BATCH)
+    plain = engines._TorchEngine(net, "exact", compute.pick_device("cpu"), plain=True)
+    candidates = {"eager_fp32": plain}
+    for name in ("torch", "openvino"):
+        if name == "torch" or importlib.util.find_spec(name):
+            for precision in ("exact", "auto"):
+                candidates[f"{name}_{precision}"] = engines.make_engine(
+                    net, engine=name, precision=precision, window_px=TILE_PX, device="cpu"
+                )
+    chosen = {
+        "forward_vs_eager_fp32": engines.EngineSource(net, window_px=TILE_PX, device="cpu"),
+        "forward_exact_vs_eager_fp32": engines.EngineSource(net, window_px=TILE_PX, device="cpu", precision="exact"),
+    }
+    picked = {}
+    for figure, source in chosen.items():
+        engine = source.get(stack)
+        picked[figure] = f"{engine.name}_{'exact' if engine.precision == 'exact' else 'auto'}"
+    seconds = harness.interleaved(
+        {name: (lambda engine=engine: engine.predict(stack)) for name, engine in candidates.items()}, repeats=repeats
+    )
+    reference = plain.predict(stack)
+    figures = {
+        figure: harness.ratio(seconds["eager_fp32"], seconds[name]) if name in seconds else float("nan")
+        for figure, name in picked.items()
+    }
+    for name, engine in candidates.items():
+        figures[f"forward_ms_per_window_{name}"] = statistics.median(seconds[name]) / BATCH * 1000
+        if name != "eager_fp32":
+            figures[f"forward_dprob_{name}"] = float(np.abs(engine.predict(stack) - reference).max())
+    figures["forward_engine_picked_by_auto"] = picked["forward_vs_eager_fp32"]
+    return figures, seconds
+
+
+def whole_slide(repeats):
+    """Wall time of a slide over the bare forward pass of its windows, turn by turn."""
+    from tlskit import engines, inference
+
+    net, path = network(), made.halving(SIDE_PX0)
+    windows = tissue_windows(path, MPP)
+    source = engines.EngineSource(net, window_px=TILE_PX, device="cpu")
+    engine = source.get(windows[:BATCH])
+    out = harness.WORK / "wall.tif"
+    last = {}
+
+    def pure():
+        tickets = []
+        for at in range(0, len(windows), BATCH):
+            tickets.append(engine.submit(windows[at : at + BATCH]))
+            if len(tickets) >= engine.depth:
+                engine.result(tickets.pop(0))
+        for ticket in tickets:
+            engine.result(ticket)
+
+    def wall():
+        last["prediction"] = inference.predict_slide(
+            net, path, out, engine=source, batch_size=BATCH, progress=False, resume=False
+        )
+        assert last["prediction"].windows == len(windows)
+
+    seconds = harness.interleaved({"pure_forward": pure, "wall": wall}, repeats=repeats, warm_up=False)
+    out.unlink()
+    figures = {
+        "wsi_wall_over_pure_forward": harness.ratio(seconds["wall"], seconds["pure_forward"]),
+        "wsi_s_per_window": statistics.median(seconds["wall"]) / len(windows),
+        "wsi_windows": len(windows),
+        "wsi_engine": f"{engine.name} {engine.precision}",
+    }
+    figures |= {f"wsi_stage_{name}_s": s for name, s in last["prediction"].stage_s.items() if s == s}
+    return figures, seconds
+
+
+class _Null:
+    """A network that costs nothing and gives 0.37: what is left is reading, blending and writing."""
+
+    name, precision, device, depth = "null", "exact", "cpu", 1
+    max_dprob = compile_s = check_s = preprocess_s = 0.0
+
+    def __init__(self):
+        self._answer = np.full((BATCH, TILE_PX, TILE_PX), 0.37, np.float32)
+
+    def empty(self, count, window_px):
+        return np.empty((count, window_px, window_px, 3), np.uint8)
+
+    def submit(self, windows):
+        return self._answer[: len(windows)]
+
+    def result(self, ticket):
+        return ticket
+
+
+def null_run(path, mpp, tissue=None):
+    """One slide with the null network: seconds, windows and this process's peak memory."""
+    import resource
+
+    from tlskit import compute, engines, inference
+
+    compute.tune_allocator()
+    source = engines.EngineSource(None, window_px=TILE_PX)
+    source.made = _Null()
+    out = harness.WORK / f"null_{Path(path).stem}.tif"
+    start = time.perf_counter()
+    prediction = inference.predict_slide(
+        checkpoint(None, mpp), path, out, engine=source, batch_size=BATCH, tissue=tissue, progress=False,
+        resume=False,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    out.unlink()
+    return {
+        "wall_s": seconds,
+        "windows": prediction.windows,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "map_px": prediction.map_px,
+    }
+
+
+def in_a_process(path, mpp):
+    """`null_run` in a process of its own, so that its peak memory is its own."""
+    code = (
+        "import json; from tests.benchmarks import bench_inference as b; "
+        f"print(json.dumps(b.null_run({str(path)!r}, {mpp!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=harness.ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def strip() -> Path:
+    """The area of the large square as a strip of 4:1."""
+    path = harness.WORK / f"strip_{2 * SIDE_PX0}_{SIDE_PX0 // 2}.tif"
+    if not path.exists():
+        import pyvips
+
+        from tlskit.tiffs import write_slide
+
+        whole = pyvips.Image.new_from_file(str(made.halving(SIDE_PX0)), access="random")
+        part = whole.crop(0, SIDE_PX0 // 4, SIDE_PX0, SIDE_PX0 // 2)
+        half = part.crop(0, 0, SIDE_PX0, SIDE_PX0 // 4)
+        glass = (pyvips.Image.black(2 * SIDE_PX0, SIDE_PX0 // 2) + [243, 242, 244]).cast("uchar")
+        image = glass.insert(half.join(half, "horizontal"), 0, SIDE_PX0 // 8)
+        write_slide(path, image, mpp=made.MPP0, objective_power=made.OBJECTIVE_POWER, quality=made.QUALITY)
+    return path
+
+
+def memory_and_feed(repeats):
+    """Peak memory of three slides, and windows a second."""
+    cases = {
+        "small": made.halving(SIDE_PX0 // 2),
+        "square_x4": made.halving(SIDE_PX0),
+        "strip_x4": strip(),
+    }
+    runs = {name: [] for name in cases}
+    for _ in range(max(1, min(3, repeats))):
+        for name, path in cases.items():
+            runs[name].append(in_a_process(path, made.MPP0))
+    peak = {name: statistics.median(run["peak_mb"] for run in made_) for name, made_ in runs.items()}
+    figures = {
+        "wsi_peak_mb_growth_area_x4": max(peak["square_x4"], peak["strip_x4"]) - peak["small"],
+        **{f"wsi_peak_mb_{name}": value for name, value in peak.items()},
+        "feed_tiles_per_s": statistics.median(run["windows"] / run["wall_s"] for run in runs["square_x4"]),
+    }
+    return figures, {f"null_{name}": [run["wall_s"] for run in made_] for name, made_ in runs.items()}
+
+
+def main(repeats=5):
+    figures, seconds = {}, {}
+    for part in (engines_race, whole_slide, memory_and_feed):
+        found, took = part(repeats)
+        figures |= found
+        seconds |= took
+    harness.report("inference", figures, seconds=seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The race: TIAToolbox 2.1.3 in an environment of its own, the same weights, slide, um/px, window and overlap.
+
+Every window is run by both, without looking for tissue; each slide in a fresh process, turn by turn; importing and
+loading are not counted for either. Maps are compared before times. *Equal compute*: both with PyTorch, bf16,
+channels-last and the same allocator setting, our network unfolded, wall time per window (TIAToolbox's grid has more of
+them). *As installed*: TIAToolbox as pip gives it against ``engine: auto`` and ``precision: exact``, wall time a slide.
+
+The environment is ``outputs/benchmarks/work/venv-tiatoolbox``, made on the first run (about 6 GB, from the package
+index that pip is set to), or the Python that the variable TLSKIT_TIATOOLBOX_PYTHON names.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks import bench_inference, harness, made
+
+REQUIREMENTS = ("tiatoolbox==2.1.3", "openslide-bin", "segmentation-models-pytorch==0.6.0")
+SIDE_PX0, MPP, THREADS = 10_240, 1.0, 2
+_ROOM_GB = 12
+
+
+def environment():
+    """TIAToolbox's Python; None, after saying why, where it cannot be had."""
+    named = os.environ.get("TLSKIT_TIATOOLBOX_PYTHON")
+    python = Path(named) if named else harness.WORK / "venv-tiatoolbox" / "bin" / "python"
+    if not python.exists():
+        if named:
+            print(f"race skipped: TLSKIT_TIATOOLBOX_PYTHON names {named}, which is not there")
+            return None
+        harness.WORK.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(harness.WORK).free / 2**30
+        if free < _ROOM_GB:
+            print(f"race skipped: TIAToolbox's environment needs {_ROOM_GB} GB of disk, {free:.0f} are free")
+            return None
+        venv.create(python.parents[1], with_pip=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "--no-cache-dir", *REQUIREMENTS]
+        done = subprocess.run(install, capture_output=True, text=True, check=False)
+        if done.returncode:
+            shutil.rmtree(python.parents[1])
+            print(f"race skipped: pip could not install {', '.join(REQUIREMENTS)}: {done.stderr[-300:]}")
+            return None
+    return str(python)
+
+
+def theirs(python, compute, *, bf16=False, map_path="", stride=256):
+    job = {
+        "slide": str(made.halving(SIDE_PX0)), "mpp": MPP, "weights": str(weights()), "threads": THREADS,
+        "stride": stride,
+        "compute": compute, "bf16": bf16, "map": str(map_path), "out": str(harness.WORK / "race_out"),
+    }  # fmt: skip
+    driver = Path(__file__).with_name("race_tiatoolbox.py")
+    return _run([python, str(driver), json.dumps(job)])
+
+
+def ours(engine, precision, *, folded=True, keep=False, overlap=0.5):
+    code = (
+        "import json; from tests.benchmarks import bench_race as b; "
+        f"print(json.dumps(b.run_ours({engine!r}, {precision!r}, {folded!r}, {keep!r}, {overlap!r})))"
+    )
+    return _run([sys.executable, "-c", code])
+
+
+def _run(command):
+    environment_ = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+    done = subprocess.run(command, cwd=harness.ROOT, env=environment_, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def weights():
+    """The state dict that both load."""
+    path = harness.WORK / "race_weights.pt"
+    if not path.exists():
+        import torch
+
+        torch.save(bench_inference.network().model.state_dict(), path)
+    return path
+
+
+def run_ours(engine, precision, folded, keep, overlap):
+    """One slide by us, in this process."""
+    import resource
+
+    import torch
+
+    from tlskit import engines, inference
+
+    torch.set_num_threads(THREADS)
+    if not folded:
+        engines.fold = lambda model: model
+    if engine == "null":
+        return bench_inference.null_run(made.halving(SIDE_PX0), MPP, tissue=False)
+    net = bench_inference.network()
+    net.model.load_state_dict(torch.load(weights(), weights_only=True))
+    out = harness.WORK / "race_ours.tif"
+    source = engines.EngineSource(net, engine=engine, precision=precision, window_px=512, device="cpu")
+    source.get(np.zeros((1, 512, 512, 3), np.uint8))
+    start = time.perf_counter()
+    prediction = inference.predict_slide(
+        net, made.halving(SIDE_PX0), out, engine=source, batch_size=4, overlap=overlap, tissue=False,
+        progress=False, resume=False,
+    )  # fmt: skip
+    wall_s = time.perf_counter() - start
+    if not keep:
+        out.unlink()
+    return {
+        "wall_s": wall_s,
+        "windows": prediction.windows,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "engine": f"{prediction.engine} {prediction.precision}",
+    }
+
+
+def compare(python):
+    """Largest and mean difference of the two exact maps, in steps of 1/255.
+
+    Windows side by side: where they overlap, TIAToolbox takes the plain mean and we weigh by Hann, which differs.
+    """
+    from tlskit import probmaps
+
+    theirs_path = harness.WORK / "race_theirs.npy"
+    theirs(python, "as_installed", map_path=theirs_path, stride=512)
+    ours("auto", "exact", keep=True, overlap=0.0)
+    other = np.load(theirs_path)
+    with probmaps.open_map(harness.WORK / "race_ours.tif") as found:
+        mine = found.read(0, 0, *found.size_px).astype(np.float32)
+    height, width = (min(a, b) for a, b in zip(mine.shape, other.shape, strict=True))
+    difference = np.abs(mine[:height, :width] - other[:height, :width] * 255)
+    return float(difference.max()), float(difference.mean())
+
+
+def main(repeats=5):
+    python = environment()
+    if python is None:
+        return
+    made.halving(SIDE_PX0)
+    weights()
+    largest, mean = compare(python)
+    runs = {
+        name: [] for name in ("their", "our_auto", "our_exact", "their_equal", "our_equal", "their_null", "our_null")
+    }
+    for _ in range(repeats):
+        runs["their"].append(theirs(python, "as_installed"))
+        runs["our_auto"].append(ours("auto", "auto"))
+        runs["our_exact"].append(ours("auto", "exact"))
+        runs["their_equal"].append(theirs(python, "equal", bf16=True))
+        runs["our_equal"].append(ours("torch", "bf16", folded=False))
+    for _ in range(repeats):
+        runs["their_null"].append(theirs(python, "null"))
+        runs["our_null"].append(ours("null", "exact"))
+
+    def wall(name):
+        return [run["wall_s"] for run in runs[name]]
+
+    def per_window(name):
+        return [run["wall_s"] / run["windows"] for run in runs[name]]
+
+    figures = {
+        "race_maps_largest_difference_255ths": largest,
+        "race_maps_mean_difference_255ths": mean,
+        "wsi_vs_tiatoolbox_as_installed": harness.ratio(wall("their"), wall("our_auto")),
+        "wsi_exact_vs_tiatoolbox_as_installed": harness.ratio(wall("their"), wall("our_exact")),
+        "wsi_vs_tiatoolbox_equal_compute": harness.ratio(per_window("their_equal"), per_window("our_equal")),
+        "feed_tiles_vs_tiatoolbox": harness.ratio(per_window("their_null"), per_window("our_null")),
+        **{f"race_{name}_wall_s": statistics.median(wall(name)) for name in runs},
+        **{f"race_{name}_windows": runs[name][0]["windows"] for name in runs},
+        **{f"race_{name}_peak_mb": statistics.median(run["peak_mb"] for run in runs[name]) for name in runs},
+        "race_our_auto_engine": runs["our_auto"][0]["engine"],
+    }
+    harness.report("race", figures, seconds={name: wall(name) for name in runs})
+
+
+if __name__ == "__main__":
+    main()
