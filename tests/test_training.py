@@ -1,0 +1,301 @@
+"""Training on tiny made-up slides: it learns, it repeats itself, it resumes, and it says what is wrong."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tlskit import annotations, learner, tiffs, training
+from tlskit.datasets import TileDataset
+from tlskit.errors import ParameterError, TrainingError
+from tlskit.models import load_checkpoint
+
+TILE_PX = 64
+ENCODER = "tu-mobilenetv3_small_050"  # a tenth of efficientnet-b0's time on tiles this small
+PLAIN_COLUMNS = ["epoch", "steps", "learning_rate", "train_loss", "val_loss", "val_iou", "val_dice", "best"]
+
+
+def write_cohort(folder):
+    """Three slides at 10x: dark discs, outlined, on pale noise; the third is for validation."""
+    from shapely.geometry import Point
+
+    rng = np.random.default_rng(0)
+    rows, tiles = [], []
+    for number in range(3):
+        discs = [Point(x, y).buffer(rng.uniform(14, 26)) for x in range(40, 320, 64) for y in range(40, 192, 64)]
+        mask = annotations.rasterise(discs, x_px=0, y_px=0, width_px=320, height_px=192, mpp=1.0, mpp0=1.0)
+        image = rng.integers(190, 240, (192, 320, 3))
+        image[mask] -= 90
+        tiffs.write_slide(folder / f"s{number}.tiff", image.astype(np.uint8), mpp=1.0, objective_power=10)
+        annotations.write_geojson(folder / f"s{number}.geojson", discs, class_name="TLS")
+        rows.append(
+            {
+                "slide_id": f"s{number}",
+                "patient_id": f"p{number}",
+                "cancer_type": "lung",
+                "slide_path": str(folder / f"s{number}.tiff"),
+                "annotation_path": str(folder / f"s{number}.geojson"),
+                "mpp_override": np.nan,
+                "split": "",
+            }
+        )
+        tiles += [
+            {
+                "tile_id": f"s{number}_(1,{x},{y},64,64)",
+                "slide_id": f"s{number}",
+                "patient_id": f"p{number}",
+                "x_px0": float(x),
+                "y_px0": float(y),
+                "size_px0": 64.0,
+                "split": "val" if number == 2 else "train",
+            }
+            for y in range(0, 129, 32 if number < 2 else 64)
+            for x in range(0, 257, 64)
+        ]
+    return pd.DataFrame(tiles), pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def run(cohort, out_path, **changes):
+    tiles, manifest = cohort
+    settings = {
+        "magnification": 10,
+        "tile_px": TILE_PX,
+        "overlap": 0.5,
+        "target_class": "TLS",
+        "encoder": ENCODER,
+        "encoder_weights": "none",
+        "epochs": 3,
+        "steps_per_epoch": 3,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "precision": "exact",
+        "augment": True,
+        "seed": 1,
+        "device": "cpu",
+        "split_hash": "hash",
+    }
+    return training.train(tiles, manifest, out_path=out_path, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cohort, tmp_path_factory):
+    """One training that most tests below look at; torch's random state is watched meanwhile."""
+    torch.manual_seed(123)
+    before = torch.random.get_rng_state()
+    result = run(cohort, tmp_path_factory.mktemp("undisturbed") / "checkpoint.pt")
+    assert torch.equal(torch.random.get_rng_state(), before), "training must leave the caller's random numbers alone"
+    return result
+
+
+def test_it_learns_what_can_be_seen(cohort, tmp_path):
+    result = run(cohort, tmp_path / "c.pt", epochs=4, steps_per_epoch=12, learning_rate=3e-3)
+    history = result.history
+    assert history["train_loss"].iloc[-1] < 0.6 * history["train_loss"].iloc[0]
+    assert result.best_val_iou == history["val_iou"].max() > 0.75
+
+
+def test_mixed_precision_learns_too(cohort, tmp_path):
+    result = run(cohort, tmp_path / "c.pt", epochs=1, steps_per_epoch=8, precision="bf16")
+    assert result.precision == "bf16"
+    assert result.history["train_loss"].iloc[0] < 0.75
+    weights = load_checkpoint(result.checkpoint_path, device="cpu").model.state_dict()
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_the_history_has_one_row_an_epoch_and_one_best(undisturbed):
+    history = undisturbed.history
+    assert list(history.columns) == training.HISTORY_COLUMNS
+    assert history["epoch"].tolist() == [1, 2, 3] and history["steps"].tolist() == [3, 6, 9]
+    assert history["best"].sum() == 1
+    best = history.loc[history["best"]].iloc[0]
+    assert best["val_iou"] == history["val_iou"].max() == undisturbed.best_val_iou
+    assert best["epoch"] == undisturbed.best_epoch
+    assert np.allclose(history["val_dice"], 2 * history["val_iou"] / (1 + history["val_iou"]))
+    assert (history[["tiles_per_s", "seconds"]] > 0).all().all()
+    assert undisturbed.n_train_tiles == 50 and undisturbed.n_val_tiles == 15
+    assert (undisturbed.device, undisturbed.precision) == ("cpu", "exact")
+    assert undisturbed.threads == torch.get_num_threads()
+
+
+def test_the_checkpoint_is_the_best_epoch_and_its_iou_is_that_of_all_validation_pixels(cohort, undisturbed):
+    checkpoint = load_checkpoint(undisturbed.checkpoint_path, device="cpu")
+    assert checkpoint.sha256 == undisturbed.sha256
+    assert (checkpoint.magnification, checkpoint.mpp, checkpoint.tile_px, checkpoint.overlap) == (10, 1.0, 64, 0.5)
+    assert (checkpoint.encoder, checkpoint.normalisation, checkpoint.threshold) == (ENCODER, "divide_255", 0.5)
+    assert (checkpoint.target_class, checkpoint.resolution_by, checkpoint.split_hash) == ("TLS", "mpp", "hash")
+    assert checkpoint.params["seed"] == 1 and checkpoint.params["steps_per_epoch"] == 3
+    pd.testing.assert_frame_equal(checkpoint.history, undisturbed.history)
+
+    tiles, manifest = cohort
+    val = tiles[tiles["split"] == "val"]
+    dataset = TileDataset(val, manifest, magnification=10, tile_px=TILE_PX, target_class="TLS")
+    truth, probability = [], []
+    with torch.inference_mode():
+        for image, mask, _ in (dataset[i] for i in range(len(dataset))):
+            truth.append(mask.numpy())
+            probability.append(torch.sigmoid(checkpoint.model(image[None]))[0].numpy())
+    truth, probability = np.stack(truth) > 0.5, np.stack(probability)
+    from sklearn.metrics import f1_score, jaccard_score
+
+    best = undisturbed.history.loc[undisturbed.history["best"]].iloc[0]
+    predicted = probability >= 0.5
+    assert best["val_iou"] == pytest.approx(jaccard_score(truth.ravel(), predicted.ravel()), abs=2e-3)
+    assert best["val_dice"] == pytest.approx(f1_score(truth.ravel(), predicted.ravel()), abs=2e-3)
+    soft_dice = 2 * (probability * truth).sum() / (probability.sum() + truth.sum())
+    assert best["val_loss"] == pytest.approx(1 - soft_dice, abs=2e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_same_seed_gives_the_same_history_whatever_the_threads(cohort, undisturbed, tmp_path, workers):
+    again = run(cohort, tmp_path / "c.pt", workers=workers)
+    pd.testing.assert_frame_equal(again.history[PLAIN_COLUMNS], undisturbed.history[PLAIN_COLUMNS], check_exact=True)
+
+
+def test_another_seed_gives_another_history(cohort, undisturbed, tmp_path):
+    other = run(cohort, tmp_path / "c.pt", seed=2, epochs=1)
+    assert other.history["train_loss"][0] != undisturbed.history["train_loss"][0]
+
+
+def killed_after(epochs, monkeypatch):
+    """Make the training die the hard way once so many epochs are saved."""
+    real = learner.SaveState.on_train_epoch_end
+
+    class Killed(BaseException):
+        pass
+
+    def die(self, trainer, module):
+        real(self, trainer, module)
+        if len(module.history) == epochs:
+            raise Killed
+
+    monkeypatch.setattr(learner.SaveState, "on_train_epoch_end", die)
+    return Killed
+
+
+@pytest.mark.parametrize("epochs_done", [1, 3])
+def test_a_killed_training_goes_on_to_the_same_history_and_weights(
+    cohort, undisturbed, tmp_path, monkeypatch, caplog, epochs_done
+):
+    with monkeypatch.context() as patch:
+        with pytest.raises(killed_after(epochs_done, patch)):
+            run(cohort, tmp_path / "c.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["c-training.ckpt"]
+    torch.load(tmp_path / "c-training.ckpt", weights_only=True)  # no pickled code in it
+
+    with caplog.at_level(logging.INFO, logger="tlskit"):
+        result = run(cohort, tmp_path / "c.pt")
+    assert f"goes on after epoch {epochs_done} of 3" in caplog.text
+    assert len([r for r in caplog.records if r.message.startswith("epoch ")]) == 3 - epochs_done
+    pd.testing.assert_frame_equal(result.history[PLAIN_COLUMNS], undisturbed.history[PLAIN_COLUMNS], check_exact=True)
+    resumed, whole = (load_checkpoint(r.checkpoint_path, device="cpu").model for r in (result, undisturbed))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"], "the state is removed at the end"
+
+
+def test_a_state_of_other_settings_or_a_damaged_one_is_not_gone_on_from(cohort, tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        with pytest.raises(killed_after(1, patch)):
+            run(cohort, tmp_path / "c.pt", epochs=2, learning_rate=2e-3)
+    state = (tmp_path / "c-training.ckpt").read_bytes()
+    with caplog.at_level(logging.INFO, logger="tlskit"):
+        result = run(cohort, tmp_path / "c.pt", epochs=1)
+        assert "other settings" in caplog.text and len(result.history) == 1
+        (tmp_path / "c-training.ckpt").write_bytes(state[: len(state) // 2])
+        result = run(cohort, tmp_path / "c.pt", epochs=1)
+        assert "cannot be read" in caplog.text and len(result.history) == 1
+
+
+def test_fewer_tiles_than_a_batch_and_a_single_tile_can_be_trained_on(cohort, tmp_path):
+    tiles, manifest = cohort
+    for n_train in (3, 1):
+        few = pd.concat([tiles[tiles["split"] == "train"].head(n_train), tiles[tiles["split"] == "val"].head(1)])
+        result = run((few, manifest), tmp_path / "c.pt", epochs=1, steps_per_epoch=0)
+        assert result.history["steps"].tolist() == [1]
+
+
+@pytest.mark.parametrize("empty, word", [("train", "training"), ("val", "validation")])
+def test_an_empty_set_is_an_error_that_names_it(cohort, tmp_path, empty, word):
+    tiles, manifest = cohort
+    left = tiles[tiles["split"] != empty]
+    with pytest.raises(TrainingError, match=f"no {word} tiles at 10x.*`edge_tiles: pad`"):
+        run((left, manifest), tmp_path / "c.pt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"tile_px": 100}, "multiple of 32"),
+        ({"epochs": 0}, "`epochs` should be 1 or more"),
+        ({"learning_rate": float("nan")}, "`learning_rate`"),
+        ({"precision": "int8"}, "`precision`"),
+    ],
+)
+def test_settings_out_of_range_are_refused(cohort, tmp_path, changes, message):
+    with pytest.raises(ParameterError, match=message):
+        run(cohort, tmp_path / "c.pt", **changes)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_advice(cohort, tmp_path):
+    with pytest.raises(TrainingError, match=r"became nan in epoch 1, step \d.*Lower `learning_rate`"):
+        run(cohort, tmp_path / "c.pt", learning_rate=1e30, epochs=1, steps_per_epoch=6)
+
+
+def test_validation_masks_without_target_do_not_stop_the_training(cohort, tmp_path):
+    tiles, manifest = cohort
+    bare = manifest.assign(annotation_path=[*manifest["annotation_path"][:2], ""])
+    history = run((tiles, bare), tmp_path / "c.pt", epochs=1, steps_per_epoch=1).history
+    assert history["val_iou"].isna().all() or (history["val_iou"] == 0).all()
+    assert history["best"].tolist() == [True]
+
+
+def test_an_interrupt_reaches_the_caller_and_the_next_one_still_works(cohort, tmp_path):
+    """Lightning would end the process, and leave the interrupt key dead in a notebook's kernel."""
+    before = signal.getsignal(signal.SIGINT)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(cohort, tmp_path / "c.pt", steps_per_epoch=2000)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nothing_but_the_checkpoint_is_written_and_logs_stay_short(tmp_path):
+    """In a process of its own, with the working folder and both streams watched."""
+    script = textwrap.dedent(
+        f"""
+        import logging, sys
+        from pathlib import Path
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        import test_training
+        folder = Path("../cohort"); folder.mkdir()
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        test_training.run(test_training.write_cohort(folder), Path("../out/checkpoint.pt"), epochs=2)
+        """
+    )
+    (tmp_path / "cwd").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", script], cwd=tmp_path / "cwd", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not list((tmp_path / "cwd").iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint.pt"]
+    assert done.stdout == ""
+    lines = done.stderr.replace("\r", "\n").splitlines()
+    ours = [line for line in lines if line.startswith("tlskit.")]
+    assert [line.split(":")[1] for line in ours] == [" epoch 1/2", " epoch 2/2"]
+    bars = [line for line in lines if line.startswith("training:")]
+    assert 1 <= len(bars) <= 6
+    assert not [line for line in lines if "lightning" in line.lower()], done.stderr
