@@ -127,7 +127,12 @@ def test_every_stage_of_every_pass_is_in_the_table(rows):
         assert set(one.loc[one["kind"] == "work", "stage"]) == set(inference.STAGES)
         wall = one.loc[one["kind"] == "wall", "seconds"].item()
         work = one[one["kind"] == "work"].set_index("stage")["seconds"]
-        assert wall > 0 and (work.drop("resample") <= wall).all() and work["forward"] > 0 and work["open"] > 0
+        assert (
+            wall > 0
+            and (work.drop(["read", "resample"]) <= wall).all()
+            and work[["read", "resample"]].max() <= 2 * wall
+        )
+        assert (work > 0).all()
         assert (one["windows"] > 0).all() and (one["windows_skipped"] > 0).all()
     assert made["warm"].equals(made["repeat"] > 0)
     assert set(made["threads"]) == {torch.get_num_threads()} and set(made["stride_px"]) == {64}

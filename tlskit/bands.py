@@ -8,6 +8,7 @@ where the file is damaged, in `buffer` if one of that shape is given. `tlskit.jp
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -86,19 +87,20 @@ def gather(tile: Callable, level, x0: int, y0: int, x1: int, y1: int) -> tuple[n
 
 
 def stream(
-    level, *, ratio: float, xy_px: np.ndarray, size_px: int, threads: int = 2
+    level, *, ratio: float, xy_px: np.ndarray, size_px: int, threads: int = 2, on_stage: Callable | None = None
 ) -> Iterator[tuple[int, np.ndarray, list[Lost]]]:
     """Windows of one size, as (index into `xy_px`, read-only view (size_px, size_px, 3) uint8, losses under it).
 
     Windows come in raster order of their positions. Each row of windows is cut from a band of its own, of which only
     what windows cover is read; rows shared with the band before are copied from it. The next band is made by
-    `threads` threads while the caller works on this one.
+    `threads` threads while the caller works on this one. `on_stage`, if given, is told by them what each piece of work
+    was, "read" (and decode) or "resample", and when it began and ended (`time.perf_counter`).
     """
     xy_px = np.asarray(xy_px, dtype=np.int64).reshape(-1, 2)
     if not len(xy_px):
         return
     order = np.lexsort((xy_px[:, 0], xy_px[:, 1]))
-    bands = _Bands(level, ratio, xy_px[order], size_px, max(1, threads))
+    bands = _Bands(level, ratio, xy_px[order], size_px, max(1, threads), on_stage or _nobody)
     with ThreadPoolExecutor(1) as conductor, ThreadPoolExecutor(max(1, threads)) as pool:
         try:
             pending = conductor.submit(bands.make, 0, None, pool)
@@ -114,6 +116,10 @@ def stream(
             conductor.shutdown(wait=True, cancel_futures=True)
 
 
+def _nobody(stage: str, start: float, stop: float) -> None:
+    """Listens to `on_stage` where nobody else does."""
+
+
 def _under(lost: list[Lost], ratio: float, x: int, y: int, size: int) -> list[Lost]:
     if not lost:
         return []
@@ -125,7 +131,8 @@ def _under(lost: list[Lost], ratio: float, x: int, y: int, size: int) -> list[Lo
 class _Bands:
     """The bands of one pass, made one after the other."""
 
-    def __init__(self, level, ratio, xy, size, threads):
+    def __init__(self, level, ratio, xy, size, threads, on_stage):
+        self.on_stage = on_stage
         self.level, self.ratio, self.size, self.threads = level, ratio, size, threads
         ys, first = np.unique(xy[:, 1], return_index=True)
         ends = [*first[1:].tolist(), len(xy)]
@@ -181,9 +188,11 @@ class _Bands:
                     block = (
                         target[y : y + step_h, x : x + step_w] if inside else self._scratch("block", (step_w, step_h))
                     )
+                    start = time.perf_counter()
                     area_average(
                         tile, ratio=float(self.whole), x_px=0, y_px=0, width_px=step_w, height_px=step_h, out=block
                     )
+                    self.on_stage("resample", start, time.perf_counter())
                     if inside:
                         continue
                     if y + step_h > len(target):
@@ -215,6 +224,7 @@ class _Bands:
 
         def average(cell):
             left, right = cell
+            start = time.perf_counter()
             x0, x1 = source_span(left, right, self.ratio)
             source, _ = gather(lambda c, r: (self.held[c, r], ()), self.level, x0, y0, x1, y1)
             area_average(
@@ -228,6 +238,7 @@ class _Bands:
                 source_y=y0,
                 out=target[:, left - self.left : right - self.left],
             )
+            self.on_stage("resample", start, time.perf_counter())
 
         _run(pool, average, cells)
         for key in [k for k in self.held if (k[1] + 1) * tile_h < y1]:
@@ -246,7 +257,9 @@ class _Bands:
         return [(c, r) for r in range(max(0, top) // step_h, min(rows, -(-bottom // step_h))) for c in across]
 
     def _tile(self, key: tuple[int, int], buffer: np.ndarray) -> np.ndarray:
+        start = time.perf_counter()
         pixels, lost = self.level.tile(*key, buffer)
+        self.on_stage("read", start, time.perf_counter())
         if lost:
             self.lost += lost  # list addition is atomic: several threads may be here
         return pixels

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 #: a map.
 STRIP_PX = 4096
 BLOCK_PX = 512
-#: Stages of `Prediction.stage_s`, in the order of the work. Three threads do them, so that their sum may exceed the
+#: Stages of `Prediction.stage_s`, in the order of the work. Several threads do them, so that their sum may exceed the
 #: wall time; "wait_..." is the time for which a thread had nothing to do or nowhere to put its work.
 STAGES = ("open", "tissue", "read", "resample", "preprocess", "forward", "blend", "write")
 
@@ -46,9 +46,10 @@ class Prediction:
         The probability map.
     slide_id : str
     stage_s : dict of str to float
-        Seconds by stage: `STAGES`, then waits at the queues, ``wait_read`` (the reader for the network),
-        ``wait_forward_in`` (the network for the reader), ``wait_forward_out`` (the network for the blender) and
-        ``wait_blend`` (the blender for the network). "resample" is nan where the reader does not tell it from "read".
+        Seconds by stage: `STAGES`, then waits: ``wait_decode`` (the reader for decoded rows), ``wait_read`` (the
+        reader for the network), ``wait_forward_in`` (the network for the reader), ``wait_forward_out`` (the network
+        for the blender) and ``wait_blend`` (the blender for the network). "read" (with decoding) and "resample" are
+        the sum over two threads.
     wall_s : float
         From the slide's opening to the finished map, without making and checking the engine.
     windows, windows_skipped : int
@@ -70,7 +71,8 @@ class Prediction:
     resumed_windows : int
         Windows of the grid that an earlier, interrupted run had already brought to an end.
     events : list of (str, float, float)
-        Every piece of work: stage, start and stop in seconds from the beginning. For a picture of the overlap.
+        Every piece of work: stage, start and stop in seconds from the beginning; the first 20,000. For a picture of
+        the overlap.
     """
 
     path: Path
@@ -267,7 +269,6 @@ def predict_slide(
             opened.close()
     wall_s = time.perf_counter() - clock.zero - choice.made_s
     stage_s = {name: clock.seconds.get(name, 0.0) for name in STAGES}
-    _split_reading(stage_s, slide)
     stage_s |= {name: s for name, s in sorted(clock.seconds.items()) if name.startswith("wait_")}
     return Prediction(
         path=Path(out_path), slide_id=slide_id, stage_s=stage_s, wall_s=wall_s,
@@ -356,11 +357,6 @@ def _metadata(checkpoint, slide, slide_id, layout, tissue, asked) -> dict:
             "precision": asked[1],
         },
     }
-
-
-def _split_reading(stage_s: dict, slide) -> None:
-    """Tell resampling from decoding, where the slide keeps count of it."""
-    stage_s["resample"] = float("nan")
 
 
 def predict_tiles(

@@ -170,7 +170,14 @@ class Slide:
         return image
 
     def windows(
-        self, xy_px: np.ndarray, size_px: int, *, mpp: float, on_lost: str = "raise", threads: int = 2
+        self,
+        xy_px: np.ndarray,
+        size_px: int,
+        *,
+        mpp: float,
+        on_lost: str = "raise",
+        threads: int = 2,
+        on_stage=None,
     ) -> Iterator[tuple[int, np.ndarray | None]]:
         """Stream square windows in raster order, each stored tile of the slide being decoded at most once.
 
@@ -187,6 +194,9 @@ class Slide:
             on. Recorded in `lost` either way.
         threads : int
             Threads that decode and resample, one row of windows ahead of the caller.
+        on_stage : callable, optional
+            Told by these threads of every piece of work: "read" (and decode) or "resample", start, stop, by
+            `time.perf_counter`.
 
         Yields
         ------
@@ -198,10 +208,12 @@ class Slide:
         if on_lost not in ("raise", "skip"):
             raise ValueError(f'windows(on_lost=...) must be "raise" or "skip", not {on_lost!r}.')
         level, ratio = self._at(mpp)
-        return self._windows(level, ratio, xy_px, size_px, mpp, on_lost, threads)
+        return self._windows(level, ratio, xy_px, size_px, mpp, on_lost, threads, on_stage)
 
-    def _windows(self, level, ratio, xy_px, size_px, mpp, on_lost, threads):
-        for index, window, lost in bands.stream(level, ratio=ratio, xy_px=xy_px, size_px=size_px, threads=threads):
+    def _windows(self, level, ratio, xy_px, size_px, mpp, on_lost, threads, on_stage):
+        for index, window, lost in bands.stream(
+            level, ratio=ratio, xy_px=xy_px, size_px=size_px, threads=threads, on_stage=on_stage
+        ):
             if lost:
                 self._record(mpp, lost)
                 if on_lost == "raise":

@@ -27,6 +27,8 @@ __all__ = ["Batch", "Clock", "Progress", "invalid_boxes", "remaining", "resume_p
 #: Batches that may wait between two threads: enough that none waits for a hiccup of the other, few enough to be small.
 _QUEUE = 2
 _END = object()
+#: Pieces of work of which a clock keeps the times one by one: the picture of a slide's first minutes, in little memory.
+_MAX_EVENTS = 20_000
 
 
 @dataclass
@@ -58,7 +60,8 @@ class Clock:
     def add(self, name: str, start: float, stop: float) -> None:
         with self._lock:
             self.seconds[name] = self.seconds.get(name, 0.0) + stop - start
-            self.events.append((name, start - self.zero, stop - self.zero))
+            if len(self.events) < _MAX_EVENTS:
+                self.events.append((name, start - self.zero, stop - self.zero))
 
 
 @dataclass
@@ -229,17 +232,22 @@ class _Reader:
         batch = self._new(left)
         for number, rows, columns in places:
             xy = np.stack([columns, rows], 1).astype(np.int64) * self._layout.stride_px - self._layout.halo_px
-            windows = iter(self._slide.windows(xy, self._layout.window_px, mpp=self._mpp, on_lost="skip"))
+            windows = self._slide.windows(
+                xy, self._layout.window_px, mpp=self._mpp, on_lost="skip", on_stage=self._clock.add
+            )
+            windows = iter(windows)
             for _ in range(len(xy)):
                 start = time.perf_counter()
                 index, window = next(windows)
+                arrived = time.perf_counter()
                 place = (int(rows[index]), int(columns[index]))
                 if window is None:
                     batch.lost.append(place)
                 else:
                     batch.windows[len(batch.places)] = window
                     batch.places.append((number, *place))
-                self._clock.add("read", start, time.perf_counter())
+                self._clock.add("wait_decode", start, arrived)
+                self._clock.add("preprocess", arrived, time.perf_counter())
                 left -= 1
                 if len(batch.places) == len(batch.windows):
                     put(batch)
