@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import gzip
-import io
 import logging
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -45,6 +46,12 @@ log = logging.getLogger(__name__)
 
 #: A text of outlines is at most this long, unpacked: 15 million vertices, or a mistake, or an attack.
 MAX_BYTES = 256 * 2**20
+
+#: What gzip and zipfile raise for damaged archives.
+_CANNOT_UNPACK = (
+    EOFError, ValueError, LookupError, RuntimeError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    gzip.BadGzipFile,
+)  # fmt: skip
 
 
 def read_annotations(
@@ -122,14 +129,14 @@ def _content(path: Path) -> bytes:
             file.seek(0)
             if start[:2] == b"\x1f\x8b":
                 with gzip.open(file) as unpacked:
-                    content = unpacked.read(MAX_BYTES + 1)
+                    content = _all_of(unpacked)
             elif start == b"PK\x03\x04":
-                content = _zipped(io.BytesIO(file.read(MAX_BYTES + 1)))
+                content = _zipped(file)
             else:
-                content = file.read(MAX_BYTES + 1)
+                content = _all_of(file)
     except FileNotFoundError as error:
         raise AnnotationError("does not exist. Correct `annotation_path` in the manifest") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _CANNOT_UNPACK as error:
         raise AnnotationError(f"cannot be unpacked ({error}); it may be cut off. Copy it again") from error
     except OSError as error:
         raise AnnotationError(f"cannot be read ({error.strerror or error})") from error
@@ -142,7 +149,15 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _zipped(file: io.BytesIO) -> bytes:
+def _all_of(file) -> bytes:
+    """Read piece by piece, to one byte more than is allowed: asking for all at once would reserve all at once."""
+    content = bytearray()
+    while len(content) <= MAX_BYTES and (piece := file.read(2**20)):
+        content += piece
+    return bytes(content)
+
+
+def _zipped(file) -> bytes:
     with zipfile.ZipFile(file) as archive:
         names = [
             name for name in archive.namelist()
@@ -151,7 +166,7 @@ def _zipped(file: io.BytesIO) -> bytes:
         if len(names) != 1:
             raise AnnotationError(f"is a zip with {len(names)} files of outlines where one should be: {names[:5]}")
         with archive.open(names[0]) as member:
-            return member.read(MAX_BYTES + 1)
+            return _all_of(member)
 
 
 def read_targets(

@@ -257,9 +257,9 @@ def _absolute(text: str, folder: Path) -> str:
     if not text:
         return ""
     windows = PureWindowsPath(text)
+    if os.name != "nt" and windows.drive:
+        return text  # of another computer: no folder here to put before it
     if os.name != "nt" and "\\" in text:
-        if windows.drive:
-            return text  # of another computer: no folder here to put before it
         text = windows.as_posix()
     path = Path(text).expanduser()
     return str(Path(os.path.abspath(folder / path)))

@@ -76,8 +76,9 @@ def inspect_slide(row: cohort.SlideRow, wanted: Wanted) -> Finding:
             summary, thumbnail = _look_at_slide(slide, finding, wanted)
             targets = _read_targets(row, finding, wanted, slide)
             if targets:
-                _look_at_place(targets, slide, thumbnail, finding)
-                _look_at_areas(targets, slide, finding, wanted.plausible_um2)
+                # One cause, one row: outlines in the wrong place have wrong areas and lie on glass, too.
+                if _well_placed(targets, slide, finding) and _plausible(targets, slide, finding, wanted.plausible_um2):
+                    _look_for_glass(targets, slide.mpp0, *thumbnail, finding)
                 area_mm2 = units.area_mm2(sum(p.area for p in targets), slide.mpp0)
                 summary += f"; {len(targets)} targets, {area_mm2:.3g} mm2"
             else:
@@ -196,53 +197,49 @@ def _look_at_names(found: annotations.Annotations, target_class, finding: Findin
             )  # fmt: skip
 
 
-def _look_at_place(targets: list, slide, thumbnail, finding: Finding) -> None:
+def _well_placed(targets: list, slide, finding: Finding) -> bool:
     where = annotations.placement(
         targets, size_px0=slide.size_px0, mpp0=slide.mpp0, level_downsamples=slide.level_downsamples,
         bounds_px0=slide.bounds_px0,
     )  # fmt: skip
-    if where.kind == "inside":
-        bare = _bare_glass(targets, slide.mpp0, *thumbnail)
-        if bare > 0.5:
-            finding.add(
-                "warning", "place", f"{bare:.0%} of the targets' area is bare glass.",
-                "They may belong to another slide, or be shifted; look at both in QuPath.",
-            )  # fmt: skip
-        return
     what, remedy = split_message(where.reason)
     if where.kind == "edge":
         finding.add("note", "place", what, remedy)
-    else:
+    elif where.kind != "inside":
         finding.add("error", "place", what, remedy or "Draw or export them on this slide, in its pixels.")
+        return False
+    return True
 
 
-def _bare_glass(targets: list, mpp0: float, image: np.ndarray, mpp: float) -> float:
-    """Share of the targets' area that is nearly white."""
-    height, width = image.shape[:2]
-    mask = annotations.rasterise(
-        targets, x_px=0, y_px=0, width_px=width, height_px=height, mpp=mpp, mpp0=mpp0
-    )  # fmt: skip
-    return float((image[mask].min(axis=1) > _GLASS).mean()) if mask.any() else 0.0
-
-
-def _look_at_areas(targets: list, slide, finding: Finding, plausible_um2: tuple[float, float]) -> None:
+def _plausible(targets: list, slide, finding: Finding, plausible_um2: tuple[float, float]) -> bool:
     areas = np.array([p.area for p in targets]) * slide.mpp0**2
     low, high = plausible_um2
     small, large = int((areas < low).sum()), int((areas > high).sum())
     if np.median(areas) < low:
         what = f"The {len(areas)} targets have a median area of {np.median(areas):.3g} um2.{_shrunk(targets, slide)}"
-        finding.add(
-            "warning", "area", what,
-            "Check the um/px, and that the outlines were exported at full resolution.",
-        )  # fmt: skip
+        remedy = "Check the um/px, and that the outlines were exported at full resolution."
     elif small or large:
         what = [f"{small} smaller than {low:g} um2"] * bool(small) + [f"{large} larger than {high:g} um2"] * bool(large)
-        finding.add(
-            "warning", "area", f"Of {len(areas)} targets, {' and '.join(what)}.",
-            "Look for stray clicks and whole-tissue outlines.",
-        )  # fmt: skip
+        what = f"Of {len(areas)} targets, {' and '.join(what)}."
+        remedy = "Look for stray clicks and whole-tissue outlines."
     elif areas.sum() > 0.5 * slide.mpp0**2 * np.prod(slide.size_px0, dtype=float):
-        finding.add("warning", "area", "Targets cover more than half of the slide.", "Check the um/px and the class.")
+        what, remedy = "Targets cover more than half of the slide.", "Check the um/px and the class."
+    else:
+        return True
+    finding.add("warning", "area", what, remedy)
+    return False
+
+
+def _look_for_glass(targets: list, mpp0: float, image: np.ndarray, mpp: float, finding: Finding) -> None:
+    """Targets on bare glass are of another slide, or shifted."""
+    height, width = image.shape[:2]
+    mask = annotations.rasterise(targets, x_px=0, y_px=0, width_px=width, height_px=height, mpp=mpp, mpp0=mpp0)
+    bare = float((image[mask].min(axis=1) > _GLASS).mean()) if mask.any() else 0.0
+    if bare > 0.5:
+        finding.add(
+            "warning", "place", f"{bare:.0%} of the targets' area is bare glass.",
+            "They may belong to another slide, or be shifted; look at both in QuPath.",
+        )  # fmt: skip
 
 
 def _shrunk(targets: list, slide) -> str:
@@ -265,7 +262,7 @@ def _hint_at_file(slide_path: str, finding: Finding) -> None:
     if PureWindowsPath(slide_path).drive and not Path(slide_path).is_absolute():
         finding.rows[-1]["remedy"] = "It is a path of Windows; write the one on this computer, relative to the CSV."
     elif path.parent.is_dir():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+        near = difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), n=1)
         if near:
             finding.rows[-1]["remedy"] = f"Is it {near[0]}? Correct its `slide_path`."
     else:
