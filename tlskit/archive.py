@@ -1,0 +1,282 @@
+"""A run's archive, read only: which arms it has, what each of them holds, and the tables of all arms together.
+
+`tlskit.runs` writes an archive step by step; this module looks at whatever stands there, finished or not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from tlskit import cohort, runs, splitting, thresholds
+from tlskit.errors import RunError
+from tlskit.files import project_root, resolve
+
+__all__ = ["Archive", "Arm", "find_runs", "open_archive"]
+
+_TEXT_COLUMNS = {"slide_id": str, "patient_id": str, "cancer_type": str, "tile_id": str, "arm": str}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a run.
+
+    Attributes
+    ----------
+    name
+        Its folder, such as ``"4x"``.
+    dir
+        Where it lies.
+    magnification
+        As it was tiled.
+    values
+        All values that its steps recorded, by step.
+    """
+
+    name: str
+    dir: Path
+    magnification: float
+    values: dict = field(hash=False, compare=False)
+
+    def map_path(self, slide_id: str) -> Path:
+        """Where the slide's probability map lies, or would lie."""
+        return self.dir / "work" / "maps" / f"{slide_id}.tif"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the arm's network lies, or would lie."""
+        return self.dir / "work" / "checkpoint.pt"
+
+    def has_map(self, slide_id: str) -> bool:
+        """Whether the slide has a finished map."""
+        return self.map_path(slide_id).is_file()
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """``{"fixed": 0.5}``, and ``"validation"`` where one was chosen."""
+        return thresholds.read_threshold(self.dir / "work" / "threshold.json")
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """``tables/<name>.csv``, or None where that step has not been run."""
+        path = self.dir / "tables" / f"{name}.csv"
+        return pd.read_csv(path, dtype=_TEXT_COLUMNS) if path.is_file() else None
+
+    @cached_property
+    def histograms(self) -> dict[str, np.ndarray]:
+        """Histograms of the whole slides, ``(2, 256) int64`` without and with target, by slide_id."""
+        table = self.table("05_histograms")
+        if table is None:
+            return {}
+        table = table[table["region"] == "slide"]
+        found = {}
+        for slide_id, rows in table.groupby("slide_id"):
+            found[slide_id] = np.zeros((2, 256), np.int64)
+            np.add.at(
+                found[slide_id], (rows["truth"].to_numpy(int), rows["bin"].to_numpy(int)), rows["count"].to_numpy()
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What a run has left. Made by `open_archive`.
+
+    Attributes
+    ----------
+    dir
+        Folder of the run.
+    arms
+        Coarsest magnification first.
+    settings
+        The run's preset (``run.yaml``), with what the steps recorded where the preset is silent.
+    """
+
+    dir: Path
+    arms: list[Arm]
+    settings: dict
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.dir.name
+
+    def arm(self, name: str) -> Arm:
+        """An arm by its name."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise RunError(f"Run {self.name} has no arm {name!r}; it has {', '.join(a.name for a in self.arms)}.")
+
+    @property
+    def magnifications(self) -> list[float]:
+        """Of the arms, coarsest first."""
+        return [arm.magnification for arm in self.arms]
+
+    @cached_property
+    def manifest(self) -> pd.DataFrame:
+        """The cohort's manifest."""
+        if not self.settings.get("manifest"):
+            raise RunError(f"Run {self.name} does not say which cohort it was made of: run.yaml has no `manifest`.")
+        # Relative to the project that the run lies in, wherever one is now.
+        path = Path(self.settings["manifest"]).expanduser()
+        return cohort.read_manifest(path if path.is_absolute() else project_root(self.dir) / path)
+
+    @property
+    def caption(self) -> str:
+        """What every figure of this cohort says below it; may be empty."""
+        return cohort.caption(self.manifest)
+
+    @property
+    def slide_ids(self) -> list[str]:
+        """Slides of the cohort, those with a map first."""
+        ids = [str(i) for i in self.manifest["slide_id"]]
+        return sorted(ids, key=lambda i: (not any(arm.has_map(i) for arm in self.arms), ids.index(i)))
+
+    @cached_property
+    def splits(self) -> pd.DataFrame | None:
+        """The split of patients, or None before it is made."""
+        path = self.dir / "split.csv"
+        return splitting.read_split(path) if path.is_file() else None
+
+    @property
+    def target_class(self) -> str | list[str]:
+        """Class(es) of the outlines."""
+        return self.settings.get("target_class", "TLS")
+
+    @property
+    def resolution_by(self) -> str:
+        """``mpp`` or ``objective``."""
+        return self.settings.get("resolution_by", "mpp")
+
+    def row(self, slide_id: str):
+        """The slide's row of the manifest."""
+        for row in cohort.slide_rows(self.manifest):
+            if row.slide_id == slide_id:
+                return row
+        raise RunError(f"The cohort of run {self.name} has no slide {slide_id!r}.")
+
+    def open_slide(self, slide_id: str):
+        """Open a slide of the cohort as the run read it."""
+        return cohort.open_row(self.row(slide_id), resolution_by=self.resolution_by)
+
+    def targets(self, slide_id: str) -> list:
+        """Outlines of the target on a slide, level-0 px."""
+        from tlskit import annotations
+
+        path = self.row(slide_id).annotation_path
+        return annotations.read_targets(path, self.target_class, missing="empty") if path else []
+
+    def tiles(self, arm: Arm) -> pd.DataFrame:
+        """The arm's tile table with the split and, where its tiles were evaluated, IoU and error at the threshold.
+
+        ``error`` is the share of a tile's pixels that are wrong, ``(fp + fn) / all``.
+        """
+        path = arm.dir / "work" / "tiles.parquet"
+        if not path.is_file():
+            raise RunError(f"Arm {arm.name} of run {self.name} has no tiles yet: run 01_tiling first.")
+        tiles = pd.read_parquet(path)
+        tiles["slide_id"] = tiles["slide_id"].astype(str)
+        tiles = splitting.attach_split(tiles, self.splits) if self.splits is not None else tiles.assign(split="")
+        counts = arm.table("04_counts_per_tile")
+        if counts is None:
+            return tiles.assign(iou=np.nan, error=np.nan)
+        if "threshold_by" in counts:
+            first = "fixed" if (counts["threshold_by"] == "fixed").any() else counts["threshold_by"].iloc[0]
+            counts = counts[counts["threshold_by"] == first]
+        counts = counts.drop_duplicates("tile_id").set_index("tile_id")[["tp", "fp", "fn", "tn"]]
+        of_tile = counts.reindex(tiles["tile_id"]).reset_index(drop=True)
+        wrong, union = of_tile["fp"] + of_tile["fn"], of_tile["tp"] + of_tile["fp"] + of_tile["fn"]
+        tiles = tiles.reset_index(drop=True)
+        return tiles.assign(iou=of_tile["tp"] / union.where(union > 0), error=wrong / of_tile.sum(axis=1, skipna=False))
+
+    def histograms(self, split: str | None = None) -> pd.DataFrame:
+        """Histogram tables of all arms, one below the other, with the columns arm and magnification.
+
+        Parameters
+        ----------
+        split
+            Keep the slides of this set; None keeps all.
+        """
+        tables = [
+            table.assign(arm=arm.name, magnification=arm.magnification)
+            for arm in self.arms
+            if (table := arm.table("05_histograms")) is not None
+        ]
+        if not tables:
+            raise RunError(f"Run {self.name} has no histograms yet: run 05_wsi_evaluation first.")
+        table = pd.concat(tables, ignore_index=True)
+        if split:
+            if "split" not in table and self.splits is not None:
+                table = splitting.attach_split(table, self.splits)
+            if "split" in table:
+                table = table[table["split"] == split]
+        return table
+
+    def stages(self) -> pd.DataFrame:
+        """``06_stages`` of all arms, one below the other, with the columns arm and magnification."""
+        tables = [
+            table.assign(arm=arm.name, magnification=arm.magnification)
+            for arm in self.arms
+            if (table := arm.table("06_stages")) is not None
+        ]
+        if not tables:
+            raise RunError(f"Run {self.name} has not been timed yet: run 06_wsi_inference_timing first.")
+        return pd.concat(tables, ignore_index=True)
+
+
+def open_archive(run: str | Path | Archive | runs.Run, *, outputs_dir: str | Path = "outputs") -> Archive:
+    """Look at a run.
+
+    Parameters
+    ----------
+    run
+        Its name, its folder, or what `tlskit.runs.open_run` returned.
+    outputs_dir
+        Folder of all runs, relative to the project's root; for a name.
+
+    Raises
+    ------
+    RunError
+        If there is no such run, or none of its arms has been started.
+    """
+    if isinstance(run, Archive):
+        return run
+    if isinstance(run, runs.Run):
+        folder = run.dir
+    else:
+        folder = Path(run) if Path(run).is_absolute() else resolve(outputs_dir) / run
+    if not folder.is_dir():
+        names = ", ".join(path.name for path in find_runs(folder.parent)) or "none"
+        raise RunError(f"There is no run {folder.name!r} in {folder.parent.name}; runs there: {names}.")
+    settings = {}
+    if (folder / "run.yaml").is_file():
+        settings = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8")) or {}
+    arms = []
+    for record in sorted(folder.glob("*/records/01_tiling.json")):
+        arm_dir = record.parent.parent
+        values = {}
+        for path in sorted(record.parent.glob("*.json")):
+            values[path.stem] = json.loads(path.read_text(encoding="utf-8")).get("values", {})
+        tiling = values["01_tiling"]
+        if "magnification" in tiling:
+            arms.append(Arm(arm_dir.name, arm_dir, float(tiling["magnification"]), values))
+            for name in ("target_class", "resolution_by", "tile_px"):
+                settings.setdefault(name, tiling.get(name))
+    if not arms:
+        raise RunError(f"Run {folder.name} has no arm that was tiled: run 01_tiling first.")
+    settings = {name: value for name, value in settings.items() if value is not None}
+    return Archive(folder, sorted(arms, key=lambda arm: (arm.magnification, arm.name)), settings)
+
+
+def find_runs(outputs_dir: str | Path = "outputs") -> list[Path]:
+    """Folders of the runs that can be looked at, the newest first."""
+    folder = resolve(outputs_dir)
+    found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    found = [path for path in found if any(path.glob("*/records/01_tiling.json"))]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)

@@ -1,0 +1,385 @@
+"""One slide under the lens: the view, its sliders, its scores, its misses, and outlines drawn by hand.
+
+`SlideDesk` knows nothing of runs: `tlskit.explore` feeds it with slides of a run, `tlskit.app` with any slide.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+
+from tlskit import annotations, findings, viewer
+from tlskit.handles import Explorer, guarded
+
+__all__ = ["Sheet", "SlideDesk"]
+
+#: Objects are counted when the slider has rested this long: while it moves, the processor is the picture's.
+_PATIENCE_S = 0.12
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A slide with all that is known of it.
+
+    Attributes
+    ----------
+    slide_id
+        Shown as text.
+    slide
+        Open `tlskit.slides.Slide`; the desk closes it, and the maps.
+    maps
+        Open maps by name, coarsest magnification first.
+    truth
+        True outlines in level-0 px; None where nobody has drawn them.
+    histograms
+        ``(2, 256)`` by the map's name, for the scores.
+    thresholds
+        Thresholds chosen for each map, by its name.
+    class_name
+        Of outlines that are saved.
+    processing
+        ``min_object_um2`` and ``closing_um``, as the run counts objects.
+    """
+
+    slide_id: str
+    slide: object
+    maps: Mapping[str, object]
+    truth: Sequence | None = None
+    histograms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    class_name: str = "TLS"
+    processing: Mapping[str, float] = field(default_factory=dict)
+
+
+class SlideDesk(Explorer):
+    """View, sliders and scores of one slide at a time.
+
+    Parameters
+    ----------
+    names
+        Names of all maps that a slide may have: the stops of the magnification slider.
+    reproduce
+        Gives the lines of code for a value.
+    save_to
+        Gives the file that drawn outlines of a slide are saved in.
+    height_px
+        Height of the view.
+
+    Attributes
+    ----------
+    value : dict
+        slide_id, map (name), threshold, field (centre x, centre y, width in level-0 px), drawn (outlines, polygons).
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        reproduce: Callable[[dict], str],
+        save_to: Callable[[str], Path],
+        threshold: float = 0.5,
+        height_px: int = 560,
+        above: Sequence[ipywidgets.Widget] = (),
+    ):
+        super().__init__()
+        self.sheet: Sheet | None = None
+        self._reproduce, self._save_to = reproduce, save_to
+        self._findings: dict[str, findings.Findings] = {}
+        self._jumps = {"misses": 0, "false_alarms": 0}
+        self._ticket = 0
+        self._counting = threading.Lock()
+        wide = ipywidgets.Layout(width="auto")
+        style = {"description_width": "86px"}
+        self.view = viewer.slide_view(height_px=height_px)
+        self.magnification = ipywidgets.SelectionSlider(
+            options=[(name, i) for i, name in enumerate(names)] or [("none", 0)], description="Map of",
+            layout=wide, style=style, tooltip="whose model's map is shown",
+        )  # fmt: skip
+        self.threshold = ipywidgets.FloatSlider(
+            threshold,
+            min=0.01,
+            max=0.99,
+            step=0.01,
+            description="Threshold",
+            layout=wide,
+            style=style,
+            readout_format=".2f",
+        )
+        self.opacity = ipywidgets.FloatSlider(
+            0.35, min=0, max=1, step=0.05, description="Opacity", layout=wide, style=style, readout_format=".2f"
+        )
+        self.look = ipywidgets.ToggleButtons(
+            options=[("prediction", "mask"), ("probability", "probability")],
+            layout=wide,
+            style={"button_width": "120px"},
+        )
+        self.outlines = _check("prediction's edge (yellow)")
+        self.show_truth = _check("truth (cyan)")
+        self.side_by_side = _check("all magnifications side by side", False)
+        self.chosen = _button("Use the threshold from validation")
+        self.next_miss, self.next_false = _button("Next miss"), _button("Next false alarm")
+        self.scores = ipywidgets.HTML()
+        self.objects = ipywidgets.HTML()
+        self.copy = _button("Copy the outline in the middle", "copies the prediction, else the truth, to be corrected")
+        self.save = _button("Save outlines")
+        self.class_name = ipywidgets.Text("TLS", description="as class", layout=wide, style=style)
+        # In the browser, without the kernel: this is what makes a slider feel like one.
+        for source, trait, target in (
+            (self.threshold, "value", "threshold"), (self.opacity, "value", "opacity"),
+            (self.magnification, "index", "active"), (self.outlines, "value", "outlines"),
+            (self.show_truth, "value", "show_truth"), (self.side_by_side, "value", "side_by_side"),
+        ):  # fmt: skip
+            ipywidgets.jsdlink((source, trait), (self.view, target))
+        self.look.observe(lambda change: setattr(self.view, "style", change["new"]), "value")
+        for widget, trait in (
+            (self.threshold, "value"), (self.magnification, "value"), (self.view, "field"), (self.view, "drawn")
+        ):  # fmt: skip
+            widget.observe(self._changed, trait)
+        self.chosen.on_click(self._use_chosen)
+        self.next_miss.on_click(lambda _: self.jump("misses"))
+        self.next_false.on_click(lambda _: self.jump("false_alarms"))
+        self.copy.on_click(self._copy_outline)
+        self.save.on_click(self._save_outlines)
+        row = ipywidgets.Layout(flex_flow="row wrap", width="100%")
+        panel = ipywidgets.VBox(
+            [
+                *above,
+                self.magnification,
+                self.threshold,
+                self.chosen,
+                self.scores,
+                self.objects,
+                ipywidgets.HBox([self.next_miss, self.next_false], layout=row),
+                self.look,
+                self.opacity,
+                self.outlines,
+                self.show_truth,
+                self.side_by_side,
+                self.class_name,
+                ipywidgets.HBox([self.copy, self.save], layout=row),
+            ],
+            layout=ipywidgets.Layout(flex="0 0 330px", width="330px"),
+        )
+        left = ipywidgets.VBox([self.view, self._code], layout=ipywidgets.Layout(flex="1 1 440px", min_width="400px"))
+        main = ipywidgets.HBox(
+            [left, panel], layout=ipywidgets.Layout(flex_flow="row wrap", width="100%", grid_gap="14px")
+        )
+        self.children = [main, self.message]
+
+    # -- what is shown -------------------------------------------------------------------------------------------------
+
+    @property
+    def map_name(self) -> str:
+        """Name of the map that is shown, or empty."""
+        names = list(self.sheet.maps) if self.sheet else []
+        return names[min(self.magnification.index or 0, len(names) - 1)] if names else ""
+
+    def show(self, sheet: Sheet, *, field: Sequence[float] = ()) -> None:
+        """Put another slide on the desk."""
+        keep = self.map_name
+        with self._counting:  # the maps of the slide before are closed below: nobody may be reading them
+            self.sheet = sheet
+            self._findings = {}
+        self._jumps = dict.fromkeys(self._jumps, 0)
+        names = list(sheet.maps)
+        if [label for label, _ in self.magnification.options] != (names or ["none"]):
+            self.magnification.options = [(name, i) for i, name in enumerate(names)] or [("none", 0)]
+            self.magnification.index = names.index(keep) if keep in names else 0
+        self.view.active = self.magnification.index or 0
+        self.view.show(sheet.slide, maps=sheet.maps, truth=sheet.truth or (), field=field)
+        for widget in (self.magnification, self.threshold, self.opacity, self.look, self.outlines):
+            widget.disabled = not names
+        self.side_by_side.disabled = len(names) < 2
+        self.show_truth.disabled = not sheet.truth
+        self.next_miss.disabled = self.next_false.disabled = not names or sheet.truth is None
+        self.class_name.value = sheet.class_name
+        self._changed()
+
+    def close(self) -> None:
+        """Close the desk, its slide and its maps."""
+        with self._counting:
+            self.sheet, self._findings = None, {}
+        self.view.close()
+        super().close()
+
+    @guarded
+    def _changed(self, _=None) -> None:
+        if self.sheet is None:
+            return
+        name, threshold = self.map_name, self.threshold.value
+        self.value = {
+            "slide_id": self.sheet.slide_id,
+            "map": name,
+            "threshold": round(threshold, 4),
+            "field": list(self.view.field),
+            "drawn": self.polygons(),
+        }
+        self.show_code(self._reproduce(self.value))
+        chosen = self.sheet.thresholds.get(name)
+        self.chosen.disabled = chosen is None
+        self.chosen.description = (
+            "No threshold was chosen on validation"
+            if chosen is None
+            else f"Use the threshold from validation, {chosen:.2f}"
+        )
+        histogram = self.sheet.histograms.get(name)
+        scores = findings.scores_at(histogram, threshold) if histogram is not None else None
+        self.scores.value = _score_table(scores, threshold, bool(name), self.sheet.truth)
+        if name and self.sheet.truth is not None:
+            self._count_later(name, threshold)
+        else:
+            self.objects.value = ""
+
+    # -- objects -------------------------------------------------------------------------------------------------------
+
+    def findings_of(self, name: str) -> findings.Findings:
+        """Objects of a map; made when first asked for."""
+        if name not in self._findings:
+            self._findings[name] = findings.Findings(
+                self.sheet.maps[name], self.sheet.truth or (), mpp0=self.sheet.slide.mpp0,
+                min_object_um2=self.sheet.processing.get("min_object_um2", 1000.0),
+                closing_um=self.sheet.processing.get("closing_um", 16.0),
+            )  # fmt: skip
+        return self._findings[name]
+
+    def _count_later(self, name: str, threshold: float) -> None:
+        """Objects need pixels, some 0.1 s of them: they follow a moment after the picture, and only the newest wish."""
+        self._ticket += 1
+        ticket, sheet = self._ticket, self.sheet
+
+        @guarded
+        def count(self):
+            time.sleep(_PATIENCE_S)
+            with self._counting:
+                if ticket != self._ticket or sheet is not self.sheet:
+                    return
+                found = self.findings_of(name)
+                counts = found.counts(threshold)
+                if ticket == self._ticket:
+                    self.objects.value = _object_table(counts, found.mpp, threshold)
+
+        threading.Thread(target=count, args=(self,), name="tlskit-objects", daemon=True).start()
+
+    @guarded
+    def jump(self, kind: str) -> None:
+        """Go to the next one of ``misses`` or ``false_alarms``, the largest first, and around."""
+        with self._counting:
+            table = getattr(self.findings_of(self.map_name), kind)(self.threshold.value)
+        what = "miss" if kind == "misses" else "false alarm"
+        if table.empty:
+            self.message.say(f"No {what} at this threshold.")
+            return
+        number = self._jumps[kind] % len(table)
+        self._jumps[kind] = number + 1
+        row = table.iloc[number]
+        radius = max(row["diameter_um"], 60) / self.sheet.slide.mpp0
+        self.view.go_to(row["x_px0"], row["y_px0"], width_px0=radius * 5, mark_px0=radius)
+        self.message.say(f"{what.capitalize()} {number + 1} of {len(table)}: {row['diameter_um']:.0f} um across.")
+
+    @guarded
+    def _use_chosen(self, _) -> None:
+        self.threshold.value = round(self.sheet.thresholds[self.map_name], 4)
+
+    # -- outlines ------------------------------------------------------------------------------------------------------
+
+    def polygons(self) -> list:
+        """Outlines drawn by hand, as valid polygons in level-0 px."""
+        from shapely.geometry import Polygon
+        from shapely.validation import make_valid
+
+        found = []
+        for ring in self.view.drawn:
+            if len(ring) >= 3:
+                shape = make_valid(Polygon(ring))
+                found += [
+                    part for part in getattr(shape, "geoms", [shape]) if part.geom_type == "Polygon" and part.area > 0
+                ]
+        return found
+
+    @guarded
+    def _copy_outline(self, _) -> None:
+        from shapely.geometry import Point
+
+        if not self.view.field:
+            return
+        middle = Point(*self.view.field[:2])
+        sources = []
+        if self.map_name:
+            with self._counting:
+                sources += self.findings_of(self.map_name).outlines(self.threshold.value)
+        sources += list(self.sheet.truth or ())
+        for polygon in sources:
+            if polygon.contains(middle):
+                # Corners a pixel or so apart would be too many to move by hand.
+                simple = polygon.simplify(max(self.sheet.slide.mpp0, 4.0) / self.sheet.slide.mpp0)
+                self.view.drawn = [*self.view.drawn, viewer.rings(simple)[0]]
+                self.message.say("Copied. Drag its corners to correct it, then save.")
+                return
+        self.message.say("Neither a prediction nor a true outline lies in the middle of the view.")
+
+    @guarded
+    def _save_outlines(self, _) -> None:
+        polygons = self.polygons()
+        if not polygons:
+            self.message.say("Nothing is drawn yet: press Draw outline above the slide.")
+            return
+        path = self._save_to(self.sheet.slide_id)
+        annotations.write_geojson(path, polygons, class_name=self.class_name.value.strip() or "TLS")
+        self.message.say(
+            f"{len(polygons)} outline(s) saved as {path.name} in {path.parent.name}; QuPath opens it.", "good"
+        )
+
+
+def _check(label: str, value: bool = True) -> ipywidgets.Checkbox:
+    return ipywidgets.Checkbox(
+        value, description=label, indent=False, layout=ipywidgets.Layout(width="100%", height="26px")
+    )
+
+
+def _button(label: str, tooltip: str = "") -> ipywidgets.Button:
+    return ipywidgets.Button(description=label, tooltip=tooltip or label, layout=ipywidgets.Layout(width="auto"))
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
+
+
+def _score_table(scores: dict | None, threshold: float, has_map: bool, truth) -> str:
+    if not has_map:
+        return _small("No model has been run on this slide yet.")
+    if truth is None:
+        return _small("Nobody has outlined this slide: no scores.")
+    if scores is None:
+        return _small("Scores appear once 05_wsi_evaluation has been run for this slide.")
+    cells = "".join(
+        f'<td style="padding:0 10px 0 0">{label}<br>'
+        f'<b class="tlskit-score" data-score="{name}">{_number(scores[name])}</b></td>'
+        for name, label in (("iou", "IoU"), ("dice", "Dice"), ("precision", "Precision"), ("recall", "Recall"))
+    )
+    return (
+        f'<table class="tlskit-scores" data-threshold="{threshold:.2f}" style="line-height:1.35">'
+        f"<tr>{cells}</tr></table>" + _small("pixels of the whole slide")
+    )
+
+
+def _object_table(counts: dict, mpp: float, threshold: float) -> str:
+    cells = "".join(
+        f'<td style="padding:0 10px 0 0">{html.escape(name.capitalize())}<br>'
+        f'<b class="tlskit-objects" data-count="{name}">{number}</b></td>'
+        for name, number in counts.items()
+    )
+    return f'<table data-threshold="{threshold:.2f}" style="line-height:1.35"><tr>{cells}</tr></table>' + _small(
+        f"objects, at {mpp:g} um/px"
+    )
+
+
+def _small(text: str) -> str:
+    return f'<div style="font-size:12px;color:#666;line-height:1.35">{html.escape(text)}</div>'

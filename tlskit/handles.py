@@ -1,0 +1,138 @@
+"""What all explorers are made of: a box with a value and the line that reproduces it, messages, downloads.
+
+Texts of a manifest or a file (ids, class names, reasons) reach the browser as text, never as HTML.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import traitlets
+
+from tlskit.errors import TlskitError
+
+try:
+    import anywidget
+    import ipywidgets
+except ImportError as error:
+    raise ImportError("The explorers need anywidget and ipywidgets: pip install 'tlskit[app]'.") from error
+
+__all__ = ["Download", "Explorer", "Message", "guarded", "note", "png_of"]
+
+log = logging.getLogger(__name__)
+
+_COLOURS = {"": "#333", "good": "#1b5e20", "bad": "#8b1a1a"}
+
+
+def note(text: str, kind: str = "") -> str:
+    """A sentence as HTML; `kind` is empty, ``good`` or ``bad``."""
+    if not text:
+        return ""
+    return f'<div role="status" style="color:{_COLOURS[kind]};line-height:1.4">{html.escape(text)}</div>'
+
+
+class Message(ipywidgets.HTML):
+    """One sentence for the reader."""
+
+    def say(self, text: str = "", kind: str = "") -> None:
+        """Show a sentence instead of the last one."""
+        self.value = note(text, kind)
+
+    def fail(self, error: Exception) -> None:
+        """Show an error as a sentence; what was not foreseen goes to the log with its traceback."""
+        if isinstance(error, TlskitError):
+            self.say(str(error), "bad")
+        elif isinstance(error, OSError):
+            self.say(f"The file could not be read or written: {error.strerror or error}.", "bad")
+        else:
+            log.error("An explorer failed", exc_info=error)
+            self.say(f"Something went wrong that was not foreseen ({type(error).__name__}: {error}).", "bad")
+
+
+def guarded(method: Callable) -> Callable:
+    """For handlers of a class with `message`: errors become its sentence instead of a traceback."""
+
+    @functools.wraps(method)
+    def handler(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:  # the last stop before the reader
+            self.message.fail(error)
+            return None
+
+    return handler
+
+
+class Explorer(ipywidgets.VBox):
+    """Base of the explorers.
+
+    Attributes
+    ----------
+    value : dict
+        The present choice; the next cell may use it, and ``observe(..., "value")`` follows it.
+    code : str
+        The line of Python, and where there is one of a preset, that make the present view without sliders.
+    """
+
+    value = traitlets.Dict()
+
+    def __init__(self, **options):
+        self.message = Message()
+        self._code = ipywidgets.HTML()
+        self.code = ""
+        super().__init__(**options)
+
+    def show_code(self, code: str) -> None:
+        """Show the reproducing lines."""
+        self.code = code
+        self._code.value = (
+            '<div style="font-size:12px;color:#555">This view as a line of code:</div>'
+            '<pre class="tlskit-code" style="margin:2px 0;padding:6px 8px;background:#f4f4f4;white-space:pre-wrap;'
+            f'word-break:break-word;font-size:12px;line-height:1.35">{html.escape(code)}</pre>'
+        )
+
+
+def png_of(figure, *, dpi: int = 100) -> bytes:
+    """A figure as PNG, for an image widget; the figure is closed."""
+    import io
+
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+class Download(anywidget.AnyWidget):
+    """A button that saves a file from the kernel in the browser. Its content is made when it is pressed.
+
+    Parameters
+    ----------
+    label
+        On the button.
+    make
+        Called without arguments; returns the file's name, its media type, and its bytes.
+    message
+        Where an error is told.
+    """
+
+    _esm = Path(__file__).with_name("download.js")
+    label = traitlets.Unicode("").tag(sync=True)
+    disabled = traitlets.Bool(False).tag(sync=True)
+
+    def __init__(self, label: str, make: Callable[[], tuple[str, str, bytes]], message: Message, **traits):
+        super().__init__(label=label, **traits)
+        self.make = make
+        self.message = message
+        self.on_msg(self._on_message)
+
+    @guarded
+    def _on_message(self, _, content: dict, buffers) -> None:
+        if content.get("kind") == "make":
+            name, media_type, data = self.make()
+            self.send({"kind": "file", "name": name, "type": media_type}, buffers=[data])

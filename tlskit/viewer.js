@@ -1,0 +1,572 @@
+// A slide in the browser: tiles of the slide, over them one probability map a pane, over those the outlines.
+// The kernel sends pixels; thresholds are applied here, so that a slider's tick needs neither the kernel nor the slide.
+// Coordinates are level-0 pixels with the origin at the slide's top left; a *field* is [centre x, centre y, width].
+
+const TILE = 256;
+const KEEP = { slide: 500, map: 250 }; // tiles held in the browser
+const TRUTH = "#00e5ff";
+const DRAWN = "#ff4fd8";
+const YELLOW = [255, 214, 0];
+const RIM = "rgba(20,20,20,.75)";
+const MAGMA = ["#000004", "#221150", "#5f187f", "#982d80", "#d3436e", "#f8765c", "#febb81", "#fcfdbf"];
+
+const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
+// The kernel's rule (tlskit.thresholds.cut): smallest stored value that is positive.
+const cutOf = (threshold) => Math.ceil(threshold * 255 - 1e-9);
+const numbers = (list) => list.map((v) => Math.round(v * 100) / 100);
+
+function element(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+function magma(q) {
+  const place = (q / 255) * (MAGMA.length - 1);
+  const at = Math.min(MAGMA.length - 2, Math.floor(place));
+  const channel = (text, i) => parseInt(text.slice(1 + 2 * i, 3 + 2 * i), 16);
+  return [0, 1, 2].map((i) => channel(MAGMA[at], i) + (place - at) * (channel(MAGMA[at + 1], i) - channel(MAGMA[at], i)));
+}
+
+class Tiles {
+  // What has been asked of the kernel and what has come, by "source/level/x/y"; source is "s" or a map's number.
+  constructor() { this.clear(); }
+  clear() { this.found = new Map(); this.lost = new Set(); }
+  get(key) {
+    const tile = this.found.get(key);
+    if (tile) { this.found.delete(key); this.found.set(key, tile); } // most recently used last
+    return tile;
+  }
+  put(key, tile) {
+    this.found.set(key, tile);
+    const kind = key[0] === "s" ? "slide" : "map";
+    const same = [...this.found.keys()].filter((k) => (k[0] === "s") === (kind === "slide"));
+    for (const old of same.slice(0, Math.max(0, same.length - KEEP[kind]))) {
+      this.found.get(old).image?.close?.();
+      this.found.delete(old);
+    }
+  }
+}
+
+function paintMap(tile, look) {
+  // A map's tile as the threshold shows it: filled where positive, with an opaque rim of one pixel along its edge.
+  if (tile.look === look.key) return tile.canvas;
+  tile.canvas ??= new OffscreenCanvas(TILE, TILE);
+  const context = tile.canvas.getContext("2d");
+  const image = context.createImageData(TILE, TILE);
+  const out = new Uint32Array(image.data.buffer);
+  const q = tile.values;
+  let positive = 0;
+  for (let i = 0; i < q.length; i++) {
+    if (q[i] < look.cut) { out[i] = look.below[q[i]]; continue; }
+    positive++;
+    const x = i & (TILE - 1);
+    const edge = look.rim && (
+      (x > 0 && q[i - 1] < look.cut) || (x < TILE - 1 && q[i + 1] < look.cut) ||
+      (i >= TILE && q[i - TILE] < look.cut) || (i < q.length - TILE && q[i + TILE] < look.cut));
+    out[i] = edge ? look.edge : look.above[q[i]];
+  }
+  context.putImageData(image, 0, 0);
+  tile.look = look.key;
+  tile.positive = positive;
+  return tile.canvas;
+}
+
+function makeLook(cut, opacity, style, rim, outline) {
+  const rgba = ([r, g, b], a) => ((Math.round(a * 255) << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
+  const above = new Uint32Array(256), below = new Uint32Array(256);
+  for (let q = 0; q < 256; q++) {
+    if (style === "probability") above[q] = below[q] = rgba(magma(q), opacity * Math.min(1, q / 40));
+    else above[q] = rgba(YELLOW, opacity);
+  }
+  return { key: [cut, opacity, style, rim, outline].join(), cut, above, below, edge: rgba(YELLOW, 1), rim: rim && outline };
+}
+
+function render({ model, el }) {
+  const tiles = new Tiles();
+  const root = element("div", { className: "tlskit-view" });
+  const bar = element("div", { className: "tlskit-view-bar", role: "toolbar" });
+  const grid = element("div", { className: "tlskit-view-grid" });
+  const note = element("div", { className: "tlskit-view-note", role: "status" });
+  root.append(bar, grid, note);
+  el.append(root);
+
+  let field = [...model.get("field")];
+  let panes = [];
+  let asked = "";
+  let pending = 0;
+  let drawing = null; // vertices of the outline being drawn
+  let grabbed = null; // [outline, vertex] being moved
+  let pointer = null;
+  let frame = 0, later = 0, asking = 0;
+  const truth = { path: new Path2D(), rings: 0 };
+
+  const button = (label, title, action) => {
+    const node = element("button", { type: "button", textContent: label, title });
+    node.addEventListener("click", () => { action(); panes[0]?.canvas.focus({ preventScroll: true }); });
+    bar.append(node);
+    return node;
+  };
+  button("+", "zoom in (key +)", () => zoom(1 / 1.5));
+  button("\u2212", "zoom out (key -)", () => zoom(1.5));
+  button("Fit", "show the whole slide (key Home)", () => fit());
+  const drawButton = button("Draw outline", "draw an outline (key D); click or press Space at each corner, Enter ends it, Escape drops it", () => toggleDrawing());
+  const deleteButton = button("Delete outline", "delete the outline under the cross (key Delete)", () => removeHere());
+  const readout = element("span", { className: "tlskit-view-readout" });
+  bar.append(readout);
+
+  const size = () => model.get("size_px0");
+  const canvasWidth = () => panes[0]?.canvas.clientWidth || 600;
+  const scaleOf = (pane) => pane.canvas.clientWidth / field[2]; // CSS px per level-0 px
+
+  function makePanes() {
+    const maps = model.get("maps");
+    const shown = model.get("side_by_side") && maps.length > 1 ? maps.map((_, i) => i) : [model.get("active")];
+    grid.style.gridTemplateColumns = shown.length > 1 ? "1fr 1fr" : "1fr";
+    panes.forEach((pane) => watcher.unobserve(pane.canvas));
+    grid.replaceChildren();
+    panes = shown.map((map) => {
+      const canvas = element("canvas", { tabIndex: 0 });
+      canvas.setAttribute("role", "application");
+      canvas.setAttribute("aria-label",
+        "Slide. Arrow keys move, plus and minus zoom, Home shows all, D draws an outline.");
+      canvas.style.height = `${Math.round(model.get("height_px") / (shown.length > 2 ? 2 : 1))}px`;
+      const label = element("div", { className: "tlskit-view-label" });
+      const box = element("div", { className: "tlskit-view-pane" }, canvas, label);
+      grid.append(box);
+      const pane = { canvas, label, map: maps.length ? map : -1, follow: shown.length === 1 };
+      listen(pane);
+      watcher.observe(canvas);
+      return pane;
+    });
+    request();
+  }
+
+  function fit() {
+    const [w, h] = size();
+    const canvas = panes[0].canvas;
+    field = [w / 2, h / 2, Math.max(w, (h * canvas.clientWidth) / Math.max(1, canvas.clientHeight)) * 1.02];
+    moved();
+  }
+
+  function moved() {
+    const [w, h] = size();
+    field[0] = clamp(field[0], 0, w);
+    field[1] = clamp(field[1], 0, h);
+    field[2] = clamp(field[2], 20, Math.max(w, h) * 6);
+    clearTimeout(later);
+    later = setTimeout(() => { model.set("field", numbers(field)); model.save_changes(); }, 150);
+    request();
+  }
+
+  function zoom(factor, at = null) {
+    const width = clamp(field[2] * factor, 20, Math.max(...size()) * 6);
+    if (at) for (const i of [0, 1]) field[i] = at[i] + (field[i] - at[i]) * (width / field[2]);
+    field[2] = width;
+    moved();
+  }
+
+  // ---- drawing of a frame ----------------------------------------------------------------------------------------
+
+  function request() { frame ||= requestAnimationFrame(draw); }
+
+  function draw() {
+    frame = 0;
+    if (!panes.length || !panes[0].canvas.clientWidth) return;
+    if (!(field[2] > 0)) return fit();
+    const wanted = new Map();
+    for (const pane of panes) drawPane(pane, wanted);
+    ask(wanted);
+    const um = (field[2] * model.get("mpp0")) / canvasWidth();
+    readout.textContent = model.get("mpp0") ? `${(10 / um).toPrecision(2)}x, ${um.toPrecision(3)} um per screen pixel` : "";
+  }
+
+  function drawPane(pane, wanted) {
+    const { canvas } = pane;
+    const ratio = window.devicePixelRatio || 1;
+    const [cw, ch] = [canvas.clientWidth, canvas.clientHeight];
+    if (canvas.width !== Math.round(cw * ratio) || canvas.height !== Math.round(ch * ratio)) {
+      canvas.width = Math.round(cw * ratio);
+      canvas.height = Math.round(ch * ratio);
+    }
+    const context = canvas.getContext("2d");
+    const scale = scaleOf(pane);
+    const origin = [field[0] - cw / 2 / scale, field[1] - ch / 2 / scale];
+    const view = { context, scale, ratio, origin, end: [origin[0] + cw / scale, origin[1] + ch / scale] };
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, cw, ch);
+    context.imageSmoothingEnabled = scale < 2;
+
+    const [w, h] = size();
+    const slide = { id: "s", d: 1, levels: model.get("levels"), size: (level) => [Math.ceil(w / 2 ** level), Math.ceil(h / 2 ** level)] };
+    let missing = layer(view, slide, wanted, (tile) => tile.image);
+    const maps = model.get("maps");
+    pane.index = pane.follow ? model.get("active") : pane.map;
+    const map = maps[pane.index];
+    let shown = 0;
+    if (map) {
+      const threshold = model.get("threshold");
+      const source = { id: pane.index, d: map.d, levels: map.sizes_px.length, size: (level) => map.sizes_px[level] };
+      const level = levelFor(source, scale * ratio);
+      const fat = scale * map.d * 2 ** level > 2.5;
+      const look = makeLook(cutOf(threshold), model.get("opacity"), model.get("style"), !fat, model.get("outlines"));
+      const used = [];
+      context.imageSmoothingEnabled = false;
+      missing += layer(view, source, wanted, (tile) => paintMap(tile, look), used);
+      shown = used.reduce((sum, tile) => sum + tile.positive, 0);
+      if (fat && model.get("outlines")) vectorEdges(view, source, level, look.cut);
+      canvas.dataset.cut = look.cut;
+      canvas.dataset.level = level;
+    }
+    outlines(view);
+    furniture(view, cw, ch);
+    pane.label.textContent = map ? map.name : "";
+    pane.label.style.display = map ? "" : "none";
+    Object.assign(canvas.dataset, { map: map ? map.name : "", positive: shown, missing, painted: performance.now() });
+  }
+
+  function levelFor(source, pixels) {
+    // The coarsest level that still has about a pixel for each of the screen's.
+    return clamp(Math.floor(Math.log2(1 / (pixels * source.d)) + 0.25), 0, source.levels - 1);
+  }
+
+  function layer(view, source, wanted, picture, used = []) {
+    const { context, scale, origin, end } = view;
+    const level = levelFor(source, scale * view.ratio);
+    const [w, h] = source.size(level);
+    const side = source.d * 2 ** level * TILE; // of a tile, in level-0 px
+    const range = (axis, n) => [
+      clamp(Math.floor(origin[axis] / side), 0, Math.ceil(n / TILE) - 1),
+      clamp(Math.floor(end[axis] / side), 0, Math.ceil(n / TILE) - 1)];
+    const [x0, x1] = range(0, w), [y0, y1] = range(1, h);
+    let missing = 0;
+    for (let y = y0; y <= y1; y++) for (let x = x0; x <= x1; x++) {
+      const key = `${source.id}/${level}/${x}/${y}`;
+      let tile = tiles.get(key);
+      if (tile) used.push(tile);
+      else if (!tiles.lost.has(key)) {
+        missing++;
+        const far = Math.hypot((x + 0.5) * side - field[0], (y + 0.5) * side - field[1]) / side;
+        wanted.set(key, Math.min(far + (source.id === "s" ? 0.5 : 0), wanted.get(key) ?? Infinity));
+      }
+      // Until a tile has come, the part of a coarser one that covers it stands in its place.
+      let up = 0;
+      while (!tile && level + up < source.levels - 1) {
+        up++;
+        tile = tiles.found.get(`${source.id}/${level + up}/${x >> up}/${y >> up}`);
+      }
+      if (!tile) continue;
+      const image = picture(tile);
+      const part = TILE >> up;
+      const [sx, sy] = [(x & ((1 << up) - 1)) * part, (y & ((1 << up) - 1)) * part];
+      // Tiles at the right and bottom edge are smaller; maps' are padded to full size with zeros.
+      const [pw, ph] = [Math.min(part, (tile.width ?? TILE) - sx), Math.min(part, (tile.height ?? TILE) - sy)];
+      if (pw <= 0 || ph <= 0) continue;
+      // Edges on whole device pixels, so that no seam shows between tiles.
+      const snap = (v, o) => Math.round((v - o) * scale * view.ratio) / view.ratio;
+      const [left, top] = [snap(x * side, origin[0]), snap(y * side, origin[1])];
+      const right = snap(x * side + (pw / part) * side, origin[0]), bottom = snap(y * side + (ph / part) * side, origin[1]);
+      context.drawImage(image, sx, sy, pw, ph, left, top, right - left, bottom - top);
+    }
+    return missing;
+  }
+
+  function vectorEdges(view, source, level, cut) {
+    // Zoomed past the map's pixels: the edge as lines between positive and negative pixels.
+    const { context, scale, origin, end } = view;
+    const step = source.d * 2 ** level;
+    const [w, h] = source.size(level);
+    const at = (x, y) => {
+      if (x < 0 || y < 0 || x >= w || y >= h) return false;
+      const tile = tiles.found.get(`${source.id}/${level}/${x >> 8}/${y >> 8}`);
+      return !!tile && tile.values[((y & 255) << 8) | (x & 255)] >= cut;
+    };
+    const low = (axis) => Math.max(-1, Math.floor(origin[axis] / step) - 1);
+    const high = (axis, n) => Math.min(n, Math.ceil(end[axis] / step) + 1);
+    const path = new Path2D();
+    const sx = (x) => (x * step - origin[0]) * scale, sy = (y) => (y * step - origin[1]) * scale;
+    for (let y = low(1); y < high(1, h); y++) for (let x = low(0); x < high(0, w); x++) {
+      const here = at(x, y);
+      if (here !== at(x + 1, y)) { path.moveTo(sx(x + 1), sy(y)); path.lineTo(sx(x + 1), sy(y + 1)); }
+      if (here !== at(x, y + 1)) { path.moveTo(sx(x), sy(y + 1)); path.lineTo(sx(x + 1), sy(y + 1)); }
+    }
+    context.lineCap = "square";
+    stroke(context, path, `rgb(${YELLOW})`, 1);
+  }
+
+  function stroke(context, path, colour, unit) {
+    for (const [style, width] of [[RIM, 4], [colour, 2]]) {
+      context.strokeStyle = style;
+      context.lineWidth = width * unit;
+      context.stroke(path);
+    }
+  }
+
+  function ringsPath(rings) {
+    const path = new Path2D();
+    for (const ring of rings) {
+      ring.forEach(([x, y], i) => (i ? path.lineTo(x, y) : path.moveTo(x, y)));
+      path.closePath();
+    }
+    return path;
+  }
+
+  function outlines(view) {
+    const { context, scale, ratio, origin } = view;
+    context.save();
+    context.setTransform(ratio * scale, 0, 0, ratio * scale, -origin[0] * scale * ratio, -origin[1] * scale * ratio);
+    context.lineJoin = "round";
+    const thin = context.canvas.clientHeight < 350 ? 0.6 : 1; // small panes need thin lines
+    if (model.get("show_truth")) stroke(context, truth.path, TRUTH, thin / scale);
+    for (const ring of model.get("drawn")) {
+      stroke(context, ringsPath([ring]), DRAWN, 1 / scale);
+      context.fillStyle = DRAWN;
+      if (ring.length < 200) for (const [x, y] of ring) context.fillRect(x - 3 / scale, y - 3 / scale, 6 / scale, 6 / scale);
+    }
+    if (drawing?.length) {
+      const path = new Path2D();
+      [...drawing, pointer ?? [field[0], field[1]]].forEach(([x, y], i) => (i ? path.lineTo(x, y) : path.moveTo(x, y)));
+      stroke(context, path, DRAWN, 1 / scale);
+      context.fillStyle = DRAWN;
+      for (const [x, y] of drawing) context.fillRect(x - 3 / scale, y - 3 / scale, 6 / scale, 6 / scale);
+    }
+    const marker = model.get("marker");
+    if (marker.length) {
+      const path = new Path2D();
+      path.arc(marker[0], marker[1], marker[2], 0, 2 * Math.PI);
+      context.setLineDash([8 / scale, 6 / scale]);
+      stroke(context, path, "#ffffff", 1 / scale);
+    }
+    context.restore();
+  }
+
+  function furniture(view, cw, ch) {
+    const { context, scale, origin, end } = view;
+    const mpp0 = model.get("mpp0");
+    if (mpp0) {
+      const goal = ((cw / 5) * mpp0) / scale;
+      const power = 10 ** Math.floor(Math.log10(goal));
+      const length = [5, 2, 1].map((n) => n * power).find((v) => v <= goal);
+      const pixels = (length / mpp0) * scale;
+      context.fillStyle = "rgba(255,255,255,.85)";
+      context.fillRect(10, ch - 34, pixels + 12, 26);
+      context.fillStyle = "#111";
+      context.fillRect(16, ch - 15, pixels, 4);
+      context.font = "12px system-ui, sans-serif";
+      context.textAlign = "left";
+      context.fillText(length >= 1000 ? `${length / 1000} mm` : `${length} um`, 16, ch - 20);
+    }
+    if (drawing) { // where Space puts a corner
+      context.strokeStyle = "#000";
+      context.lineWidth = 1;
+      context.strokeRect(cw / 2 - 8, ch / 2 - 0.5, 16, 1);
+      context.strokeRect(cw / 2 - 0.5, ch / 2 - 8, 1, 16);
+    }
+    const [w, h] = size();
+    if ((end[0] - origin[0]) * (end[1] - origin[1]) > 0.8 * w * h || ch < 250) return;
+    const small = Math.min(130 / w, 110 / h);
+    const [left, top] = [cw - w * small - 10, 10];
+    context.fillStyle = "#fff";
+    context.fillRect(left, top, w * small, h * small);
+    const top_level = model.get("levels") - 1;
+    const side = TILE * 2 ** top_level;
+    for (let y = 0; y * side < h; y++) for (let x = 0; x * side < w; x++) {
+      const tile = tiles.found.get(`s/${top_level}/${x}/${y}`);
+      if (tile) context.drawImage(tile.image, left + x * side * small, top + y * side * small,
+        tile.width * 2 ** top_level * small, tile.height * 2 ** top_level * small);
+    }
+    context.strokeStyle = "#555";
+    context.lineWidth = 1;
+    context.strokeRect(left, top, w * small, h * small);
+    context.strokeStyle = "#d00";
+    context.lineWidth = 2;
+    const at = (v, axis) => clamp(v, 0, [w, h][axis]) * small;
+    context.strokeRect(left + at(origin[0], 0), top + at(origin[1], 1),
+      Math.max(3, at(end[0], 0) - at(origin[0], 0)), Math.max(3, at(end[1], 1) - at(origin[1], 1)));
+  }
+
+  // ---- tiles -----------------------------------------------------------------------------------------------------
+
+  function ask(wanted) {
+    // The coarsest level first: it stands in for all others and is the small map in the corner.
+    const [w, h] = size();
+    const top = model.get("levels") - 1;
+    for (let y = 0; y * TILE * 2 ** top < h; y++) for (let x = 0; x * TILE * 2 ** top < w; x++) {
+      const key = `s/${top}/${x}/${y}`;
+      if (!tiles.found.has(key) && !tiles.lost.has(key)) wanted.set(key, -1);
+    }
+    const list = [...wanted].sort((a, b) => a[1] - b[1]).map(([key]) => key);
+    pending = list.length;
+    if (list.join() === asked) return;
+    asked = list.join();
+    clearTimeout(asking);
+    asking = setTimeout(() => model.send({ kind: "tiles", source: model.get("source"), want: list }), 15);
+  }
+
+  async function receive(message, buffers) {
+    if (message.source !== model.get("source")) return;
+    if (message.kind === "lost") {
+      tiles.lost.add(message.key);
+      note.textContent = message.reason;
+      return request();
+    }
+    if (message.kind !== "tile") return;
+    const bytes = buffers[0];
+    const { width, height, key } = message;
+    if (key[0] === "s") {
+      const image = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
+      if (message.source === model.get("source")) tiles.put(key, { image, width, height });
+    } else {
+      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+      const values = new Uint8Array(await new Response(stream).arrayBuffer());
+      if (message.source === model.get("source")) tiles.put(key, { values });
+    }
+    request();
+  }
+
+  // ---- hands -----------------------------------------------------------------------------------------------------
+
+  function place(pane, event) {
+    const box = pane.canvas.getBoundingClientRect();
+    const scale = scaleOf(pane);
+    return [field[0] + (event.clientX - box.left - box.width / 2) / scale,
+      field[1] + (event.clientY - box.top - box.height / 2) / scale];
+  }
+
+  function setDrawn(drawn) {
+    model.set("drawn", drawn);
+    model.save_changes();
+    request();
+  }
+
+  function toggleDrawing() {
+    drawing = drawing ? null : [];
+    pointer = null;
+    drawButton.setAttribute("aria-pressed", String(!!drawing));
+    note.textContent = drawing
+      ? "Click at each corner, or move with the arrow keys and press Space; Enter ends the outline, Escape drops it."
+      : "";
+    request();
+  }
+
+  function finish() {
+    const ring = drawing.filter((p, i) => i === 0 || Math.hypot(p[0] - drawing[i - 1][0], p[1] - drawing[i - 1][1]) > 0);
+    if (ring.length < 3) { note.textContent = "An outline needs at least three corners."; return; }
+    toggleDrawing();
+    setDrawn([...model.get("drawn"), ring.map(numbers)]);
+  }
+
+  function removeHere() {
+    const context = panes[0].canvas.getContext("2d");
+    context.save();
+    context.resetTransform();
+    const keep = model.get("drawn").filter((ring) => !context.isPointInPath(ringsPath([ring]), field[0], field[1], "evenodd"));
+    context.restore();
+    note.textContent = keep.length === model.get("drawn").length ? "No drawn outline lies under the middle of the view." : "";
+    setDrawn(keep);
+  }
+
+  function vertexNear(pane, event) {
+    const [x, y] = place(pane, event);
+    const reach = 8 / scaleOf(pane);
+    for (const [i, ring] of model.get("drawn").entries())
+      for (const [j, p] of ring.entries()) if (Math.hypot(p[0] - x, p[1] - y) < reach) return [i, j];
+    return null;
+  }
+
+  function listen(pane) {
+    const { canvas } = pane;
+    let drag = null;
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      zoom(1.0015 ** clamp(event.deltaY, -400, 400), place(pane, event));
+    }, { passive: false });
+    canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      canvas.focus({ preventScroll: true });
+      canvas.setPointerCapture(event.pointerId);
+      grabbed = drawing ? null : vertexNear(pane, event);
+      drag = { x: event.clientX, y: event.clientY, field: [...field], far: false };
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      pointer = drawing ? place(pane, event) : null;
+      if (drag) {
+        const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
+        drag.far ||= Math.hypot(dx, dy) > 4;
+        if (grabbed) {
+          const drawn = structuredClone(model.get("drawn"));
+          drawn[grabbed[0]][grabbed[1]] = numbers(place(pane, event));
+          model.set("drawn", drawn);
+        } else if (drag.far) {
+          field[0] = drag.field[0] - dx / scaleOf(pane);
+          field[1] = drag.field[1] - dy / scaleOf(pane);
+          moved();
+        }
+      }
+      if (drawing || grabbed) request();
+    });
+    canvas.addEventListener("pointerup", (event) => {
+      if (grabbed) model.save_changes();
+      else if (drawing && drag && !drag.far) { drawing.push(place(pane, event)); request(); }
+      drag = grabbed = null;
+    });
+    canvas.addEventListener("dblclick", () => (drawing ? finish() : null));
+    canvas.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const step = field[2] / (event.shiftKey ? 4 : 12);
+      const keys = {
+        ArrowLeft: () => { field[0] -= step; moved(); }, ArrowRight: () => { field[0] += step; moved(); },
+        ArrowUp: () => { field[1] -= step; moved(); }, ArrowDown: () => { field[1] += step; moved(); },
+        "+": () => zoom(1 / 1.5), "=": () => zoom(1 / 1.5), "-": () => zoom(1.5), Home: () => fit(),
+        d: () => toggleDrawing(), D: () => toggleDrawing(), Delete: () => removeHere(),
+        ...(drawing && {
+          " ": () => { drawing.push([field[0], field[1]]); pointer = null; request(); },
+          Enter: () => finish(),
+          Escape: () => toggleDrawing(),
+          Backspace: () => { drawing.pop(); request(); },
+        }),
+      };
+      if (!keys[event.key]) return;
+      // JupyterLab has its own meaning for d, Enter and the arrows.
+      event.preventDefault();
+      event.stopPropagation();
+      keys[event.key]();
+    });
+  }
+
+  // ---- the kernel's side -----------------------------------------------------------------------------------------
+
+  function readTruth() {
+    truth.path = ringsPath(model.get("truth").flat());
+    truth.rings = model.get("truth").length;
+    root.dataset.truth = truth.rings;
+    request();
+  }
+
+  function newSlide() {
+    tiles.clear();
+    asked = "";
+    note.textContent = "";
+    drawing = null;
+    field = [...model.get("field")];
+    makePanes();
+  }
+
+  const watcher = new ResizeObserver(request);
+  const on = (names, action) => names.split(" ").forEach((name) => model.on(`change:${name}`, action));
+  on("source", newSlide);
+  on("truth", readTruth);
+  on("side_by_side height_px", makePanes);
+  on("threshold opacity style outlines active show_truth drawn marker", request);
+  on("field", () => {
+    const given = model.get("field");
+    if (numbers(field).join() !== given.join()) { field = [...given]; request(); }
+  });
+  model.on("msg:custom", receive);
+  readTruth();
+  makePanes();
+  return () => { watcher.disconnect(); model.off("msg:custom", receive); };
+}
+
+export default { render };

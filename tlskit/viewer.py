@@ -1,0 +1,255 @@
+"""The zoomable slide in JupyterLab and Voila: one widget, behind one function, so that it can be replaced.
+
+`slide_view` is all that the explorers know of it. The widget is an `anywidget` without other dependencies: the
+browser (``viewer.js``) asks for tiles of the slide and of its probability maps, at the level that fits the screen,
+and applies the threshold itself. A tick of a slider therefore reads nothing: no map, and never the slide.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import traitlets
+
+from tlskit.errors import TlskitError
+
+try:
+    import anywidget
+except ImportError as error:
+    raise ImportError("The slide view needs the package anywidget: pip install 'tlskit[app]'.") from error
+
+if TYPE_CHECKING:
+    from shapely.geometry import Polygon
+
+    from tlskit.probmaps import ProbMap
+    from tlskit.slides import Slide
+
+__all__ = ["SlideView", "slide_view"]
+
+log = logging.getLogger(__name__)
+
+#: Side of a tile sent to the browser, px; ``viewer.js`` has the same number.
+TILE_PX = 256
+_JPEG_QUALITY = 88
+#: Encoded tiles kept in the kernel, so that going back and forth between slides and views reads nothing twice.
+_CACHE_BYTES = 96 << 20
+
+
+class SlideView(anywidget.AnyWidget):
+    """A slide that can be moved and zoomed, with probability maps and outlines over it. Made by `slide_view`.
+
+    Attributes
+    ----------
+    field : list of float
+        Centre x, centre y and width of what is shown, in level-0 px; settable. Empty until a browser shows it.
+    threshold, opacity : float
+        Of the map that is shown. Both may be linked to a slider in the browser (`ipywidgets.jslink`).
+    active : int
+        Number of the map that is shown.
+    side_by_side : bool
+        Show all maps at once, linked.
+    style : str
+        ``mask``: what is positive; ``probability``: the map itself in colours.
+    outlines, show_truth : bool
+        Draw the edge of what is positive; draw the truth.
+    drawn : list
+        Outlines drawn by hand, each a list of (x, y) in level-0 px.
+    marker : list of float
+        A dashed circle: x, y, radius in level-0 px; empty for none.
+    """
+
+    _esm = Path(__file__).with_name("viewer.js")
+    _css = Path(__file__).with_name("viewer.css")
+
+    source = traitlets.Int(0).tag(sync=True)
+    size_px0 = traitlets.List([1, 1]).tag(sync=True)
+    mpp0 = traitlets.Float(0.0).tag(sync=True)
+    levels = traitlets.Int(1).tag(sync=True)
+    maps = traitlets.List([]).tag(sync=True)
+    truth = traitlets.List([]).tag(sync=True)
+    field = traitlets.List([]).tag(sync=True)
+    threshold = traitlets.Float(0.5).tag(sync=True)
+    opacity = traitlets.Float(0.35).tag(sync=True)
+    active = traitlets.Int(0).tag(sync=True)
+    side_by_side = traitlets.Bool(False).tag(sync=True)
+    style = traitlets.Unicode("mask").tag(sync=True)
+    outlines = traitlets.Bool(True).tag(sync=True)
+    show_truth = traitlets.Bool(True).tag(sync=True)
+    drawn = traitlets.List([]).tag(sync=True)
+    marker = traitlets.List([]).tag(sync=True)
+    height_px = traitlets.Int(560).tag(sync=True)
+
+    def __init__(self, **traits):
+        super().__init__(**traits)
+        self._slide: Slide | None = None
+        self._maps: list[ProbMap] = []
+        self._wanted: list[str] = []
+        self._waking = threading.Condition()
+        self._reading = threading.Lock()
+        self._cache: dict[tuple[int, str], tuple[dict, bytes]] = {}
+        self._cached_bytes = 0
+        self._worker: threading.Thread | None = None
+        self.on_msg(self._on_message)
+
+    def show(
+        self,
+        slide: Slide | None,
+        *,
+        maps: Mapping[str, ProbMap] | None = None,
+        truth: Sequence[Polygon] = (),
+        field: Sequence[float] = (),
+    ) -> None:
+        """Show another slide. The slide and the maps shown before are closed."""
+        maps = dict(maps or {})
+        with self._reading:
+            old = [self._slide, *self._maps]
+            self._slide, self._maps = slide, list(maps.values())
+            self._wanted = []
+            self._cache.clear()
+            self._cached_bytes = 0
+        keep = [slide, *maps.values()]
+        for one in old:
+            if one is not None and not any(one is other for other in keep):
+                one.close()
+        width, height = slide.size_px0 if slide is not None else (1, 1)
+        # One message, and the number of the source last: the browser then finds all of it new.
+        with self.hold_sync():
+            self.size_px0 = [width, height]
+            self.mpp0 = float(slide.mpp0) if slide is not None else 0.0
+            self.levels = max(1, int(np.ceil(np.log2(max(width, height) / TILE_PX))) - 1)
+            self.maps = [
+                {
+                    "name": name,
+                    "d": probmap.mpp / slide.mpp0,
+                    "sizes_px": [list(size) for size in probmap.level_sizes_px],
+                }
+                for name, probmap in maps.items()
+            ]
+            self.truth = [rings(polygon) for polygon in truth]
+            self.active = min(self.active, max(0, len(maps) - 1))
+            self.drawn, self.marker, self.field = [], [], list(field)
+            self.source += 1
+
+    def go_to(self, x_px0: float, y_px0: float, *, width_px0: float, mark_px0: float = 0.0) -> None:
+        """Centre the view on a place; with a dashed circle of radius `mark_px0` around it."""
+        with self.hold_sync():
+            self.marker = [float(x_px0), float(y_px0), float(mark_px0)] if mark_px0 else []
+            self.field = [round(float(v), 2) for v in (x_px0, y_px0, width_px0)]
+
+    def close(self) -> None:
+        """Close the widget, the slide and the maps."""
+        with self._waking:
+            self._wanted, worker, self._worker = [], self._worker, None
+            self._waking.notify_all()
+        if worker is not None and worker is not threading.current_thread():
+            worker.join(timeout=10)
+        for one in (self._slide, *self._maps):
+            if one is not None:
+                one.close()
+        self._slide, self._maps = None, []
+        super().close()
+
+    def tile(self, key: str) -> tuple[dict, bytes]:
+        """One tile as it is sent: ``"s/<level>/<x>/<y>"`` of the slide, ``"<n>/<level>/<x>/<y>"`` of map n.
+
+        Returns
+        -------
+        facts : dict
+            key, width, height; or key and reason where it cannot be read.
+        data : bytes
+            JPEG of the slide at ``2 ** level`` level-0 px per px; of a map 256 x 256 stored values, deflated.
+        """
+        source, *numbers = key.split("/")
+        level, x, y = (int(n) for n in numbers)
+        left, top = x * TILE_PX, y * TILE_PX
+        if source != "s":
+            values = self._maps[int(source)].read(left, top, TILE_PX, TILE_PX, level=level)
+            return {"key": key, "width": TILE_PX, "height": TILE_PX}, zlib.compress(values.tobytes(), 1)
+        import simplejpeg
+
+        width, height = (-(-side >> level) for side in self._slide.size_px0)
+        width, height = min(TILE_PX, width - left), min(TILE_PX, height - top)
+        pixels = self._slide.read(left, top, width, height, mpp=self._slide.mpp0 * 2**level)
+        data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=_JPEG_QUALITY, colorsubsampling="420")
+        return {"key": key, "width": width, "height": height}, data
+
+    def _on_message(self, _, content: dict, buffers) -> None:
+        if content.get("kind") != "tiles" or content.get("source") != self.source:
+            return
+        with self._waking:
+            # The newest wishes replace the older ones: what has left the screen is not read any more.
+            self._wanted = [key for key in content["want"] if isinstance(key, str)]
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._serve, name="tlskit-tiles", daemon=True)
+                self._worker.start()
+            self._waking.notify_all()
+
+    def _serve(self) -> None:
+        while True:
+            with self._waking:
+                while not self._wanted:
+                    if self._worker is not threading.current_thread():
+                        return
+                    self._waking.wait()
+                key = self._wanted.pop(0)
+            with self._reading:
+                source = self.source
+                message, data = self._cached(source, key)
+            self.send(message | {"source": source}, buffers=[data] if data else None)
+
+    def _cached(self, source: int, key: str) -> tuple[dict, bytes]:
+        found = self._cache.get((source, key))
+        if found is not None:
+            return found
+        try:
+            facts, data = self.tile(key)
+            message = {"kind": "tile"} | facts
+        except (TlskitError, OSError) as error:
+            log.warning("%s: %s", key, error)
+            return {"kind": "lost", "key": key, "reason": str(error)}, b""
+        except (ValueError, IndexError, AttributeError) as error:
+            log.debug("tile %r was asked of a slide that is shown no more: %s", key, error)
+            return {"kind": "stale", "key": key}, b""
+        self._cache[source, key] = message, data
+        self._cached_bytes += len(data)
+        while self._cached_bytes > _CACHE_BYTES:
+            oldest = next(iter(self._cache))
+            self._cached_bytes -= len(self._cache.pop(oldest)[1])
+        return message, data
+
+
+def slide_view(
+    slide: Slide | None = None,
+    *,
+    maps: Mapping[str, ProbMap] | None = None,
+    truth: Sequence[Polygon] = (),
+    height_px: int = 560,
+) -> SlideView:
+    """A zoomable view of a slide: the one door to the viewer.
+
+    Parameters
+    ----------
+    slide
+        An open `tlskit.slides.Slide`; the view closes it when it shows another one.
+    maps
+        Open probability maps by the name that is shown, such as ``{"4x": ...}``.
+    truth
+        Polygons in level-0 px.
+    height_px
+        Height on the screen.
+    """
+    view = SlideView(height_px=height_px)
+    if slide is not None:
+        view.show(slide, maps=maps, truth=truth)
+    return view
+
+
+def rings(polygon: Polygon) -> list[list[list[float]]]:
+    """Outer ring and holes of a polygon as lists of (x, y), without the point that repeats the first."""
+    return [np.asarray(ring.coords)[:-1, :2].round(2).tolist() for ring in (polygon.exterior, *polygon.interiors)]
