@@ -516,7 +516,7 @@ SIZE = (40_000, 20_000)
     ("polygons", "options", "kind", "said"),
     [
         ([box(100, 100, 900, 900)], {}, "inside", ""),
-        ([box(-150, 100, 900, 900)], {}, "edge", "up to 150 px over the slide's edge"),
+        ([box(-150, 100, 900, 900)], {}, "edge", "over the slide's edge: 1, by up to 150 px"),
         ([box(100_000, 60_000, 150_000, 70_000)], {}, "level", "divided by 4:"),
         ([box(250_000, 60_000, 310_000, 70_000)], {"level_downsamples": (1, 4.0, 16.0)}, "level", "divided by 8:"),
         ([box(60_000, 20_000, 90_000, 40_000)], {"mpp0": 2.324}, "um", "2.324, the slide's um/px"),

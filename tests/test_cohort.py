@@ -170,6 +170,18 @@ def test_a_missing_manifest_names_one_that_may_be_meant(save, tmp_path):
         cohort.read_manifest(tmp_path)
 
 
+def test_a_relative_path_is_the_projects_first_and_the_working_folders_else(save, tmp_path, monkeypatch):
+    save(f"{HEADER}\nroot,p,l,a.svs,\n")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "params").mkdir()
+    save(f"{HEADER}\nhere,p,l,a.svs,\n", "notebooks/other.csv")
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert cohort.read_manifest("manifest.csv")["slide_id"][0] == "root"
+    assert cohort.read_manifest("other.csv")["slide_id"][0] == "here"
+    with pytest.raises(ManifestError, match="There is no manifest"):
+        cohort.read_manifest("no.csv")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="on Windows a drive is a place")
 def test_paths_of_windows_are_turned_round_or_kept_as_they_are(save, tmp_path):
     table = cohort.read_manifest(save(f"{HEADER}\na,p,l,slides\\a.svs,C:\\x\\a.geojson\n"))

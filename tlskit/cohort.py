@@ -99,7 +99,7 @@ def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
     Parameters
     ----------
     path
-        Absolute, or relative to the project's root.
+        Absolute, or relative to the project's root (failing that, to the working folder).
 
     Returns
     -------
@@ -120,7 +120,7 @@ def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
         if len(faults) > _MOST_FAULTS:
             lines.append(f"  ... and {len(faults) - _MOST_FAULTS} more")
         count = f"{len(faults)} fault" + ("s" if len(faults) > 1 else "")
-        raise ManifestError("\n".join([f"{resolve(path)} has {count} (row 1 is the header):", *lines]))
+        raise ManifestError("\n".join([f"{_found(path)} has {count} (row 1 is the header):", *lines]))
     return table
 
 
@@ -132,7 +132,7 @@ def inspect_manifest(path: str | os.PathLike) -> tuple[pd.DataFrame, list[Fault]
     ManifestError
         If the file is missing or no CSV at all.
     """
-    path = resolve(path)
+    path = _found(path)
     header, rows = _cells(path)
     faults: list[Fault] = []
     names = _column_names(header, rows, faults)
@@ -153,6 +153,12 @@ def inspect_manifest(path: str | os.PathLike) -> tuple[pd.DataFrame, list[Fault]
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *_OPTIONAL, *table.columns])))
     table["mpp_override"] = table["mpp_override"].astype(float)
     return table, sorted(faults, key=lambda fault: fault.row)
+
+
+def _found(path: str | os.PathLike) -> Path:
+    """Relative to the project's root, as in a preset; failing that to the working folder, as in a shell."""
+    resolved = resolve(path)
+    return resolved if resolved.is_file() or not Path(path).is_file() else Path(path).absolute()
 
 
 def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

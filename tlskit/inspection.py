@@ -80,7 +80,7 @@ def inspect_slide(row: cohort.SlideRow, wanted: Wanted) -> Finding:
                 if _well_placed(targets, slide, finding) and _plausible(targets, slide, finding, wanted.plausible_um2):
                     _look_for_glass(targets, slide.mpp0, *thumbnail, finding)
                 area_mm2 = units.area_mm2(sum(p.area for p in targets), slide.mpp0)
-                summary += f"; {len(targets)} targets, {area_mm2:.3g} mm2"
+                summary += f"; {_counted(len(targets), 'target')}, {area_mm2:.3g} mm2"
             else:
                 summary += "; no target"
     except ScaleError as error:
@@ -130,7 +130,7 @@ def _look_at_slide(slide, finding: Finding, wanted: Wanted) -> tuple[str, tuple[
     if slide.lost:
         reason = str(slide.lost[0]["reason"])
         finding.add(
-            "error", "pixels", f"{len(slide.lost)} regions cannot be read ({reason.rstrip('.')}).",
+            "error", "pixels", f"{_counted(len(slide.lost), 'region')} cannot be read ({reason.rstrip('.')}).",
             "Copy the slide again, or export it anew from the scanner's software.",
         )  # fmt: skip
     return f"{width} x {height} px at {slide.mpp0:.4g} um/px ({slide.mpp_source})", thumbnail
@@ -148,7 +148,6 @@ def _read_targets(row, finding: Finding, wanted: Wanted, slide=None) -> list:
         origin_px0 = slide.bounds_px0[:2] if slide else (0, 0)
         found = annotations.read_annotations(row.annotation_path, origin_px0=origin_px0)
         _look_at_report(found, slide, finding)
-        _look_at_names(found, wanted.target_class, finding)
         if wanted.ignore_class:
             finding.n_ignored = len(annotations.targets_of(found, wanted.ignore_class, missing="empty"))
         targets = annotations.targets_of(
@@ -157,6 +156,7 @@ def _read_targets(row, finding: Finding, wanted: Wanted, slide=None) -> list:
     except AnnotationError as error:
         finding.add_error("class" if " of the class " in str(error) else "outlines", error)
         return []
+    _look_at_names(found, wanted.target_class, finding)
     finding.n_targets = len(targets)
     return targets
 
@@ -182,7 +182,12 @@ def _look_at_report(found: annotations.Annotations, slide, finding: Finding) -> 
     copies = Counter(shapely.normalize(o.geometry).wkb for o in found.outlines)
     twice = sum(n - 1 for n in copies.values())
     if twice:
-        finding.add("warning", "outlines", f"{twice} outlines stand twice in the file.", "Delete the copies in QuPath.")
+        finding.add(
+            "warning",
+            "outlines",
+            f"{_counted(twice, 'copy', 'copies')} of outlines in the file.",
+            "Delete them in QuPath; each counts as an object.",
+        )
 
 
 def _look_at_names(found: annotations.Annotations, target_class, finding: Finding) -> None:
@@ -216,11 +221,13 @@ def _plausible(targets: list, slide, finding: Finding, plausible_um2: tuple[floa
     low, high = plausible_um2
     small, large = int((areas < low).sum()), int((areas > high).sum())
     if np.median(areas) < low:
-        what = f"The {len(areas)} targets have a median area of {np.median(areas):.3g} um2.{_shrunk(targets, slide)}"
+        what = f"{_counted(len(areas), 'target')}, with a median area of {np.median(areas):.3g} um2."
+        what += _shrunk(targets, slide)
         remedy = "Check the um/px, and that the outlines were exported at full resolution."
     elif small or large:
-        what = [f"{small} smaller than {low:g} um2"] * bool(small) + [f"{large} larger than {high:g} um2"] * bool(large)
-        what = f"Of {len(areas)} targets, {' and '.join(what)}."
+        sizes = [(small, f"smaller than {low:g}"), (large, f"larger than {high:g}")]
+        what = " and ".join(f"{number} {than} um2" for number, than in sizes if number)
+        what = f"Of {_counted(len(areas), 'target')}, {what}."
         remedy = "Look for stray clicks and whole-tissue outlines."
     elif areas.sum() > 0.5 * slide.mpp0**2 * np.prod(slide.size_px0, dtype=float):
         what, remedy = "Targets cover more than half of the slide.", "Check the um/px and the class."
@@ -267,6 +274,10 @@ def _hint_at_file(slide_path: str, finding: Finding) -> None:
             finding.rows[-1]["remedy"] = f"Is it {near[0]}? Correct its `slide_path`."
     else:
         finding.rows[-1]["remedy"] = f"There is no folder {path.parent} either; is the drive mounted?"
+
+
+def _counted(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 def split_message(message: str) -> tuple[str, str]:

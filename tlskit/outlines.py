@@ -264,10 +264,10 @@ def placement(
     if not outside and not crossing:
         return Placement("inside", *counts, "")
     if not outside and (over <= np.maximum(4, _OVERHANG * np.array(size_px0))).all():
-        text = f"{crossing} outlines reach up to {over.max():.0f} px over the slide's edge; that part is not used."
+        text = f"Outlines over the slide's edge: {crossing}, by up to {over.max():.0f} px; that part is not used."
         return Placement("edge", *counts, text)
     kind, text = _misplaced(boxes, size_px0, mpp0, level_downsamples, bounds_px0)
-    counted = f"{outside} of {len(boxes)} outlines lie outside the slide ({width} x {height} px), {crossing} partly"
+    counted = f"Outside the slide ({width} x {height} px): {outside} of {len(boxes)} outlines, and {crossing} in part"
     return Placement(kind, *counts, f"{counted}; {text}")
 
 
@@ -295,8 +295,8 @@ def _misplaced(boxes, size_px0, mpp0, level_downsamples, bounds_px0) -> tuple[st
         )
     if factor is not None:
         return "level", (
-            f"they would fit if divided by {factor:g}: they seem to be drawn on a copy of the slide with {factor:g} "
-            "times as many pixels along a side. Draw or export them on this file, at full resolution."
+            f"they would fit if divided by {factor:g}: they may be drawn on a copy of the slide with {factor:g} times "
+            "as many pixels along a side, or on another, larger slide. Draw or export them on this file."
         )
     return "other", (
         "no scale or offset makes them fit: the file seems to belong to another slide. Correct `annotation_path`."
