@@ -328,6 +328,11 @@ def differences(table: pd.DataFrame, *, score: str | None = None) -> Figure:
     score
         Which of its scores; by default its last.
     """
+    if table.empty:
+        figure, ax = plt.subplots(figsize=(_WIDTH, 1.2), layout="constrained")
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "One arm alone has no difference to another.", ha="center", va="center")
+        return _done(figure, ax)
     score = score or table["score"].iloc[-1]
     table = table[table["score"] == score].reset_index(drop=True)
     figure, ax = plt.subplots(figsize=(_WIDTH, 1.4 + 0.34 * len(table)), layout="constrained")
