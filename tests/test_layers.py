@@ -25,7 +25,7 @@ LAYERS = [
     ["tiling", "truth", "thresholds", "published", "bootstrap", "synthetic"],
     ["predictions", "summaries", "inspection"],
     # tensors: networks, training, inference
-    ["compute", "encoders"],
+    ["compute", "encoders", "folding"],
     ["models", "learner", "streaming"],
     ["datasets", "engines"],
     ["training", "inference"],
@@ -35,7 +35,6 @@ LAYERS = [
     ["plots", "charts", "stepcharts"],
     ["report"],
     # using
-    ["folding"],
     ["handles", "archive", "viewer", "segmenting", "sweep"],
     ["findings", "chooser"],
     ["desk"],
