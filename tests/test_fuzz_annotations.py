@@ -183,7 +183,7 @@ def test_a_damaged_file_gives_a_clean_error_or_valid_outlines_in_time(kind, tmp_
         try:
             found = annotations.read_annotations(path)
             annotations.describe(found)
-            targets = annotations.read_targets(path, ["TLS", "TLS: GC"], missing="empty")
+            targets = annotations.targets_of(found, ["TLS", "TLS: GC"], missing="empty", path=path)
         except AnnotationError as error:
             assert str(path) in str(error), f"file {number} of {kind}: {error}"
             ends["error"] += 1
