@@ -23,8 +23,8 @@ __all__ = ["TileDataset", "augment_tile"]
 #: Slides kept open at a time; the least recently used one is let go of first.
 MAX_OPEN_SLIDES = 64
 
-#: Colour jitter, mild: stains differ more than this between laboratories, less between slides of one. No hue: turning it
-#: costs nine times as much as all the rest, 4 % of a training step on a CPU.
+#: Colour jitter, mild: stains differ more than this between laboratories, less between slides of one. No hue: it
+#: would cost nine times as much as all the rest, 4 % of a training step on a CPU.
 BRIGHTNESS, CONTRAST, SATURATION = 0.15, 0.15, 0.15
 
 _TILE_COLUMNS = ("tile_id", "slide_id", "x_px0", "y_px0", "size_px0")
