@@ -109,10 +109,19 @@ class Run:
 
         parts = [f"run {self.dir.name}", self.arm if self.arm_dir.name == self.arm else "", self.caption]
         if not any(text.get_gid() == "tlskit-caption" for text in figure.texts):
-            # Just under the lowest drawn thing: a figure with a tight layout fills its canvas to the edge.
+            # Just under the lowest thing that is drawn, a legend below the axes included.
+            figure.canvas.draw()
+            figure.set_layout_engine("none")
+            for legend in figure.legends:
+                # A figure's legend hangs on the border of what is saved, and would follow it below the caption.
+                box = legend.get_window_extent().transformed(figure.transFigure.inverted())
+                legend.set_loc("lower left")
+                legend.borderaxespad = 0
+                legend.set_bbox_to_anchor((box.x0, box.y0), transform=figure.transFigure)
+            lowest_in = figure.get_tightbbox().y0
             figure.text(
-                0.0, -0.01, "  |  ".join(p for p in parts if p), ha="left", va="top", fontsize=7, color="0.4",
-                gid="tlskit-caption",
+                0.01, (lowest_in - 0.08) / figure.get_figheight(), "  |  ".join(p for p in parts if p), ha="left",
+                va="top", fontsize=7, color="0.4", gid="tlskit-caption",
             )  # fmt: skip
         stem = self._folder("figures") / f"{self._prefix}{name}"
         # No date and no program in the metadata: the same numbers give the same bytes.

@@ -85,7 +85,7 @@ def split_bars(summary: pd.DataFrame) -> Figure:
         for x, total in enumerate(bottom):
             ax.text(x, total, f"{int(total)}", ha="center", va="bottom", fontsize=8)
         ax.set_title(column, fontsize=10)
-        ax.margins(y=0.12)
+        ax.set_ylim(0, max(1.0, bottom.max()) * 1.15)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         ax.spines[["top", "right"]].set_visible(False)
     np.atleast_1d(axes)[0].set_ylabel("number")
