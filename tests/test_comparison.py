@@ -118,7 +118,9 @@ def test_minutes_leave_the_warming_repeat_out(run_dir):
 
 def test_the_wall_clock_counts_where_it_was_kept(tmp_path):
     run_dir = write_archive(tmp_path / "run", arms={4: (0.6, 10.0)})
-    wall = pd.DataFrame({"slide_id": "slide_00", "repeat": [0, 1], "stage": "wall", "seconds": [50.0, 30.0]})
+    wall = pd.DataFrame(
+        {"slide_id": "slide_00", "repeat": [0, 1], "warm": [False, True], "stage": "wall", "seconds": [50.0, 30.0]}
+    )
     change(run_dir, "4x", "06_stages", lambda t: pd.concat([t, wall]))
     table = comparison.minutes_per_slide(run_dir)
     assert table["minutes"].tolist() == [0.5] and table["n_slides"].tolist() == [1]

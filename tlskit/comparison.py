@@ -398,8 +398,8 @@ def differences(
 def minutes_per_slide(run_dir: str | Path) -> pd.DataFrame:
     """Minutes that one slide takes, by arm, from the timing notebook.
 
-    A slide's time is the median of its repeats, the first of which warms the machine up and is left out where there are
-    more; the spread is over slides.
+    A slide's time is the median of its warm passes (the first pass warms the machine up; it counts where it is the only
+    one), by the wall clock where it was kept, else the sum of the stages. The spread is over slides.
 
     Returns
     -------
@@ -413,9 +413,11 @@ def minutes_per_slide(run_dir: str | Path) -> pd.DataFrame:
     stages = whole if len(whole) else stages
     if "repeat" not in stages:
         stages = stages.assign(repeat=0)
-    seconds = stages.groupby([*ARM, "slide_id", "repeat"], sort=False)["seconds"].sum().reset_index()
-    repeats = seconds.groupby([*ARM, "slide_id"], sort=False)["repeat"]
-    timed = seconds[(repeats.transform("nunique") == 1) | (seconds["repeat"] > repeats.transform("min"))]
+    if "warm" not in stages:
+        stages = stages.assign(warm=stages["repeat"] > stages.groupby([*ARM, "slide_id"])["repeat"].transform("min"))
+    seconds = stages.groupby([*ARM, "slide_id", "repeat", "warm"], sort=False)["seconds"].sum().reset_index()
+    has_warm = seconds.groupby([*ARM, "slide_id"], sort=False)["warm"].transform("any")
+    timed = seconds[seconds["warm"] | ~has_warm]
     minutes = timed.groupby([*ARM, "slide_id"], sort=False)["seconds"].median().div(60)
     by_arm = minutes.groupby(level=ARM, sort=False)
     table = pd.DataFrame({"minutes": by_arm.mean(), "minutes_median": by_arm.median()})

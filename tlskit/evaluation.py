@@ -274,10 +274,8 @@ def _columns(results: list, kind) -> list[list[pd.DataFrame]]:
 
 def _slide_counts(ids: dict, opened: _Opened, named: dict[str, float], tile_px: int) -> SlideCounts:
     prob_map, truth = opened.map, opened.truth
-    boxes, by_tile = _histograms(opened, tile_px)
-    total = by_tile.sum(axis=0)  # (4, 256): truth, and 2 more inside tissue
+    total, boxes, by_tile = _count_bands(opened, tile_px, [cut(value) for value in named.values()])
     regions = {"slide": total[:2] + total[2:], "tissue": total[2:]}
-    by_tile = by_tile[:, :2] + by_tile[:, 2:]
     d = prob_map.mpp / truth.mpp0
     names = [f"{ids['slide_id']}_({d:g}," + ",".join(f"{round(v * d)}" for v in box) + ")" for box in boxes]
     width, height = prob_map.size_px
@@ -286,11 +284,10 @@ def _slide_counts(ids: dict, opened: _Opened, named: dict[str, float], tile_px: 
         "n_targets": len(truth.polygons), "target_mm2": truth.area_mm2, "tissue_mm2": opened.tissue.area_mm2,
     }  # fmt: skip
     slides, tiles = [], []
-    for name, value in named.items():
+    for n, (name, value) in enumerate(named.items()):
         row = ids | {"threshold_by": name, "threshold": value}
         positions = {"tile_id": names} | row | {"x_px": boxes[:, 0], "y_px": boxes[:, 1]}
-        counts = counts_at(by_tile, cut(value))[:, 0]
-        tiles.append(pd.DataFrame(positions | dict(zip(COUNTS, counts.T, strict=True))))
+        tiles.append(pd.DataFrame(positions | dict(zip(COUNTS, by_tile[:, n].T, strict=True))))
         for region, suffix in (("slide", ""), ("tissue", "_tissue")):
             counts = counts_at(regions[region], cut(value))[0]
             row = row | {f"{c}{suffix}": int(n) for c, n in zip(COUNTS, counts, strict=True)}
@@ -307,35 +304,56 @@ def _slide_counts(ids: dict, opened: _Opened, named: dict[str, float], tile_px: 
     )
 
 
-def _histograms(opened: _Opened, tile_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of the grid tiles ``(N, 4)`` (x, y, width, height), and their histograms ``(N, 4, 256)`` by code."""
+def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read the map once, in bands of `tile_px` rows.
+
+    Returns
+    -------
+    total : ndarray
+        Histograms of the slide by `_code`, ``(4, 256)``.
+    boxes : ndarray
+        Grid tiles: x, y, width, height, ``(N, 4)``.
+    counts : ndarray
+        Of each tile at each cut, ``(N, len(cuts), 4)``.
+    """
     prob_map = opened.map
     width, height = prob_map.size_px
-    columns = range(0, width, tile_px)
-    tops = range(0, height, tile_px)
+    stretch_px = tile_px * max(1, 4096 // tile_px)
 
     def band(y_px: int) -> np.ndarray:
         return prob_map.read(0, y_px, width, min(tile_px, height - y_px))
 
-    boxes, histograms = [], []
+    total, boxes, counts = np.zeros((4, 256), np.int64), [], []
     # One band is decoded while the one before it is counted.
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(band, 0)
-        for y_px in tops:
+        for y_px in range(0, height, tile_px):
             values = coming.result()
             if y_px + tile_px < height:
                 coming = reader.submit(band, y_px + tile_px)
-            rows = len(values)
-            code = opened.tissue.at(0, y_px, width, rows, mpp=prob_map.mpp).astype(np.uint8)
-            code <<= 1
-            code |= opened.truth.at(0, y_px, width, rows, mpp=prob_map.mpp).view(np.uint8)
-            for x, y, w, h in prob_map.invalid:
-                code[max(0, y - y_px) : max(0, y + h - y_px), x : x + w] = _INVALID
-            for x_px in columns:
-                here = slice(x_px, x_px + tile_px)
-                boxes.append((x_px, y_px, min(tile_px, width - x_px), rows))
-                histograms.append(joint_histogram(values[:, here], code[:, here], codes=4))
-    return np.array(boxes), np.array(histograms)
+            of_tiles = []
+            # In stretches of some tiles, so that truth, tissue and code stay in the processor's cache.
+            for left in range(0, width, stretch_px):
+                part = values[:, left : left + stretch_px]
+                code = _code(opened, left, y_px, part.shape)
+                for x in range(0, part.shape[1], tile_px):
+                    here = np.s_[:, x : x + tile_px]
+                    boxes.append((left + x, y_px, min(tile_px, width - left - x), len(values)))
+                    of_tiles.append(joint_histogram(part[here], code[here], codes=4))
+            histograms = np.array(of_tiles)
+            total += histograms.sum(axis=0)
+            counts.append(counts_at(histograms[:, :2] + histograms[:, 2:], cuts))
+    return total, np.array(boxes), np.concatenate(counts)
+
+
+def _code(opened: _Opened, x_px: int, y_px: int, shape: tuple[int, int]) -> np.ndarray:
+    """Truth + 2 * tissue of each pixel of a rectangle, `_INVALID` where the map could not be made."""
+    rows, columns = shape
+    code = opened.tissue.at(x_px, y_px, columns, rows, mpp=opened.map.mpp).view(np.uint8) << 1
+    code |= opened.truth.at(x_px, y_px, columns, rows, mpp=opened.map.mpp).view(np.uint8)
+    for x, y, w, h in opened.map.invalid:
+        code[max(0, y - y_px) : max(0, y + h - y_px), max(0, x - x_px) : max(0, x + w - x_px)] = _INVALID
+    return code
 
 
 def _grid_counts(

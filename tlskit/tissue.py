@@ -71,9 +71,12 @@ class Tissue:
         columns = np.floor((x_px + np.arange(width_px) + 0.5) * scale).astype(np.int64)
         rows = np.floor((y_px + np.arange(height_px) + 0.5) * scale).astype(np.int64)
         height, width = self.mask.shape
-        found = self.mask[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)]
-        inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
-        return found & inside
+        # Many working rows share a row of the mask: each of those is looked up once, then copied.
+        unique, copies = np.unique(np.clip(rows, 0, height - 1), return_inverse=True)
+        found = self.mask[np.ix_(unique, np.clip(columns, 0, width - 1))][copies]
+        found[(rows < 0) | (rows >= height)] = False
+        found[:, (columns < 0) | (columns >= width)] = False
+        return found
 
     @cached_property
     def _cumulative(self) -> np.ndarray:
