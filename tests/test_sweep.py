@@ -53,9 +53,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notebooks/02_patient_split.ipynb").write_text(
         notebook(second, (fail, []), (write % ("second", ""), []))
     )
-    (tmp_path / "notebooks/compare_magnifications.ipynb").write_text(
-        notebook(PARAMETERS, ("print(arm)", []))
-    )
+    (tmp_path / "notebooks/compare_magnifications.ipynb").write_text(notebook(PARAMETERS, ("print(arm)", [])))
     (tmp_path / "params/p.yaml").write_text("run_name: r\nsweep: {magnification: [4, 1]}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "STEPS", ("01_tiling", "02_patient_split"))

@@ -196,10 +196,15 @@ class TileDataset(torch.utils.data.Dataset):
             return slide
 
     def _polygons(self, slide_id: str) -> tuple[list, STRtree]:
+        origin_px0 = self._slide(slide_id).bounds_px0[:2]
         with self._lock:
             if slide_id not in self._targets:
                 path = self._rows[slide_id].annotation_path
-                polygons = annotations.read_targets(path, self.target_class, missing="empty") if path else []
+                polygons = []
+                if path:
+                    polygons = annotations.read_targets(
+                        path, self.target_class, missing="empty", origin_px0=origin_px0
+                    )
                 self._targets[slide_id] = (polygons, STRtree(polygons))
             return self._targets[slide_id]
 

@@ -256,7 +256,10 @@ def _over_slides(
                         f"{prob_map.path.name} was predicted with {mpp0:g} um/px at level 0, and the slide now has "
                         f"{slide.mpp0:g} (from: {slide.mpp_source}). Predict the slide again."
                     )
-                polygons = annotations.read_targets(of_manifest.annotation_path, target_class, missing=missing_target)
+                polygons = annotations.read_targets(
+                    of_manifest.annotation_path, target_class, missing=missing_target,
+                    origin_px0=slide.bounds_px0[:2],
+                )  # fmt: skip
                 truth = Truth(polygons, mpp0=slide.mpp0)
                 results.append(work(ids, _Opened(prob_map, truth, tissue.tissue_mask(slide), slide.size_px0)))
         except Exception as error:

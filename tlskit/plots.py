@@ -327,7 +327,9 @@ class _Fields:
             slide = cohort.open_row(row, resolution_by=self._resolution_by)
             polygons = []
             if self._target_class is not None and row.annotation_path:
-                polygons = annotations.read_targets(row.annotation_path, self._target_class, missing="empty")
+                polygons = annotations.read_targets(
+                    row.annotation_path, self._target_class, missing="empty", origin_px0=slide.bounds_px0[:2]
+                )
             self._open[slide_id] = (slide, polygons)
         return self._open[slide_id]
 

@@ -112,7 +112,7 @@ def write_outlines(
     for made in maps.itertuples():
         try:
             with cohort.open_row(rows[made.slide_id], resolution_by=resolution_by) as slide:
-                mpp0 = slide.mpp0
+                mpp0, origin_px0 = slide.mpp0, slide.bounds_px0[:2]
             polygons, measured = outline_map(
                 made.map_path, mpp0=mpp0, threshold=threshold, min_object_um2=min_object_um2
             )
@@ -120,6 +120,7 @@ def write_outlines(
                 Path(out_dir) / f"{made.slide_id}.geojson",
                 polygons,
                 class_name=class_name,
+                origin_px0=origin_px0,
                 measurements=[{**row, "magnification": magnification} for row in measured.to_dict("records")],
             )
         except TlskitError as error:
