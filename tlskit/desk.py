@@ -130,7 +130,7 @@ class SlideDesk(Explorer):
         self.objects = ipywidgets.HTML()
         self.copy = _button("Copy the outline in the middle", "copies the prediction, else the truth, to be corrected")
         self.save = _button("Save outlines")
-        self.class_name = ipywidgets.Text("TLS", description="as class", layout=wide, style=style)
+        self.class_name = ipywidgets.Text("TLS", description="Save as", layout=wide, style=style)
         # In the browser, without the kernel: this is what makes a slider feel like one.
         for source, trait, target in (
             (self.threshold, "value", "threshold"), (self.opacity, "value", "opacity"),
@@ -197,6 +197,7 @@ class SlideDesk(Explorer):
         self.view.show(sheet.slide, maps=sheet.maps, truth=sheet.truth or (), field=field)
         for widget in (self.magnification, self.threshold, self.opacity, self.look, self.outlines):
             widget.disabled = not names
+        self.magnification.layout.display = "none" if len(names) < 2 else ""
         self.side_by_side.disabled = len(names) < 2
         self.show_truth.disabled = not sheet.truth
         self.next_miss.disabled = self.next_false.disabled = not names or sheet.truth is None

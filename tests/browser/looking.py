@@ -1,0 +1,38 @@
+"""What the browser tests look at: the state that the slide view paints, and the scores beside it."""
+
+import re
+
+VIEW = ".tlskit-view canvas"
+
+
+def painted(page, **wanted) -> dict:
+    """State of the first canvas once all its tiles have come and it shows what is `wanted`."""
+    page.wait_for_function(
+        """(wanted) => {
+            const canvas = document.querySelector('.tlskit-view canvas');
+            return canvas && canvas.dataset.missing === '0'
+                && Object.entries(wanted).every(([name, value]) => canvas.dataset[name] === String(value));
+        }""",
+        arg=wanted,
+    )
+    return page.evaluate("({...document.querySelector('.tlskit-view canvas').dataset})")
+
+
+def slider(page, label: str):
+    """Handle of the slider with this label; it takes the arrow keys."""
+    box = page.locator(".widget-inline-hbox").filter(has=page.locator("label", has_text=re.compile(f"^{label}$")))
+    return box.locator(".noUi-handle").first
+
+
+def scores(page, threshold: float) -> dict[str, float]:
+    """The scores beside the slide, once they stand for this threshold."""
+    page.wait_for_selector(f'.tlskit-scores[data-threshold="{threshold:.2f}"]')
+    found = page.eval_on_selector_all(".tlskit-score", "nodes => nodes.map(n => [n.dataset.score, n.textContent])")
+    return {name: float(text) for name, text in found}
+
+
+def objects(page, threshold: float) -> dict[str, int]:
+    """Objects found, missed and false, once they stand for this threshold."""
+    page.wait_for_selector(f'table[data-threshold="{threshold:.2f}"] .tlskit-objects')
+    found = page.eval_on_selector_all(".tlskit-objects", "nodes => nodes.map(n => [n.dataset.count, n.textContent])")
+    return {name: int(text) for name, text in found}

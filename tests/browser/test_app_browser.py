@@ -1,0 +1,121 @@
+"""The page for people who do not code, in a real browser."""
+
+import csv
+import json
+from urllib.parse import urlsplit
+
+import pytest
+from looking import VIEW, objects, painted, scores, slider
+
+from tlskit import archive, findings, probmaps
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def open_folder_page(page, url):
+    page.goto(url)
+    page.get_by_role("button", name="A slide from a folder").click()
+    page.get_by_role("button", name="Segment", exact=True).wait_for()
+
+
+def test_the_page_asks_nothing_of_any_other_machine(page, app_url):
+    page.goto(app_url)
+    painted(page)
+    hosts = {urlsplit(address).hostname for address in page.requests if address.startswith(("http", "ws"))}
+    assert hosts == {"127.0.0.1"}
+
+
+def test_without_the_token_there_is_no_page(page, app_url):
+    page.goto(app_url.split("?")[0])
+    assert page.locator(VIEW).count() == 0
+    assert "/login" in page.url
+
+
+def test_nothing_runs_over_the_side_of_a_1280_px_window(page, app_url):
+    page.goto(app_url)
+    painted(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    over = page.eval_on_selector_all(
+        "button, input, select, canvas, table, pre",
+        "nodes => nodes.filter(n => n.getBoundingClientRect().right > 1280).map(n => n.outerHTML.slice(0, 80))",
+    )
+    assert over == []
+
+
+def test_the_threshold_moves_layer_scores_and_objects_to_what_python_computes(page, app_url, project):
+    page.goto(app_url)
+    painted(page, cut=128)
+    handle = slider(page, "Threshold")
+    handle.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowLeft")
+    state = painted(page, cut=findings.cut(0.3))
+    study = archive.open_archive(project / "outputs" / "made")
+    arm = study.arm(state["map"])
+    with probmaps.open_map(arm.map_path("S1")) as probmap:
+        level = int(state["level"])
+        width, height = probmap.level_sizes_px[level]
+        values = probmap.read(0, 0, width, height, level=level)
+        assert int(state["positive"]) == (values >= findings.cut(0.3)).sum() > 0
+        with study.open_slide("S1") as slide:
+            expected = findings.Findings(probmap, study.targets("S1"), mpp0=slide.mpp0).counts(0.3)
+    for name, value in scores(page, 0.3).items():
+        assert value == pytest.approx(findings.scores_at(arm.histograms["S1"], 0.3)[name], abs=5e-4)
+    assert objects(page, 0.3) == expected
+
+
+def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(page, app_url, project, tmp_path):
+    page.goto(app_url)
+    page.get_by_role("button", name="A slide from a folder").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Segment", exact=True).wait_for()
+    page.locator(".widget-select select").focus()
+    page.keyboard.press("Home")
+    page.get_by_role("button", name="Open", exact=True).focus()
+    page.keyboard.press("Enter")
+    painted(page)
+    page.get_by_role("button", name="Segment", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("Done. Move the threshold").wait_for(timeout=200_000)
+    painted(page, map="1x")
+    handle = slider(page, "Threshold")
+    handle.focus()
+    page.keyboard.press("Home")
+    painted(page, cut=findings.cut(0.01))
+    files = {}
+    for label in ("Download outlines for QuPath (GeoJSON)", "Download areas (CSV)"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=label).focus()
+            page.keyboard.press("Enter")
+        path = tmp_path / download.value.suggested_filename
+        download.value.save_as(path)
+        files[path.suffix] = path
+    outlines = json.loads(files[".geojson"].read_text())["features"]
+    with open(files[".csv"], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(outlines) == len(rows) >= 1
+    assert {feature["properties"]["classification"]["name"] for feature in outlines} == {"TLS"}
+    assert rows[0]["slide_id"] == "S1" and float(rows[0]["threshold"]) == 0.01
+    made = list((project / "outputs" / "segmented" / "made-1x").glob("S1-*.tif"))
+    with probmaps.open_map(made[0]) as probmap:
+        found = findings.Findings(probmap, (), mpp0=probmap.metadata["mpp0"], goal_mpp=4.0)
+    assert sum(float(row["area_um2"]) for row in rows) == pytest.approx(found.mask(0.01).sum() * found.mpp**2, rel=1e-3)
+
+
+def test_an_unreadable_file_is_told_as_a_sentence(page, app_url, project):
+    folder = project / "broken"
+    folder.mkdir(exist_ok=True)
+    name = "<img src=x onerror=alert(1)>.svs"
+    (folder / name).write_bytes(b"no slide at all")
+    open_folder_page(page, app_url)
+    box = page.locator(".widget-text input").first
+    box.fill(str(folder))
+    box.press("Enter")
+    page.locator(".widget-select option", has_text="<img").wait_for(state="attached")
+    page.locator(".widget-select select").select_option(index=0)
+    page.get_by_role("button", name="Open", exact=True).click()
+    message = page.get_by_role("status").filter(has_text=name).first
+    message.wait_for()
+    text = message.inner_text()
+    assert "Traceback" not in page.content() and "Error:" not in text and text.endswith(".")
+    assert page.locator("img[src='x']").count() == 0
