@@ -222,6 +222,15 @@ def test_a_threshold_rule_that_was_not_evaluated_is_named(run_dir):
     }
 
 
+def test_tiles_counted_at_one_threshold_keep_it(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
+    for arm in ("1x", "4x"):
+        change(run_dir, arm, "04_counts_per_tile", lambda t: t[t["threshold_by"] == "fixed"])
+    table = comparison.table_one(run_dir, threshold_by="validation", with_published=False)
+    assert set(table.loc[table["level"] == "tile", "threshold"]) == {0.5}
+    assert set(table.loc[table["level"] == "wsi", "threshold"]) == {0.32, 0.38}
+
+
 def test_objects_and_agreement_of_all_arms(run_dir):
     table = comparison.object_table(run_dir)
     assert len(table) == 3 * len(ARMS) and (table["n_slides"] == 14).all()

@@ -90,7 +90,7 @@ def test_text_from_files_is_escaped(page):
 
 def test_tables_and_figures_stand_beside_the_page(run_dir, page):
     tables = {path.stem for path in (run_dir / "compare" / "tables").glob("*.csv")}
-    assert {"table_one", "audit", "grid_scores", "intervals", "differences", "object_scores", "pareto"} <= tables
+    assert {"table_one", "audit", "grid", "intervals", "differences", "objects", "pareto"} <= tables
     for path in (run_dir / "compare" / "figures").glob("*.png"):
         assert path.with_suffix(".pdf").is_file()
     from tlskit import comparison

@@ -182,7 +182,7 @@ def table_one(
     run_dir
         Folder of the run.
     threshold_by
-        ``fixed`` (0.5) or ``validation`` (chosen for each arm).
+        ``fixed`` (0.5) or ``validation`` (chosen for each arm); tiles counted at one threshold only keep that one.
     poolings, batch_size
         Of `tlskit.metrics.score`.
     with_published
@@ -553,6 +553,9 @@ def _counts(run_dir: str | Path, name: str, threshold_by: str, slides: str) -> p
     """A table of the test set at one rule of threshold; of whole slides, those that the arms may be compared on."""
     table = _test(collect(run_dir, name))
     rules = table["threshold_by"].unique()
+    if name.startswith("04") and threshold_by not in rules and len(rules) == 1:
+        # A threshold is chosen on whole slides, after the tiles were counted; the column threshold says which it was.
+        threshold_by = rules[0]
     table = table[table["threshold_by"] == threshold_by]
     if table.empty:
         raise RunError(f"The table {name} has no counts at the threshold {threshold_by!r}; it has {', '.join(rules)}.")

@@ -168,7 +168,7 @@ def _cohort(section: _Section, run: runs.Run, stands_on: pd.DataFrame) -> None:
             _add_table(
                 section, run, table.loc[order].reset_index(), "patients_by_split", "Patients by set and cancer type."
             )
-    _add_table(section, run, stands_on, "stands_on", "What each arm's test stands on.")
+    _add_table(section, run, stands_on, "arms", "What each arm's test stands on.")
 
 
 def _table_one(section: _Section, run: runs.Run, options: dict, batch_size: int) -> None:
@@ -191,8 +191,8 @@ def _cost(section: _Section, run: runs.Run, options: dict, draws: int) -> None:
     caption = "Quality on the common grid against time; dashed: no other arm is both better and faster."
     _add_figure(section, run, charts.pareto(front), "pareto", caption)
     run.table(front, "pareto")
-    _add_table(section, run, minutes, "minutes_per_slide", "Minutes per slide; hardware is listed under Provenance.")
-    _add_figure(section, run, charts.minutes_per_slide(minutes), "minutes_per_slide", "Minutes per slide.")
+    _add_table(section, run, minutes, "minutes", "Minutes per slide; hardware is listed under Provenance.")
+    _add_figure(section, run, charts.minutes_per_slide(minutes), "minutes", "Minutes per slide.")
 
 
 def _intervals(section: _Section, run: runs.Run, options: dict, draws: int) -> None:
@@ -216,8 +216,8 @@ def _grid(section: _Section, run: runs.Run, options: dict) -> None:
         "Every arm's probabilities, brought to the same physical pixels and scored against outlines drawn there once, "
         "inside the same tissue. The ceiling is what the outlines themselves reach when drawn at that magnification."
     )
-    _add_figure(section, run, charts.ceilings(table), "grid_ceilings", "IoU and its ceiling on the common grid.")
-    _add_table(section, run, table, "grid_scores", "")
+    _add_figure(section, run, charts.ceilings(table), "grid", "IoU and its ceiling on the common grid.")
+    _add_table(section, run, table, "grid", "")
 
 
 def _audit(section: _Section, run: runs.Run, options: dict, batch_size: int) -> None:
@@ -247,12 +247,12 @@ def _objects(section: _Section, run: runs.Run, options: dict) -> None:
     agreed = comparison.agreement_table(run.dir, **options)
     section.text.append("Objects are post-processed in um, in the same way at every magnification.")
     _add_figure(section, run, charts.object_recall(table), "objects", "Recall by size, precision, and false objects.")
-    _add_table(section, run, table, "object_scores", "")
+    _add_table(section, run, table, "objects", "")
     of_slides = comparison.collect(run.dir, "05_objects_per_slide")
     of_slides = of_slides[of_slides["threshold_by"] == options["threshold_by"]]
     caption = "Area of objects of each slide, predicted against true."
-    _add_figure(section, run, charts.agreement(of_slides), "object_agreement", caption)
-    _add_table(section, run, agreed, "object_agreement", "")
+    _add_figure(section, run, charts.agreement(of_slides), "agreement", caption)
+    _add_table(section, run, agreed, "agreement", "")
 
 
 def _thresholds(section: _Section, run: runs.Run, slides: str) -> None:
