@@ -202,9 +202,7 @@ class TileDataset(torch.utils.data.Dataset):
                 path = self._rows[slide_id].annotation_path
                 polygons = []
                 if path:
-                    polygons = annotations.read_targets(
-                        path, self.target_class, missing="empty", origin_px0=origin_px0
-                    )
+                    polygons = annotations.read_targets(path, self.target_class, missing="empty", origin_px0=origin_px0)
                 self._targets[slide_id] = (polygons, STRtree(polygons))
             return self._targets[slide_id]
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     "PREDICTION_COLOUR",
     "TRUTH_COLOUR",
+    "bare",
+    "draw_legend",
+    "draw_outlines",
     "example_slides",
     "extreme_tiles",
     "slide_overlays",
@@ -80,7 +83,7 @@ def tile_gallery(
         ax.set_title(f"{tile.slide_id}\ntarget {tile.target_fraction:.0%}", fontsize=8)
     reader.close()
     _scale_bar(axes[0], mpp, tile_px)
-    _legend(figure, truth=True)
+    draw_legend(figure, truth=True)
     return figure
 
 
@@ -192,7 +195,7 @@ def target_at_magnifications(
             polygons, x_px=x_px, y_px=y_px, width_px=field_px, height_px=field_px, mpp=mpp, mpp0=slide.mpp0
         )
         bottom.imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, field_px, field_px, 0))
-        _bare(bottom)
+        bare(bottom)
         bottom.set_xlabel(f"target {mask.mean():.1%} of pixels", fontsize=8)
         _scale_bar(top, mpp, field_px)
     axes[0, 0].set_ylabel("image")
@@ -243,7 +246,7 @@ def tile_predictions(
             ax.set_title(f"{tile['slide_id']}\nIoU {iou:.2f}", fontsize=8)
     reader.close()
     _scale_bar(axes[0], mpp, size)
-    _legend(figure, truth=True, prediction=True)
+    draw_legend(figure, truth=True, prediction=True)
     return figure
 
 
@@ -291,8 +294,8 @@ def slide_overlays(
             overview >= math.ceil(threshold * 255), mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2
         )
         for ax in (top, bottom):
-            _outlines(ax, polygons, scale=per_px0, colour=TRUTH_COLOUR)
-        _outlines(top, predicted, scale=per_px0, colour=PREDICTION_COLOUR)
+            draw_outlines(ax, polygons, scale=per_px0, colour=TRUTH_COLOUR)
+        draw_outlines(top, predicted, scale=per_px0, colour=PREDICTION_COLOUR)
         image = bottom.imshow(overview / 255, extent=map_extent, cmap="magma", vmin=0, vmax=1)
         top.set_title(example.title, fontsize=9)
         for ax in (top, bottom):
@@ -308,7 +311,7 @@ def slide_overlays(
     place = axes[1, -1].get_position()
     bar = figure.add_axes((0.95, place.y0, 0.012, place.height))
     figure.colorbar(image, cax=bar).set_label("probability of target", fontsize=8)
-    _legend(figure, truth=True, prediction=True, y=0.03)
+    draw_legend(figure, truth=True, prediction=True, y=0.03)
     return figure
 
 
@@ -367,7 +370,7 @@ def _field(ax: Axes, slide: Slide, x_px: int, y_px: int, size_px: int, *, mpp: f
     ax.imshow(pixels, extent=(0, size_px, size_px, 0), interpolation="antialiased")
     d = mpp / slide.mpp0
     here = box(x_px * d, y_px * d, (x_px + size_px) * d, (y_px + size_px) * d)
-    _outlines(
+    draw_outlines(
         ax,
         [polygon for polygon in polygons if polygon.intersects(here)],
         scale=1 / d,
@@ -376,17 +379,18 @@ def _field(ax: Axes, slide: Slide, x_px: int, y_px: int, size_px: int, *, mpp: f
     )
     ax.set_xlim(0, size_px)
     ax.set_ylim(size_px, 0)
-    _bare(ax)
+    bare(ax)
 
 
-def _bare(ax: Axes) -> None:
+def bare(ax: Axes) -> None:
+    """Axes with a frame and without ticks, as around a picture."""
     ax.set_axis_on()
     ax.set_xticks([])
     ax.set_yticks([])
 
 
 def _blank(ax: Axes, text: str) -> None:
-    _bare(ax)
+    bare(ax)
     ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, color="0.4", transform=ax.transAxes)
 
 
@@ -397,7 +401,7 @@ def _only_text(figure: Figure, axes: np.ndarray, text: str) -> Figure:
     return figure
 
 
-def _outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 0.0)) -> None:
+def draw_outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 0.0)) -> None:
     """Draw polygons of level-0 pixels, scaled and shifted into the coordinates of `ax`, holes included."""
     for polygon in polygons:
         rings = [polygon.exterior, *polygon.interiors]
@@ -412,7 +416,7 @@ def _outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 0.0)
 
 def _mask_outline(ax: Axes, mask: np.ndarray, colour: str) -> None:
     """Outline of a mask along its pixel edges."""
-    _outlines(ax, annotations.polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour)
+    draw_outlines(ax, annotations.polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour)
 
 
 def _scale_bar(ax: Axes, mpp: float, size_px: int) -> None:
@@ -427,7 +431,8 @@ def _scale_bar(ax: Axes, mpp: float, size_px: int) -> None:
     label.set_path_effects([patheffects.withStroke(linewidth=2, foreground="black")])
 
 
-def _legend(figure: Figure, *, truth: bool = False, prediction: bool = False, y: float = 0.0) -> None:
+def draw_legend(figure: Figure, *, truth: bool = False, prediction: bool = False, y: float = 0.0) -> None:
+    """The colours of truth and prediction below a figure's axes."""
     entries = [(TRUTH_COLOUR, "truth")] * truth + [(PREDICTION_COLOUR, "prediction")] * prediction
     handles = [Line2D([], [], color=colour, linewidth=1.6, path_effects=_RIM, label=label) for colour, label in entries]
     figure.legend(

@@ -90,9 +90,7 @@ def _generator(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index, 2022])
 
 
-def plan_section(
-    slide: SlidePlan, *, seed: int = 0, slide_mm: tuple[float, float] = (2.4, 3.4)
-) -> anatomy.Section:
+def plan_section(slide: SlidePlan, *, seed: int = 0, slide_mm: tuple[float, float] = (2.4, 3.4)) -> anatomy.Section:
     """The plan of the section that `make_cohort` draws for a slide, with all its structures, without painting it."""
     return _draw_plan(slide, slide_mm, _generator(seed, slide.index))
 

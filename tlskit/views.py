@@ -98,18 +98,18 @@ def slide_field(
         for ax, arm in zip(axes.flat, chosen or [None], strict=False):
             ax.imshow(pixels, extent=(0, size[0], size[1], 0), interpolation="antialiased")
             where = {"scale": 1 / d, "shift": (-left, -top)}
-            plots._outlines(ax, polygons, colour=plots.TRUTH_COLOUR, **where)
+            plots.draw_outlines(ax, polygons, colour=plots.TRUTH_COLOUR, **where)
             if arm is not None:
                 with probmaps.open_map(arm.map_path(slide_id)) as probmap:
                     predicted = _outlines_in(probmap, (left, top, *size), d, slide.mpp0, threshold)
-                plots._outlines(ax, predicted, colour=plots.PREDICTION_COLOUR, **where)
+                plots.draw_outlines(ax, predicted, colour=plots.PREDICTION_COLOUR, **where)
                 ax.set_title(_title(arm, slide_id, threshold), fontsize=9)
             ax.set_xlim(0, size[0])
             ax.set_ylim(size[1], 0)
-            plots._bare(ax)
+            plots.bare(ax)
             _scale_bar(ax, slide.mpp0 * d, size)
     figure.suptitle(f"{slide_id}, threshold {threshold:g}", fontsize=10)
-    plots._legend(figure, truth=True, prediction=bool(chosen))
+    plots.draw_legend(figure, truth=True, prediction=bool(chosen))
     return figure
 
 
