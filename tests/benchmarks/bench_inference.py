@@ -25,14 +25,14 @@ TILE_PX, BATCH = 512, 4
 SIDE_PX0, MPP = 20_480, 1.0
 
 
-def network():
+def network(mpp=MPP):
     """A checkpoint with random weights, the same at every call."""
     import torch
 
     from tlskit import models
 
     torch.manual_seed(0)
-    return checkpoint(models.build_model(encoder_weights="none").eval(), MPP)
+    return checkpoint(models.build_model(encoder_weights="none").eval(), mpp)
 
 
 def checkpoint(model, mpp):
