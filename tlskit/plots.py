@@ -293,9 +293,10 @@ def slide_overlays(
         predicted = annotations.polygonise(
             overview >= math.ceil(threshold * 255), mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2
         )
+        # Truth last: it is the longer-lived line, and false outlines may be many.
+        draw_outlines(top, predicted, scale=per_px0, colour=PREDICTION_COLOUR, linewidth=0.9)
         for ax in (top, bottom):
             draw_outlines(ax, polygons, scale=per_px0, colour=TRUTH_COLOUR)
-        draw_outlines(top, predicted, scale=per_px0, colour=PREDICTION_COLOUR)
         image = bottom.imshow(overview / 255, extent=map_extent, cmap="magma", vmin=0, vmax=1)
         top.set_title(example.title, fontsize=9)
         for ax in (top, bottom):
@@ -401,8 +402,9 @@ def _only_text(figure: Figure, axes: np.ndarray, text: str) -> Figure:
     return figure
 
 
-def draw_outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 0.0)) -> None:
+def draw_outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 0.0), linewidth: float = 1.4) -> None:
     """Draw polygons of level-0 pixels, scaled and shifted into the coordinates of `ax`, holes included."""
+    rim = [patheffects.withStroke(linewidth=linewidth + 1.6, foreground="#202020")]
     for polygon in polygons:
         rings = [polygon.exterior, *polygon.interiors]
         vertices = np.concatenate([np.asarray(ring.coords)[:, :2] * scale + shift for ring in rings])
@@ -410,7 +412,7 @@ def draw_outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 
             [[MplPath.MOVETO, *[MplPath.LINETO] * (len(ring.coords) - 2), MplPath.CLOSEPOLY] for ring in rings]
         )
         ax.add_patch(
-            PathPatch(MplPath(vertices, codes), fill=False, edgecolor=colour, linewidth=1.4, path_effects=_RIM)
+            PathPatch(MplPath(vertices, codes), fill=False, edgecolor=colour, linewidth=linewidth, path_effects=rim)
         )
 
 
