@@ -33,8 +33,13 @@ demo: env  ## make a synthetic cohort and run the whole study on it (about 15 mi
 	$(PY) -m tlskit synth outputs/cohorts/demo
 	$(PY) -m tlskit sweep params/demo.yaml
 
+# One process a file: torch, OpenVINO, libvips and the widgets' libraries, loaded into one interpreter one after the
+# other, have been seen to end it with a segmentation fault.
 test: env  ## run the tests
-	$(PY) -m pytest
+	@failed=""; for file in tests/test_*.py tests/*/test_*.py; do \
+	  $(PY) -m pytest -q $$file || failed="$$failed $$file"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "Failed:$$failed"; exit 1; fi; echo "All tests passed."
 
 lab: env  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=.

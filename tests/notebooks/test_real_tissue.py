@@ -52,7 +52,6 @@ def test_a_real_aperio_slide_is_tiled_and_mapped(real_data, tmp_path, magnificat
     assert len(tiled.tiles) > 0
     checkpoint = untrained(magnification, tile_px)
     with cohort.open_row(next(cohort.slide_rows(slides))) as slide:
-        # A quarter of the slide's width at 20x: the test is about the pixels' way, not about the waiting.
         prediction = inference.predict_slide(
             checkpoint, slide, tmp_path / "map.tif", overlap=0.0, tissue=tissue.tissue_mask(slide), progress=False
         )
@@ -63,8 +62,8 @@ def test_a_real_aperio_slide_is_tiled_and_mapped(real_data, tmp_path, magnificat
 def untrained(magnification: float, tile_px: int) -> models.Checkpoint:
     """A checkpoint of a network that has learnt nothing."""
     return models.Checkpoint(
-        model=models.build_model(encoder="timm-mobilenetv3_small_minimal_100", encoder_weights="none"),
-        encoder="timm-mobilenetv3_small_minimal_100",
+        model=models.build_model(encoder="efficientnet-b0", encoder_weights="none"),
+        encoder="efficientnet-b0",
         magnification=magnification,
         mpp=10 / magnification,
         tile_px=tile_px,
