@@ -101,7 +101,8 @@ class SlideDesk(Explorer):
         self.view = viewer.slide_view(height_px=height_px)
         self.magnification = ipywidgets.SelectionSlider(
             options=[(name, i) for i, name in enumerate(names)] or [("none", 0)], description="Map of",
-            layout=wide, style=style, tooltip="whose model's map is shown",
+            # Its own layout: it is hidden where there is only one map, and must not take the others with it.
+            layout=ipywidgets.Layout(width="auto"), style=style, tooltip="whose model's map is shown",
         )  # fmt: skip
         self.threshold = ipywidgets.FloatSlider(
             threshold,
