@@ -29,7 +29,7 @@ $(STAMP): requirements.lock
 	  cp requirements.lock $(STAMP); \
 	else touch $(STAMP); fi
 
-demo: env  ## make a synthetic cohort and run the whole study on it (about 15 minutes)
+demo: env  ## make a synthetic cohort and run the whole study on it (about 18 minutes)
 	$(PY) -m tlskit synth outputs/cohorts/demo
 	$(PY) -m tlskit sweep params/demo.yaml
 
