@@ -7,7 +7,7 @@ import pytest
 
 from tlskit import cohort, inference, models, runs, sweep, tiling, tissue
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 

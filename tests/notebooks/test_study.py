@@ -9,7 +9,7 @@ import pytest
 from tlskit import runs, splitting
 from tlskit.sweep import STEPS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SCORES = ["accuracy", "dice", "iou", "recall", "specificity", "precision", "mcc"]
 
