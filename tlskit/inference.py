@@ -9,9 +9,7 @@ import hashlib
 import json
 import logging
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tlskit import __version__, blending, engines, streaming, units
+from tlskit.batching import ahead
 from tlskit.errors import CheckpointError, MapError, ParameterError, SlideError, TlskitError
 from tlskit.probmaps import MapWriter, open_map
 
@@ -425,7 +424,7 @@ def predict_tiles(
     order = np.arange(len(tiles), dtype=np.int64)
     chunks = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     try:
-        batches = _ahead(read, chunks, workers)
+        batches = ahead(read, chunks, workers=workers)
         first = next(batches)
         asked = {"engine": engine, "precision": precision, "threads": threads}
         made = engines.make_engine(checkpoint, window_px=checkpoint.tile_px, device=device, **asked)
@@ -441,21 +440,6 @@ def predict_tiles(
 def _chain(first, rest):
     yield first
     yield from rest
-
-
-def _ahead(function, items, workers: int) -> Iterator:
-    """``map(function, items)``, computed in threads a few items ahead."""
-    if workers < 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="tlskit-tiles") as pool:
-        waiting: deque = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def predict_cohort(

@@ -16,13 +16,12 @@ from tqdm.auto import tqdm
 
 from tlskit import cohort, compute, engines, inference, units
 from tlskit.errors import ParameterError, TlskitError
+from tlskit.published import PERSON_MINUTES_PER_SLIDE
 
-__all__ = ["PERSON_MINUTES", "project", "summarise", "time_inference"]
+__all__ = ["project", "summarise", "time_inference"]
 
 log = logging.getLogger(__name__)
 
-#: Minutes a pathologist takes to outline the TLS of one slide, as the paper gives them.
-PERSON_MINUTES = (5.0, 10.0)
 #: Columns of what a measurement stands on, the same in every row of it.
 _SETTING = (
     "magnification", "mpp", "window_px", "stride_px", "batch_size", "engine", "precision", "device", "threads", "cpu",
@@ -229,8 +228,8 @@ def summarise(timings: pd.DataFrame) -> pd.DataFrame:
         table["s_per_mpx"] = table["wall_s"] / (table["tissue_mm2"] * px_per_mm2 / 1e6)
     table["minutes_per_slide"] = table["wall_s"] / 60.0
     table["slides_per_minute"] = 60.0 / table["wall_s"]
-    table["person_minutes_low"], table["person_minutes_high"] = PERSON_MINUTES
-    table["times_faster_than_person"] = PERSON_MINUTES[0] / table["minutes_per_slide"]
+    table["person_minutes_low"], table["person_minutes_high"] = PERSON_MINUTES_PER_SLIDE
+    table["times_faster_than_person"] = PERSON_MINUTES_PER_SLIDE[0] / table["minutes_per_slide"]
     return table.replace([np.inf, -np.inf], np.nan).assign(**setting)
 
 
@@ -298,8 +297,8 @@ def project(
                 "minutes": windows * per_window.median() / 60.0,
                 "minutes_low": windows * per_window.min() / 60.0,
                 "minutes_high": windows * per_window.max() / 60.0,
-                "person_minutes_low": PERSON_MINUTES[0],
-                "person_minutes_high": PERSON_MINUTES[1],
+                "person_minutes_low": PERSON_MINUTES_PER_SLIDE[0],
+                "person_minutes_high": PERSON_MINUTES_PER_SLIDE[1],
                 "measured_windows": int(walls["windows"].sum()),
                 **setting,
             }
