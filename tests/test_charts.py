@@ -6,7 +6,7 @@ import pytest
 from made_archive import write_archive
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from tlskit import charts, comparison, metrics
+from tlskit import armtables, auditcharts, charts, comparecharts, comparison, costs, metrics
 
 
 @pytest.fixture(scope="module")
@@ -26,26 +26,26 @@ def draw(figure):
 
 
 def of_arm(run_dir, table):
-    table = comparison.collect(run_dir, table)
+    table = armtables.collect(run_dir, table)
     return table[(table["threshold_by"] == "fixed") & (table["arm"] == table["arm"].iloc[0])]
 
 
 CHARTS = {
     "scores": lambda run: charts.scores(metrics.score_table(of_arm(run, "05_counts_per_tile"))),
     "per_slide": lambda run: charts.per_slide(metrics.per_unit(of_arm(run, "05_counts_per_slide"))),
-    "iou_by_magnification": lambda run: charts.iou_by_magnification(comparison.iou_by_magnification(run)),
-    "minutes_per_slide": lambda run: charts.minutes_per_slide(comparison.minutes_per_slide(run)),
-    "audit": lambda run: charts.audit(comparison.audit(run)),
-    "intervals": lambda run: charts.intervals(comparison.intervals(run, draws=200)),
-    "differences": lambda run: charts.differences(comparison.differences(run, draws=200)),
+    "iou_by_magnification": lambda run: comparecharts.iou_by_magnification(comparison.iou_by_magnification(run)),
+    "minutes_per_slide": lambda run: comparecharts.minutes_per_slide(costs.minutes_per_slide(run)),
+    "audit": lambda run: auditcharts.audit(comparison.audit(run)),
+    "intervals": lambda run: comparecharts.intervals(comparison.intervals(run, draws=200)),
+    "differences": lambda run: comparecharts.differences(comparison.differences(run, draws=200)),
     "pr_curves": lambda run: charts.pr_curves(comparison.pr_curves(run), chosen={"4x": 0.4}),
     "threshold_curves": lambda run: charts.threshold_curves(comparison.pr_curves(run), chosen={"4x": 0.4}),
     "calibration": lambda run: charts.calibration(comparison.calibration(run)),
-    "ceilings": lambda run: charts.ceilings(comparison.grid_table(run)),
-    "object_recall": lambda run: charts.object_recall(comparison.object_table(run)),
-    "agreement": lambda run: charts.agreement(of_arm(run, "05_objects_per_slide")),
-    "pareto": lambda run: charts.pareto(comparison.pareto(run, draws=200)),
-    "published_audit": lambda run: charts.published_audit(),
+    "ceilings": lambda run: comparecharts.ceilings(comparison.grid_table(run)),
+    "object_recall": lambda run: comparecharts.object_recall(comparison.object_table(run)),
+    "agreement": lambda run: comparecharts.agreement(of_arm(run, "05_objects_per_slide")),
+    "pareto": lambda run: comparecharts.pareto(costs.pareto(run, draws=200)),
+    "published_audit": lambda run: auditcharts.published_audit(),
 }
 
 
@@ -82,7 +82,7 @@ def test_tick_labels_do_not_touch(name, run_dir):
 
 def test_the_line_of_a_cohort_has_the_tables_values(run_dir):
     table = comparison.iou_by_magnification(run_dir)
-    figure = charts.iou_by_magnification(table)
+    figure = comparecharts.iou_by_magnification(table)
     for ax, level in zip(figure.axes, ("tile", "wsi"), strict=True):
         lines = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
         expected = table[(table["level"] == level) & (table["pooling"] == "pooled")]["value"]
@@ -92,16 +92,16 @@ def test_the_line_of_a_cohort_has_the_tables_values(run_dir):
 
 
 def test_the_chosen_arm_and_its_reason_stand_on_the_pareto_figure(run_dir):
-    front = comparison.pareto(run_dir, draws=200)
-    figure = charts.pareto(front)
+    front = costs.pareto(run_dir, draws=200)
+    figure = comparecharts.pareto(front)
     title = figure.axes[0].get_title(loc="left").replace("\n", " ")
-    assert title == "Chosen: " + comparison.choice(front)
+    assert title == "Chosen: " + costs.choice(front)
     assert "a person\n5-10 min" in [t.get_text() for t in figure.axes[0].texts]
 
 
 def test_the_audit_figure_rings_the_winner_of_each_row(run_dir):
     audit = comparison.audit(run_dir)
-    figure = charts.audit(audit)
+    figure = auditcharts.audit(audit)
     named = [t.get_text() for t in figure.axes[1].texts]
     winners = comparison.audit_winners(audit).query("level == 'wsi'")["iou"]
     assert set(winners) <= set(named)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_archive import ARMS, write_archive
 
-from tlskit import comparison, metrics, published
+from tlskit import armtables, comparison, costs, metrics, published
 from tlskit.errors import ComparisonError, ParameterError, RunError
 
 
@@ -23,25 +23,25 @@ def change(run_dir, arm, table, edit):
 
 def test_arms_are_folders_with_tables_coarsest_first(run_dir):
     (run_dir / "compare" / "tables").mkdir(parents=True, exist_ok=True)
-    found = comparison.arms(run_dir)
+    found = armtables.arms(run_dir)
     assert found["arm"].tolist() == ["1x", "4x", "10x", "20x"]
     assert found["magnification"].tolist() == [1, 4, 10, 20]
     with pytest.raises(RunError, match="no arm with tables"):
-        comparison.arms(run_dir / "compare")
+        armtables.arms(run_dir / "compare")
 
 
 def test_tables_are_stacked_and_missing_ones_named(run_dir):
-    table = comparison.collect(run_dir, "05_counts_per_slide")
+    table = armtables.collect(run_dir, "05_counts_per_slide")
     assert table.columns[:2].tolist() == ["arm", "magnification"]
     assert len(table) == len(ARMS) * 14 * 2
     with pytest.raises(RunError, match="07_nothing: run step 07"):
-        comparison.collect(run_dir, "07_nothing")
+        armtables.collect(run_dir, "07_nothing")
 
 
 def test_ids_that_look_like_numbers_stay_text(tmp_path):
     run_dir = write_archive(tmp_path / "run", arms={1: (0.5, 1.0)})
     change(run_dir, "1x", "05_counts_per_slide", lambda t: t.assign(slide_id=[f"00{k}" for k in range(len(t))]))
-    assert comparison.collect(run_dir, "05_counts_per_slide")["slide_id"].iloc[3] == "003"
+    assert armtables.collect(run_dir, "05_counts_per_slide")["slide_id"].iloc[3] == "003"
 
 
 def test_table_one_is_recomputed_by_a_few_lines_from_the_archived_counts(run_dir):
@@ -107,7 +107,7 @@ def test_scores_on_the_grid_stand_beside_their_ceiling(run_dir):
 
 
 def test_minutes_leave_the_warming_repeat_out(run_dir):
-    table = comparison.minutes_per_slide(run_dir).set_index("arm")
+    table = costs.minutes_per_slide(run_dir).set_index("arm")
     stages = pd.read_csv(run_dir / "4x" / "tables" / "06_stages.csv")
     of_slide = (
         stages[stages["repeat"] > 0].groupby(["slide_id", "repeat"])["seconds"].sum().groupby("slide_id").median()
@@ -122,28 +122,28 @@ def test_the_wall_clock_counts_where_it_was_kept(tmp_path):
         {"slide_id": "slide_00", "repeat": [0, 1], "warm": [False, True], "stage": "wall", "seconds": [50.0, 30.0]}
     )
     change(run_dir, "4x", "06_stages", lambda t: pd.concat([t, wall]))
-    table = comparison.minutes_per_slide(run_dir)
+    table = costs.minutes_per_slide(run_dir)
     assert table["minutes"].tolist() == [0.5] and table["n_slides"].tolist() == [1]
 
 
 def test_the_chosen_arm_is_the_fastest_that_is_shown_not_to_be_worse(tmp_path):
     clear = write_archive(tmp_path / "clear", arms={1: (0.2, 2.0), 4: (0.62, 20.0), 10: (0.63, 200.0)}, n_patients=40)
-    front = comparison.pareto(clear, margin=0.2, draws=500)
+    front = costs.pareto(clear, margin=0.2, draws=500)
     assert front.set_index("arm")["chosen"].to_dict() == {"1x": False, "4x": True, "10x": False}
-    words = comparison.choice(front)
+    words = costs.choice(front)
     assert words.startswith("4x: IoU 0.") and "less than the 5-10 min of a person" in words
     best = front.loc[front["estimate"].idxmax(), "arm"]
     if best == "10x":
         assert "times as fast" in words
-    strict = comparison.pareto(clear, margin=0.0, draws=500)
+    strict = costs.pareto(clear, margin=0.0, draws=500)
     assert strict.loc[strict["chosen"], "arm"].item() == best
-    assert "best score" in comparison.choice(strict)
+    assert "best score" in costs.choice(strict)
     assert front.set_index("arm").loc["1x", "on_front"]
 
 
 def test_a_small_cohort_is_said_to_be_small(tmp_path):
     run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)}, n_patients=4)
-    assert "Caution: only 4 test patients" in comparison.choice(comparison.pareto(run_dir, draws=200))
+    assert "Caution: only 4 test patients" in costs.choice(costs.pareto(run_dir, draws=200))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_small_cohort_is_said_to_be_small(tmp_path):
 def test_arms_that_differ_are_refused_and_the_difference_named(tmp_path, edit, message):
     run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
     change(run_dir, "4x", "05_counts_per_slide", edit)
-    for compare in (comparison.check_arms, comparison.table_one, comparison.intervals, comparison.pareto):
+    for compare in (armtables.check_arms, comparison.table_one, comparison.intervals, costs.pareto):
         with pytest.raises(ComparisonError, match=message):
             compare(run_dir)
 
@@ -169,7 +169,7 @@ def test_another_split_or_target_class_is_refused(tmp_path, key, value):
     path = run_dir / "4x" / "records" / "03_training.json"
     path.write_text(json.dumps({"values": {key: value}}))
     with pytest.raises(ComparisonError, match=f"{key} differs: 1x .*4x {value}"):
-        comparison.check_arms(run_dir)
+        armtables.check_arms(run_dir)
 
 
 def test_slides_that_all_arms_share_can_be_compared_on_request(tmp_path):
@@ -182,7 +182,7 @@ def test_slides_that_all_arms_share_can_be_compared_on_request(tmp_path):
         "05_objects_per_slide",
     ):
         change(run_dir, "4x", name, lambda t: t[t["slide_id"] != "slide_03"])
-    found = comparison.check_arms(run_dir, slides="common")
+    found = armtables.check_arms(run_dir, slides="common")
     assert found["n_slides"].tolist() == [13, 13] and found["slides_left_out"].tolist() == [1, 0]
     assert set(comparison.intervals(run_dir, draws=100, slides="common")["n_slides"]) == {13}
     table = comparison.table_one(run_dir, slides="common", with_published=False)
@@ -190,7 +190,7 @@ def test_slides_that_all_arms_share_can_be_compared_on_request(tmp_path):
     assert set(comparison.object_table(run_dir, slides="common")["n_slides"]) == {13}
     assert set(comparison.pr_curves(run_dir, slides="common")["n_slides"]) == {13}
     with pytest.raises(ParameterError, match="same or common"):
-        comparison.check_arms(run_dir, slides="some")
+        armtables.check_arms(run_dir, slides="some")
 
 
 def test_only_test_slides_are_compared(tmp_path):
@@ -202,11 +202,11 @@ def test_only_test_slides_are_compared(tmp_path):
             "05_counts_per_slide",
             lambda t: t.assign(split=np.where(t["slide_id"] < "slide_05", "val", "test")),
         )
-    assert comparison.check_arms(run_dir)["n_slides"].tolist() == [9, 9]
+    assert armtables.check_arms(run_dir)["n_slides"].tolist() == [9, 9]
     for arm in ("1x", "4x"):
         change(run_dir, arm, "05_counts_per_slide", lambda t: t.assign(split="val"))
     with pytest.raises(RunError, match="test set"):
-        comparison.check_arms(run_dir)
+        armtables.check_arms(run_dir)
 
 
 def test_a_threshold_rule_that_was_not_evaluated_is_named(run_dir):

@@ -30,9 +30,12 @@ LAYERS = [
     ["datasets", "engines"],
     ["training", "inference"],
     # judging
-    ["evaluation", "timing", "comparison", "windowing", "checks"],
+    ["evaluation", "timing", "armtables", "windowing", "checks"],
+    ["comparison"],
+    ["costs"],
     # showing
-    ["plots", "charts", "stepcharts"],
+    ["plots", "chartstyle"],
+    ["auditcharts", "charts", "comparecharts", "reportpage", "stepcharts"],
     ["report"],
     # using
     ["handles", "archive", "viewer", "segmenting", "sweep"],

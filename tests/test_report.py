@@ -2,14 +2,13 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 from made_archive import write_archive
 
-from tlskit import report
+from tlskit import report, reportpage
 from tlskit.errors import ComparisonError
 
 
@@ -119,16 +118,16 @@ def test_arms_that_differ_get_no_report(tmp_path):
     assert not (run_dir / "compare" / "report.html").exists()
 
 
-@pytest.mark.skipif(not any(map(shutil.which, report._BROWSERS)), reason="no browser that prints PDF is installed")
+@pytest.mark.skipif(reportpage.find_browser() is None, reason="no browser that prints PDF is installed")
 def test_the_page_is_printed_where_a_browser_is_installed(run_dir, page):
     html = run_dir / "compare" / "report.html"
-    report._print(html, html.with_suffix(".pdf"))
+    reportpage.print_pdf(html, html.with_suffix(".pdf"))
     assert html.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_without_a_browser_the_page_stands_alone(run_dir, page, monkeypatch):
-    monkeypatch.setattr(report.shutil, "which", lambda name: None)
+    monkeypatch.setattr(reportpage.shutil, "which", lambda name: None)
     pdf = run_dir / "compare" / "report.pdf"
     pdf.write_bytes(b"%PDF of an older run")
-    report._print(run_dir / "compare" / "report.html", pdf)
+    reportpage.print_pdf(run_dir / "compare" / "report.html", pdf)
     assert not pdf.exists()

@@ -9,23 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from tlskit.chartstyle import BLUE, GREEN, LIGHT_GREY, ORANGE, PALETTE, PURPLE, VERMILION
 from tlskit.splitting import SPLITS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["split_bars", "stage_bars", "tiles_per_slide", "training_history"]
-
-# Okabe and Ito's palette: told apart by colour-blind readers, and in grey.
-BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#cc79a7",
-    "#d55e00",
-    "#56b4e9",
-    "#bdbdbd",
-)
 
 
 def tiles_per_slide(slides: pd.DataFrame) -> Figure:
@@ -40,7 +30,7 @@ def tiles_per_slide(slides: pd.DataFrame) -> Figure:
     parts = (
         ("kept_tiles", "kept", BLUE),
         ("dropped_no_target", "dropped: no target", ORANGE),
-        ("dropped_no_tissue", "dropped: too little tissue", GREY),
+        ("dropped_no_tissue", "dropped: too little tissue", LIGHT_GREY),
         ("dropped_edge", "dropped: over the slide's edge", PURPLE),
     )
     figure, ax = plt.subplots(figsize=(8, 1.2 + 0.26 * len(slides)), layout="constrained")
@@ -71,9 +61,7 @@ def split_bars(summary: pd.DataFrame) -> Figure:
     columns = [c for c in ("patients", "slides", "tiles") if c in summary]
     by_type = summary[summary["cancer_type"] != "all"]
     types = sorted(by_type["cancer_type"].unique())
-    colours = dict(
-        zip(types, (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY) * (1 + len(types) // 7), strict=False)
-    )
+    colours = {name: PALETTE[n % len(PALETTE)] for n, name in enumerate(types)}
     figure, axes = plt.subplots(1, len(columns), figsize=(2.8 * len(columns), 3.2), layout="constrained")
     for ax, column in zip(np.atleast_1d(axes), columns, strict=True):
         table = by_type.pivot_table(index="split", columns="cancer_type", values=column, aggfunc="sum", fill_value=0)
@@ -149,7 +137,7 @@ def stage_bars(timings: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(8, 1.2 + 0.32 * len(order)), layout="constrained")
     places = np.arange(len(order))
     waits = [stage.startswith("wait") for stage in order]
-    ax.barh(places, typical[order], color=[GREY if wait else BLUE for wait in waits], height=0.7)
+    ax.barh(places, typical[order], color=[LIGHT_GREY if wait else BLUE for wait in waits], height=0.7)
     ax.hlines(places, by_stage.min()[order], by_stage.max()[order], color="0.2", linewidth=1)
     ax.axvline(typical["wall"], color=VERMILION, linewidth=1.5)
     ax.annotate(

@@ -18,8 +18,8 @@ from matplotlib import patheffects
 
 from tlskit import annotations, findings, plots, probmaps, thresholds
 from tlskit.archive import Archive, Arm, open_archive
+from tlskit.chartstyle import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from tlskit.errors import ParameterError, RunError
-from tlskit.stepcharts import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
