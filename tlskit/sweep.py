@@ -7,6 +7,7 @@ package, the cohort's files and the key of the step before it. Anything else rer
 from __future__ import annotations
 
 import csv
+import datetime
 import hashlib
 import json
 import logging
@@ -179,7 +180,7 @@ def run_sweep(
         _note(job, run_dir, "failed" if reason else "done", reason, seconds)
         if reason:
             broken.add(job.arm)
-        elapsed = time.strftime("%M:%S", time.gmtime(time.monotonic() - started))
+        elapsed = datetime.timedelta(seconds=round(time.monotonic() - started))
         failures = _failed_slides(run_dir, job)
         slides = f"   {failures} slide(s) failed" if failures else ""
         report(f"{where} {'FAILED' if reason else 'done'} in {seconds:5.0f} s   elapsed {elapsed}{slides}")
@@ -213,7 +214,8 @@ def _run_job(job: Job, run_dir: Path) -> str:
                 parameters=job.parameters,
                 cwd=str(project_root()),
                 kernel_name="python3",
-                progress_bar=False,
+                # Cells done so far, while a person looks on; nothing where output goes to a file.
+                progress_bar={"desc": f"{job.arm} {job.step}", "leave": False, "disable": None},
                 # The kernel tells every user that its local connection is not encrypted, and that it was stopped.
                 extra_arguments=["--IPKernelApp.log_level=50"],
             )
