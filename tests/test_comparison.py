@@ -1,6 +1,9 @@
 """Arms brought together from the archive alone, and refused where they differ."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -237,3 +240,20 @@ def test_objects_and_agreement_of_all_arms(run_dir):
     loose, strict = (table[table["rule"] == rule].set_index("arm")["recall"] for rule in ("iou10", "iou50"))
     assert (loose >= strict).all()
     assert len(comparison.agreement_table(run_dir)) == 2 * len(ARMS)
+
+
+def test_ten_lines_without_the_package_give_the_same_numbers(run_dir):
+    script = Path(__file__).resolve().parent.parent / "docs" / "recompute.py"
+    printed = subprocess.run([sys.executable, script, run_dir], capture_output=True, text=True, check=True).stdout
+    lines = [line.split() for line in printed.splitlines()]
+    table = comparison.table_one(run_dir, with_published=False).query("level == 'wsi'")
+    grid = comparison.grid_table(run_dir).set_index("arm")
+    assert len(lines) == 2 * len(grid)
+    for arm, name, *words in lines:
+        iou, dice = float(words[2]), float(words[4])
+        if name == "05_grid_counts":
+            assert (iou, dice) == pytest.approx(tuple(grid.loc[arm, ["iou", "dice"]]), abs=1e-4)
+            continue
+        pooled, published = (table[(table["arm"] == arm) & (table["pooling"] == p)] for p in ("pooled", "as_published"))
+        assert (iou, dice) == pytest.approx((pooled["iou"].item(), pooled["dice"].item()), abs=1e-4)
+        assert float(words[8]) == pytest.approx(published["iou"].item(), abs=1e-4)
