@@ -152,7 +152,7 @@ def test_a_small_cohort_is_said_to_be_small(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t[t["slide_id"] != "slide_03"], r"4x lacks 1 slide.*\(slide_03\).*slides='common'"),
+        (lambda t: t[t["slide_id"] != "slide_03"], r"4x lacks 1 slide.*\(slide_03\).*compare_slides: common"),
         (lambda t: t.assign(n_targets=t["n_targets"] + (t["slide_id"] == "slide_02")), "n_targets of slide slide_02"),
         (lambda t: t.assign(target_mm2=t["target_mm2"] * 1.01), "target_mm2 of slide .* differs"),
         (lambda t: t.assign(patient_id="p00"), "patient_id of slide .* differs"),

@@ -120,11 +120,12 @@ def compare(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run, such as outputs/demo.", show_default=False)],
     threshold_by: Annotated[str, typer.Option(help="fixed, or validation: chosen for each arm.")] = "fixed",
     draws: Annotated[int, typer.Option(help="Resamples of the patients.")] = 10_000,
+    slides: Annotated[str, typer.Option(help="common: leave out slides that an arm lacks; same: refuse.")] = "same",
 ) -> None:
     """Rebuild a run's comparison and report from its tables; no slide or network is opened."""
     from tlskit import report
 
-    typer.echo(f"{report.write_report(run_dir, threshold_by=threshold_by, draws=draws)}")
+    typer.echo(f"{report.write_report(run_dir, threshold_by=threshold_by, draws=draws, slides=slides)}")
 
 
 @app.command()

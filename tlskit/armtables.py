@@ -117,7 +117,8 @@ def check_arms(run_dir: str | Path, *, slides: str = "same") -> pd.DataFrame:
             missing = ", ".join(sorted(every - there)[:5])
             faults.append(
                 f"{arm} lacks {len(every - there)} slide(s) that another arm has ({missing}): see status.csv for why, "
-                f"or compare on the {len(common)} slides that all arms share with slides='common'"
+                f"or compare on the {len(common)} slides that all arms share (`compare_slides: common` in the preset, "
+                "`tlskit compare --slides common`)"
             )
     if slides == "common" and not common:
         faults.append("no slide was evaluated in all arms")

@@ -35,6 +35,7 @@ CHOICES = {
     "precision": ("auto", "exact", "bf16"),
     "engine": ("auto", "torch", "openvino", "onnxruntime"),
     "normalisation": ("divide_255", "imagenet"),
+    "compare_slides": ("same", "common"),
 }
 RANGES = {
     "magnification": (0.1, 100),

@@ -80,7 +80,8 @@ def tile_gallery(
         slide, polygons = reader.open(tile.slide_id)
         x_px, y_px = (int(units.px0_to_px(v, mpp, slide.mpp0)) for v in (tile.x_px0, tile.y_px0))
         _field(ax, slide, x_px, y_px, tile_px, mpp=mpp, polygons=polygons)
-        ax.set_title(f"{tile.slide_id}\ntarget {tile.target_fraction:.0%}", fontsize=8)
+        share = "below 1%" if 0 < tile.target_fraction < 0.005 else f"{tile.target_fraction:.0%}"
+        ax.set_title(f"{tile.slide_id}\ntarget {share}", fontsize=8)
     reader.close()
     _scale_bar(axes[0], mpp, tile_px)
     draw_legend(figure, truth=True)

@@ -102,9 +102,10 @@ def training_history(history: pd.DataFrame) -> Figure:
     middle.annotate(
         f"kept: {best['val_iou']:.3f}",
         (best["epoch"], best["val_iou"]),
-        xytext=(0, -18),
+        xytext=(9 if best["epoch"] <= epochs.median() else -9, -4),
         textcoords="offset points",
-        ha="center",
+        ha="left" if best["epoch"] <= epochs.median() else "right",
+        va="top",
         fontsize=8,
     )
     middle.set_ylim(0, 1)
