@@ -34,8 +34,8 @@ LAYERS = [
     ["comparison"],
     ["costs"],
     # showing
-    ["plots", "chartstyle"],
-    ["auditcharts", "charts", "comparecharts", "reportpage", "stepcharts"],
+    ["chartstyle"],
+    ["auditcharts", "charts", "comparecharts", "plots", "reportpage", "stepcharts"],
     ["report"],
     # using
     ["handles", "archive", "viewer", "segmenting", "sweep"],

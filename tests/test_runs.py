@@ -37,6 +37,15 @@ def test_a_figure_is_saved_as_png_and_pdf_with_its_caption(run):
     assert {p.name: p.read_bytes() for p in (run.dir / "4x/figures").iterdir()} == first
 
 
+def test_a_closed_figure_is_laid_out_before_it_is_saved(run):
+    figure, ax = plt.subplots(layout="constrained")
+    ax.plot([0, 1], label="a label as long as half of the figure")
+    legend = figure.legend(loc="outside right upper")
+    plt.close(figure)  # as charts do with what they return
+    run.figure(figure, "line")
+    assert ax.get_window_extent().x1 <= legend.get_window_extent().x0
+
+
 def test_records_add_up_and_are_read_by_later_steps(run, tmp_path):
     run.record(tiles=np.int64(3), mean=np.float32(0.5), undefined=float("nan"))
     run.record(names=("a", "b"))

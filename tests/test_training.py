@@ -158,6 +158,14 @@ def test_the_checkpoint_is_the_best_epoch_and_its_iou_is_that_of_all_validation_
     assert best["val_loss"] == pytest.approx(1 - soft_dice, abs=2e-3)
 
 
+def test_validation_tiles_are_counted_one_by_one_in_the_epoch_that_is_kept(undisturbed):
+    counts = undisturbed.val_counts
+    assert len(counts) == undisturbed.n_val_tiles and counts["tile_id"].is_unique
+    assert (counts[["tp", "fp", "fn", "tn"]].sum(axis=1) == TILE_PX**2).all()
+    tp, fp, fn = counts[["tp", "fp", "fn"]].sum()
+    assert tp / (tp + fp + fn) == pytest.approx(undisturbed.best_val_iou)
+
+
 @pytest.mark.parametrize("workers", [0, 3])
 def test_the_same_seed_gives_the_same_history_whatever_the_threads(cohort, undisturbed, tmp_path, workers):
     again = run(cohort, tmp_path / "c.pt", workers=workers)

@@ -38,7 +38,7 @@ def scores(table: pd.DataFrame) -> Figure:
     table
         Of `tlskit.metrics.score_table`, for one arm.
     """
-    figure, ax = plt.subplots(figsize=(WIDTH_IN, 3.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH_IN, 4.2), layout="constrained")
     rows = np.arange(len(SCORES))
     offsets = np.linspace(-0.24, 0.24, max(2, len(table)))
     for n, row in enumerate(table.itertuples()):

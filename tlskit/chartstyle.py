@@ -92,6 +92,7 @@ def arm_style(n: int) -> dict:
 
 
 def score_name(score: str) -> str:
+    """As it is written: ``iou`` -> ``IoU``; names that are words stay as they are."""
     return _NAMES.get(score, score)
 
 

@@ -20,6 +20,7 @@ from matplotlib.path import Path as MplPath
 from shapely.geometry import Polygon, box
 
 from tlskit import annotations, cohort, units
+from tlskit.chartstyle import score_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,7 +145,7 @@ def example_slides(per_slide: pd.DataFrame, maps: pd.DataFrame, *, by: str = "di
         {
             "slide_id": row.slide_id,
             "map_path": row.map_path,
-            "title": f"{name}: {row.slide_id}\n{by} {getattr(row, by):.2f}",
+            "title": f"{name}: {row.slide_id}\n{score_name(by)} {getattr(row, by):.2f}",
         }
         for place, name in wanted.items()
         for row in [ordered.iloc[place]]
@@ -277,8 +278,11 @@ def slide_overlays(
     if examples.empty:
         figure, axes = plt.subplots(figsize=(6, 1.5), squeeze=False)
         return _only_text(figure, axes, "No slide has a defined score.")
-    figure, axes = plt.subplots(2, len(examples), figsize=(3.3 * len(examples), 6.8), squeeze=False)
     reader = _Fields(manifest, target_class, resolution_by)
+    sizes_px0 = [reader.open(slide_id)[0].size_px0 for slide_id in examples["slide_id"]]
+    tallest = max(height / width for width, height in sizes_px0)
+    size_in = (3.3 * len(examples) + 0.5, 2 * 2.8 * tallest + 0.9)
+    figure, axes = plt.subplots(2, len(examples), figsize=size_in, squeeze=False, layout="constrained")
     image = None
     for column, example in enumerate(examples.itertuples()):
         slide, polygons = reader.open(example.slide_id)
@@ -309,11 +313,10 @@ def slide_overlays(
     axes[0, 0].set_ylabel("slide, mm", fontsize=8)
     axes[1, 0].set_ylabel("probability map, mm", fontsize=8)
     reader.close()
-    figure.tight_layout(rect=(0, 0.05, 0.94, 1))
-    place = axes[1, -1].get_position()
-    bar = figure.add_axes((0.95, place.y0, 0.012, place.height))
-    figure.colorbar(image, cax=bar).set_label("probability of target", fontsize=8)
-    draw_legend(figure, truth=True, prediction=True, y=0.03)
+    bar = figure.colorbar(image, ax=axes[1, :], aspect=30, pad=0.01)
+    bar.set_label("probability of target", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    draw_legend(figure, truth=True, prediction=True, y=0.0)
     return figure
 
 

@@ -110,7 +110,7 @@ class Run:
         parts = [f"run {self.dir.name}", self.arm if self.arm_dir.name == self.arm else "", self.caption]
         if not any(text.get_gid() == "tlskit-caption" for text in figure.texts):
             # Just under the lowest thing that is drawn, a legend below the axes included.
-            figure.canvas.draw()
+            figure.draw_without_rendering()  # a closed figure has no canvas that would lay it out
             figure.set_layout_engine("none")
             for legend in figure.legends:
                 # A figure's legend hangs on the border of what is saved, and would follow it below the caption.

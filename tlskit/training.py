@@ -26,6 +26,7 @@ from tlskit.batching import Batches, epoch_batches
 from tlskit.datasets import TileDataset
 from tlskit.errors import ParameterError, TrainingError
 from tlskit.learner import HISTORY_COLUMNS, THRESHOLD, Learner, Progress, SaveState, interruptible, quiet_lightning
+from tlskit.metrics import COUNTS
 from tlskit.models import Checkpoint, build_model, save_checkpoint
 
 __all__ = ["HISTORY_COLUMNS", "Training", "train"]
@@ -50,6 +51,9 @@ class Training:
         training steps alone), ``seconds`` (with validation), ``best`` (the one epoch that was kept).
     best_epoch, best_val_iou
         Of the epoch that was kept.
+    val_counts
+        One row a validation tile: its columns of the tile table, and ``tp, fp, fn, tn`` of its pixels at 0.5 in the
+        epoch that was kept.
     n_train_tiles, n_val_tiles
         Tiles in the two sets.
     tiles_per_s
@@ -66,6 +70,7 @@ class Training:
     history: pd.DataFrame
     best_epoch: int
     best_val_iou: float
+    val_counts: pd.DataFrame
     n_train_tiles: int
     n_val_tiles: int
     tiles_per_s: float
@@ -220,6 +225,7 @@ def train(
         history=history,
         best_epoch=int(kept["epoch"]),
         best_val_iou=float(kept["val_iou"]),
+        val_counts=_with_counts(parts["val"], learner.best_counts.numpy()),
         n_train_tiles=len(data["train"]),
         n_val_tiles=len(data["val"]),
         tiles_per_s=float(history["tiles_per_s"].median()),
@@ -303,6 +309,12 @@ def _of_split(tiles: pd.DataFrame, name: str, magnification: float) -> pd.DataFr
             "Use `edge_tiles: pad`, smaller tiles (`tile_px`), another `seed` of the split, or more patients."
         )
     return part.reset_index(drop=True)
+
+
+def _with_counts(tiles: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
+    """Rows of `tiles` beside their counts; `counts` is that of `learner.Learner.best_counts`."""
+    number, *cells = counts.T
+    return tiles.iloc[number].reset_index(drop=True).assign(**dict(zip(COUNTS, cells, strict=True)))
 
 
 def _fingerprint(settings: dict, parts: dict[str, pd.DataFrame]) -> str:

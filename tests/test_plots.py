@@ -1,0 +1,113 @@
+"""Pictures of pixels: what they show lies where it should, and examples are the ones they are said to be."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_run import make_run
+from shapely.geometry import Point
+
+from tlskit import annotations, cohort, plots, slides
+from tlskit.metrics import per_unit
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run of two slides at 4x, and its manifest."""
+    run_dir = make_run(tmp_path_factory.mktemp("project"), n_slides=2, magnifications=(4,))
+    return run_dir, cohort.read_manifest(run_dir.parent / "cohorts" / "made" / "manifest.csv")
+
+
+@pytest.fixture(scope="module")
+def tiles(made):
+    return pd.read_parquet(made[0] / "4x" / "work" / "tiles.parquet")
+
+
+def test_a_gallery_goes_from_the_least_to_the_most_target_and_draws_outlines(made, tiles):
+    figure = plots.tile_gallery(tiles, made[1], magnification=4, tile_px=128, target_class="TLS", n_tiles=6)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == 6
+    shares = sorted(tiles["target_fraction"])
+    assert shown[-1].get_title().endswith(f"target {shares[-1]:.0%}")
+    assert shown[0].images[0].get_array().shape[:2] == (128, 128)
+    assert all(ax.patches for ax in shown)
+
+
+def test_a_sliver_of_target_is_not_called_none(made, tiles):
+    sliver = tiles.head(1).assign(target_fraction=0.001)
+    figure = plots.tile_gallery(sliver, made[1], magnification=4, tile_px=128, target_class="TLS")
+    assert figure.axes[0].get_title().endswith("target below 1%")
+
+
+def test_extreme_tiles_are_the_worst_and_the_best_one_of_each_slide_first():
+    tiles = pd.DataFrame({"tile_id": list("abcdef"), "slide_id": ["s", "s", "s", "t", "t", "u"]})
+    iou = {"a": 10, "b": 0, "c": 20, "d": 90, "e": 30, "f": 50}
+    counts = pd.DataFrame([{"tile_id": k, "tp": v, "fp": 60 - v // 2, "fn": 40 - v + v // 2} for k, v in iou.items()])
+    worst, best = plots.extreme_tiles(tiles, counts, n_tiles=3)
+    assert worst["tile_id"].tolist() == ["b", "e", "f"]
+    assert best["tile_id"].tolist() == ["d", "f", "c"]
+    assert list(worst.columns) == list(tiles.columns)
+
+
+def test_best_median_and_worst_slides_are_those_and_undefined_ones_are_passed_over():
+    per_slide = pd.DataFrame({"slide_id": list("abcde"), "dice": [0.2, 0.9, np.nan, 0.5, 0.7]})
+    maps = pd.DataFrame({"slide_id": list("abcde"), "map_path": [f"{s}.tif" for s in "abcde"]})
+    chosen = plots.example_slides(per_slide, maps)
+    assert chosen["slide_id"].tolist() == ["b", "e", "a"]
+    assert chosen["title"].tolist() == ["best: b\nDice 0.90", "median: e\nDice 0.70", "worst: a\nDice 0.20"]
+    assert plots.example_slides(per_slide.head(2), maps)["slide_id"].tolist() == ["b", "a"]
+
+
+def test_outlines_lie_on_the_slide_and_on_its_map_in_millimetres(made):
+    run_dir, manifest = made
+    maps = pd.DataFrame(
+        [{"slide_id": p.stem, "map_path": p} for p in sorted((run_dir / "4x" / "work" / "maps").glob("*.tif"))]
+    )
+    counts = pd.read_csv(run_dir / "4x" / "tables" / "04_counts_per_tile.csv")
+    examples = plots.example_slides(per_unit(counts.drop(columns="split"), "slide_id"), maps)
+    figure = plots.slide_overlays(examples, manifest, threshold=0.5, target_class="TLS", min_object_um2=1000)
+    figure.draw_without_rendering()
+    row = manifest.set_index("slide_id").loc[examples["slide_id"].iloc[0]]
+    with slides.open_slide(row["slide_path"]) as slide:
+        mpp0, width_px0 = slide.mpp0, slide.size_px0[0]
+    truth = annotations.read_targets(row["annotation_path"], "TLS")
+    for ax in (figure.axes[0], figure.axes[2]):
+        assert ax.get_xlim()[1] == pytest.approx(width_px0 * mpp0 / 1000, rel=0.01)
+    on_map = [patch.get_path().get_extents().bounds for patch in figure.axes[2].patches]
+    expected = [np.asarray(polygon.bounds) * mpp0 / 1000 for polygon in truth]
+    drawn = [(x, y, x + width, y + height) for x, y, width, height in on_map]
+    assert np.allclose(sorted(drawn), sorted(map(tuple, expected)), atol=1e-6)
+    # The map is bright inside the largest target, at the place where its outline is drawn.
+    values = figure.axes[2].images[0].get_array()
+    left, right, bottom, top = figure.axes[2].images[0].get_extent()
+    largest = max(truth, key=lambda polygon: polygon.area).representative_point()
+    column = int((largest.x * mpp0 / 1000 - left) / (right - left) * values.shape[1])
+    line = int((largest.y * mpp0 / 1000 - top) / (bottom - top) * values.shape[0])
+    assert values[line, column] > 0.9
+    assert len(figure.axes[0].patches) > len(truth)  # predictions are drawn beside the truth
+
+
+def test_one_target_is_shown_at_every_magnification_with_its_mask(made):
+    figure = plots.target_at_magnifications(made[1], target_class="TLS", field_px=128, magnifications=(1, 4))
+    titles = [ax.get_title() for ax in figure.axes[:2]]
+    assert titles == ["1x\n1,280 um wide", "4x\n320 um wide"]
+    shares = [float(ax.images[0].get_array().mean()) for ax in figure.axes[2:4]]
+    assert 0 < shares[0] < shares[1]
+
+
+def test_a_magnification_beyond_the_scan_and_a_cohort_without_target_say_so(made):
+    figure = plots.target_at_magnifications(made[1], target_class="TLS", field_px=64, magnifications=(4, 80))
+    texts = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert any("scanned at" in text for text in texts)
+    figure = plots.target_at_magnifications(made[1].assign(annotation_path=""), target_class="TLS", magnifications=(4,))
+    assert figure.texts[0].get_text() == "No slide of this cohort holds a target."
+
+
+def test_outlines_keep_their_holes():
+    import matplotlib.pyplot as plt
+
+    ring = Point(50, 50).buffer(40).difference(Point(50, 50).buffer(20))
+    figure, ax = plt.subplots()
+    plots.draw_outlines(ax, [ring], scale=1.0, colour=plots.TRUTH_COLOUR)
+    path = ax.patches[0].get_path()
+    assert (path.codes == path.MOVETO).sum() == 2
+    plt.close(figure)
