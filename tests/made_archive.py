@@ -9,6 +9,9 @@ import pandas as pd
 from tlskit import objects
 from tlskit.metrics import COUNTS
 
+#: What the cohort says of itself.
+CAPTION = "made-up numbers"
+
 #: Quality and seconds a slide of each made-up arm.
 ARMS = {1: (0.35, 2.0), 4: (0.62, 25.0), 10: (0.60, 160.0), 20: (0.45, 700.0)}
 
@@ -33,7 +36,7 @@ def write_archive(run_dir: Path, *, arms=ARMS, n_patients: int = 12, seed: int =
         (folder / "tables").mkdir(parents=True, exist_ok=True)
         (folder / "records").mkdir(exist_ok=True)
         values = {"magnification": magnification, "split_hash": split_hash, "target_class": "TLS"}
-        (folder / "records" / "01_tiling.json").write_text(json.dumps({"values": values}))
+        (folder / "records" / "01_tiling.json").write_text(json.dumps({"caption": CAPTION, "values": values}))
         for name, table in _tables(slides, targets, magnification, quality, seconds, of_arm).items():
             table.to_csv(folder / "tables" / f"{name}.csv", index=False)
     return run_dir

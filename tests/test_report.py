@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from made_archive import write_archive
+from made_archive import CAPTION, write_archive
 
 from tlskit import report, reportpage
 from tlskit.errors import ComparisonError
@@ -106,6 +106,11 @@ def test_a_part_without_its_tables_says_so_and_the_others_are_made(tmp_path):
     text = Page(report.write_report(run_dir, draws=100, pdf=False).read_text(encoding="utf-8")).text
     assert "Not available: No arm of the run run has the table 06_stages: run step 06 first." in text
     assert "Every arm's probabilities, brought to the same physical pixels" in text
+
+
+def test_the_archive_itself_says_what_kind_of_data_it_holds(page):
+    """The cohort's manifest is not at hand here."""
+    assert f"These are {CAPTION}." in Page(page).text
 
 
 def test_arms_that_differ_get_no_report(tmp_path):

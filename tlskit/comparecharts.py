@@ -99,7 +99,7 @@ def minutes_per_slide(table: pd.DataFrame, *, with_published: bool = True) -> Fi
     ax.hlines(rows, table["minutes_q25"], table["minutes_q75"], color=BLUE, linewidth=5, alpha=0.45)
     label = "this machine: mean (bar: middle half of slides, line: all)"
     ax.plot(table["minutes"], rows, "o", color=BLUE, markersize=7, label=label)
-    labels = [f"{row.arm}  ({row.n_slides} slides)" for row in table.itertuples()]
+    labels = [f"{row.arm}  ({row.n_slides} slide{'s' * (row.n_slides != 1)})" for row in table.itertuples()]
     if with_published:
         facts = published.facts().set_index("magnification")["minutes_per_slide"]
         known = [(facts[m], row) for m, row in zip(table["magnification"], rows, strict=True) if m in facts.index]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from tlskit import armtables, auditcharts, charts, cohort, comparecharts, comparison, costs, published, runs
+from tlskit import armtables, auditcharts, charts, comparecharts, comparison, costs, published, runs
 from tlskit.chartstyle import same
 from tlskit.errors import ComparisonError, RunError, TlskitError
-from tlskit.files import resolve, write_text
+from tlskit.files import write_text
 from tlskit.reportpage import Section, add_figure, add_table, html_table, print_pdf, render
 
 __all__ = ["write_report"]
@@ -98,12 +98,13 @@ def write_report(
 
 
 def _caption(run_dir: Path) -> str:
-    """What the cohort says of itself (that it is synthetic); empty where the manifest is not at hand."""
-    try:
-        preset = yaml.safe_load((run_dir / "run.yaml").read_text(encoding="utf-8")) or {}
-        return cohort.caption(cohort.read_manifest(resolve(preset["manifest"])))
-    except (OSError, KeyError, TypeError, TlskitError, yaml.YAMLError):
-        return ""
+    """What the cohort said of itself (that it is synthetic) when the arms were run; empty where it said nothing."""
+    captions = [
+        json.loads(path.read_text(encoding="utf-8")).get("caption", "")
+        for arm in armtables.arms(run_dir)["dir"]
+        for path in sorted((arm / "records").glob("*.json"))
+    ]
+    return next(filter(None, captions), "")
 
 
 def _answer(section: Section, run: runs.Run, options: dict, draws: int, batch_size: int) -> None:

@@ -137,7 +137,8 @@ class Run:
         path = self._folder("records") / f"{self.step}.json"
         old = json.loads(path.read_text(encoding="utf-8")).get("values", {}) if path.is_file() else {}
         values = {name: _plain(value) for name, value in values.items()}
-        record = {"step": self.step, "arm": self.arm, "values": old | values, "provenance": provenance()}
+        record = {"step": self.step, "arm": self.arm, "caption": self.caption, "values": old | values}
+        record["provenance"] = provenance()
         write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
         return values
 
