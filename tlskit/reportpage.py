@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from tlskit import published, runs
+from tlskit.chartstyle import score_name
 from tlskit.files import writing
 from tlskit.metrics import SCORES
 
@@ -89,7 +90,7 @@ def html_table(table: pd.DataFrame, caption: str, *, bold_within: list[str] | No
     rows = [
         [(text[n], number[k], bool(bold[kept[k]].iloc[n])) for k, text in enumerate(columns)] for n in range(len(table))
     ]
-    return {"caption": caption, "header": [c.replace("_", " ") for c in kept], "rows": rows}
+    return {"caption": caption, "header": [score_name(c).replace("_", " ") for c in kept], "rows": rows}
 
 
 def _texts(column: pd.Series) -> list[str]:
