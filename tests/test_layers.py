@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "tlskit"
 #: several modules, the parts lie on a line of their own below the one that is its door.
 LAYERS = [
     # words, and arithmetic on arrays that knows nothing of slides
-    ["errors", "files", "batching", "grids", "nuclei", "rasters", "resample", "shapes", "stains", "textures"],
+    ["errors"],
+    ["files", "batching", "grids", "nuclei", "rasters", "resample", "shapes", "stains", "textures"],
     ["units", "bands", "blending", "cells", "normalisation", "architectures"],
     # files: presets, slides, outlines, maps, the archive
     ["scans", "outlines", "qupath", "histology"],
@@ -47,7 +48,7 @@ LAYERS = [
     ["__main__"],
 ]
 #: How many of the lines above load no torch and nothing else that is heavy.
-LIGHT = 9
+LIGHT = 10
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

@@ -158,13 +158,15 @@ def sweep(
     arm: Arms = None,
     step: Steps = None,
     force: Annotated[bool, typer.Option(help="Run again what is done already.")] = False,
+    retry: Annotated[bool, typer.Option(help="Run again the steps in which a slide failed.")] = False,
 ) -> None:
     """Run the notebooks over the preset's grid; skip what is done; exit with 1 if a step or a slide failed."""
     from tlskit import sweep as sweeps
 
     status = sweeps.run_sweep(
-        sweeps.prepare(preset, _overrides(parameter)), arms=arm, steps=step, force=force, report=typer.echo
-    )
+        sweeps.prepare(preset, _overrides(parameter)), arms=arm, steps=step, force=force, retry=retry,
+        report=typer.echo,
+    )  # fmt: skip
     steps = status[status["slide_id"] == ""]
     if len(steps):
         steps = steps.assign(seconds=steps["seconds"].astype(float))

@@ -4,6 +4,7 @@ __all__ = [
     "AnnotationError",
     "CheckpointError",
     "ComparisonError",
+    "DiskFullError",
     "LeakageError",
     "ManifestError",
     "MapError",
@@ -54,6 +55,10 @@ class TrainingError(TlskitError, RuntimeError):
 
 class MapError(TlskitError, OSError):
     """A probability map cannot be written or read."""
+
+
+class DiskFullError(TlskitError, OSError):
+    """There is no room left on a disk that has to be written to; nothing that is tried after it can go well."""
 
 
 class RunError(TlskitError, RuntimeError):

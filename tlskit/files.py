@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["project_root", "resolve", "sha256_of_file", "write_text", "writing"]
+from tlskit.errors import DiskFullError
+
+__all__ = [
+    "TEMPORARY",
+    "code_state",
+    "disk_full",
+    "files_state",
+    "is_disk_full",
+    "project_root",
+    "resolve",
+    "sha256_of_file",
+    "write_text",
+    "writing",
+]
+
+#: How the names of files begin that are being written. A process that is killed leaves such a file behind.
+TEMPORARY = ".tmp-"
 
 
 def project_root(start: str | Path | None = None) -> Path:
@@ -39,10 +57,26 @@ def writing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
 
     The temporary name keeps the suffix, because writers choose the format by it.
+
+    Raises
+    ------
+    DiskFullError
+        If there is no room; what stood under `path` before is left as it was.
     """
     path = Path(path)
+    try:
+        with _written_beside(path) as temporary:
+            yield temporary
+    except OSError as error:
+        if is_disk_full(error) and not isinstance(error, DiskFullError):
+            raise disk_full(path) from error
+        raise
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -56,6 +90,24 @@ def writing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that a disk or a quota has no room left."""
+    while error is not None:
+        if isinstance(error, DiskFullError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def disk_full(path: str | Path) -> DiskFullError:
+    """The error to raise where `path` could not be written for want of room."""
+    folder = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
+    return DiskFullError(
+        f"{path}: there is no room left to write it ({shutil.disk_usage(folder).free / 1e6:.1f} MB are free on that "
+        "disk). What was finished before is kept. Make room, then run the same command again: it goes on from there."
+    )
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text atomically, with ``\\n`` line ends on every platform."""
     with writing(path) as temporary:
@@ -67,3 +119,20 @@ def sha256_of_file(path: str | Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_state() -> str:
+    """Hash of the package's source: what it makes is out of date once it has changed."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    texts = (f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in sources)
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def files_state(paths: Iterable[str | Path]) -> str:
+    """Name, size and time of each file that is there: changes when one is replaced, without reading any."""
+    found = []
+    for path in map(Path, paths):
+        if path.is_file():
+            stat = path.stat()
+            found.append(f"{path.name} {stat.st_size} {stat.st_mtime_ns}")
+    return "\n".join(found)

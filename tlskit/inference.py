@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from tlskit import __version__, blending, engines, streaming, units
 from tlskit.batching import ahead
 from tlskit.errors import CheckpointError, MapError, ParameterError, SlideError, TlskitError
+from tlskit.files import disk_full, is_disk_full
 from tlskit.probmaps import MapWriter, open_map
 
 __all__ = ["Prediction", "layout_for", "predict_cohort", "predict_slide", "predict_tiles"]
@@ -513,6 +514,8 @@ def predict_cohort(
                         found["open_s"] += open_s
                     rows.append(found)
             except (TlskitError, OSError) as error:
+                if is_disk_full(error):
+                    raise disk_full(path) from error
                 if on_failure is None:
                     raise
                 on_failure(row.slide_id, error)

@@ -30,7 +30,7 @@ from filelock import FileLock
 
 from tlskit import __version__
 from tlskit.errors import RunError, TlskitError
-from tlskit.files import project_root, resolve, write_text, writing
+from tlskit.files import disk_full, is_disk_full, project_root, resolve, write_text, writing
 from tlskit.units import magnification_name
 
 if TYPE_CHECKING:
@@ -176,7 +176,15 @@ class Run:
         return pd.read_parquet(path)
 
     def failed(self, slide_id: str, error: Exception) -> None:
-        """Note that one slide failed in this step: a row in ``status.csv``. The run goes on without it."""
+        """Note that one slide failed in this step: a row in ``status.csv``. The run goes on without it.
+
+        Raises
+        ------
+        DiskFullError
+            If it failed for want of room: no other slide would fare better, and none is at fault.
+        """
+        if is_disk_full(error):
+            raise disk_full(self.arm_dir / slide_id) from error
         reason = str(error) if isinstance(error, TlskitError) else f"{type(error).__name__}: {error}"
         log.warning("%s %s: %s left out: %s", self.arm, self.step, slide_id, reason)
         row = dict.fromkeys(STATUS_COLUMNS, "") | {

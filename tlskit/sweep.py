@@ -6,8 +6,10 @@ package, the cohort's files and the key of the step before it. Anything else rer
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
+import errno
 import hashlib
 import json
 import logging
@@ -21,8 +23,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from tlskit import params
-from tlskit.errors import ParameterError, RunError
-from tlskit.files import project_root, resolve, write_text
+from tlskit.errors import DiskFullError, ParameterError, RunError
+from tlskit.files import TEMPORARY, code_state, disk_full, files_state, is_disk_full, project_root, resolve, write_text
 from tlskit.runs import STATUS_COLUMNS, read_status, write_status
 
 __all__ = ["COMPARE", "STEPS", "Job", "notebook_path", "plan", "prepare", "run_sweep", "summary"]
@@ -78,7 +80,9 @@ def prepare(preset_path: str | Path, overrides: dict | None = None) -> dict:
     return preset
 
 
-def plan(preset: dict, *, arms: list[str] | None = None, steps: list[str] | None = None) -> list[Job]:
+def plan(
+    preset: dict, *, arms: list[str] | None = None, steps: list[str] | None = None, retry: bool = False
+) -> list[Job]:
     """Every notebook that the preset asks for, in order, and whether it is done already.
 
     Parameters
@@ -87,16 +91,19 @@ def plan(preset: dict, *, arms: list[str] | None = None, steps: list[str] | None
         As `prepare` returns it.
     arms, steps
         Keep only these (``["4x"]``, ``["compare"]``; ``["01_tiling"]``).
+    retry
+        Count a step in which a slide failed as not done. A slide that was exported anew makes all steps rerun by
+        itself; this is for one that was out of reach for a while.
     """
     declared = {step: params.notebook_parameters(notebook_path(step)) for step in (*STEPS, COMPARE)}
     defaults = {name: parameter.default for step in declared.values() for name, parameter in step.items()}
     run_dir = resolve(preset.get("outputs_dir", defaults["outputs_dir"])) / preset.get("run_name", defaults["run_name"])
-    done = {
-        (row.arm, row.step): row.key
-        for row in read_status(run_dir).itertuples()
-        if row.status == "done" and row.slide_id == ""
-    }
-    common = _hash(_code_state(), _cohort_state(resolve(preset.get("manifest", defaults["manifest"]))))
+    status = read_status(run_dir)
+    done = {(row.arm, row.step): row.key for row in status.itertuples() if row.status == "done" and row.slide_id == ""}
+    if retry:
+        failed = {(row.arm, row.step) for row in status.itertuples() if row.slide_id}
+        done = {job: key for job, key in done.items() if job not in failed}
+    common = _hash(code_state(), _cohort_state(resolve(preset.get("manifest", defaults["manifest"]))))
     jobs, last_keys = [], []
 
     def add(arm: str, step: str, given: dict, before: str, before_done: bool) -> tuple[str, bool]:
@@ -138,6 +145,7 @@ def run_sweep(
     arms: list[str] | None = None,
     steps: list[str] | None = None,
     force: bool = False,
+    retry: bool = False,
     report: Callable[[str], None] = log.info,
 ) -> pd.DataFrame:
     """Run what is not done. A step that fails ends its arm, not the sweep.
@@ -146,10 +154,11 @@ def run_sweep(
     ----------
     preset
         As `prepare` returns it.
-    arms, steps
+    arms, steps, retry
         As for `plan`.
     force
-        Run steps that are done, too.
+        Run steps that are done, too. A network and maps that are what would be made are kept all the same: delete the
+        arm's ``work`` to have them made anew.
     report
         Called with one line for each notebook.
 
@@ -157,8 +166,13 @@ def run_sweep(
     -------
     DataFrame
         The rows of ``status.csv`` for the jobs asked for; ``status`` is done, failed or blocked.
+
+    Raises
+    ------
+    DiskFullError
+        If there is no room left for the archive: no step after it would fare better.
     """
-    jobs = plan(preset, arms=arms, steps=steps)
+    jobs = plan(preset, arms=arms, steps=steps, retry=retry)
     if not jobs:
         return pd.DataFrame(columns=STATUS_COLUMNS)
     run_dir = jobs[0].output.parent.parent
@@ -175,7 +189,12 @@ def run_sweep(
             report(f"{where} blocked by the step before it")
             continue
         start = time.monotonic()
-        reason = _run_job(job, run_dir)
+        try:
+            reason = _run_job(job, run_dir)
+        except DiskFullError as error:
+            with contextlib.suppress(OSError):  # there may be no room for this line either
+                _note(job, run_dir, "failed", str(error), time.monotonic() - start)
+            raise
         seconds = time.monotonic() - start
         _note(job, run_dir, "failed" if reason else "done", reason, seconds)
         if reason:
@@ -204,10 +223,11 @@ def _run_job(job: Job, run_dir: Path) -> str:
     partial = job.output.with_name(f".{job.step}.partial.ipynb")
     failed = job.output.with_name(f"{job.step}.failed.ipynb")
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    for stale in (job.output, failed):
-        stale.unlink(missing_ok=True)
     try:
         with FileLock(run_dir / f".{job.arm}.lock", timeout=0):
+            # What a killed run was writing when it ended has no final name, and nobody will finish it.
+            for stale in (job.output, failed, *job.output.parent.rglob(f"{TEMPORARY}*")):
+                stale.unlink(missing_ok=True)
             papermill.execute_notebook(
                 str(notebook_path(job.step)),
                 str(partial),
@@ -229,7 +249,15 @@ def _run_job(job: Job, run_dir: Path) -> str:
     except PapermillExecutionError as error:
         # The failed copy is kept for reading: papermill puts the error at its top.
         partial.replace(failed)
+        if error.ename == DiskFullError.__name__:
+            raise DiskFullError(error.evalue) from None
+        if f"[Errno {errno.ENOSPC}]" in error.evalue:  # out of a library that writes by itself
+            raise disk_full(job.output) from None
         return " ".join(f"{error.ename}: {error.evalue}".split()) + f" (see {failed.name})"
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(job.output) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -248,12 +276,6 @@ def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _code_state() -> str:
-    """Hash of the package's source."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return _hash(*(f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in sources))
-
-
 def _notebook_state(step: str) -> str:
     """Hash of a notebook's code; its prose may change without a rerun."""
     cells = json.loads(notebook_path(step).read_text(encoding="utf-8"))["cells"]
@@ -265,11 +287,5 @@ def _cohort_state(manifest: Path) -> str:
     if not manifest.is_file():
         return "missing"
     text = manifest.read_text(encoding="utf-8-sig")
-    files = []
-    for row in csv.reader(text.splitlines()):
-        for cell in row:
-            path = manifest.parent / cell.strip()
-            if cell.strip() and path.is_file():
-                stat = path.stat()
-                files.append(f"{cell} {stat.st_size} {stat.st_mtime_ns}")
-    return _hash(text, *files)
+    cells = (cell.strip() for row in csv.reader(text.splitlines()) for cell in row)
+    return _hash(text, files_state(manifest.parent / cell for cell in cells if cell))

@@ -21,13 +21,14 @@ import pandas as pd
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from tlskit import compute, units
+from tlskit import cohort, compute, units
 from tlskit.batching import Batches, epoch_batches
 from tlskit.datasets import TileDataset
-from tlskit.errors import ParameterError, TrainingError
+from tlskit.errors import CheckpointError, ParameterError, TrainingError
+from tlskit.files import code_state, files_state
 from tlskit.learner import HISTORY_COLUMNS, THRESHOLD, Learner, Progress, SaveState, interruptible, quiet_lightning
 from tlskit.metrics import COUNTS
-from tlskit.models import Checkpoint, build_model, save_checkpoint
+from tlskit.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
 
 __all__ = ["HISTORY_COLUMNS", "Training", "train"]
 
@@ -142,7 +143,8 @@ def train(
     split_hash
         Of the patient split, to be kept in the checkpoint.
     resume
-        Go on from ``<name>-training.ckpt`` where it was left by the same call; a file of another call is not used.
+        Keep the checkpoint that the same call has made before, and go on from ``<name>-training.ckpt`` where it was
+        left by the same call. The same call is: settings, tiles, files of the slides and their outlines, and code.
 
     Raises
     ------
@@ -202,7 +204,9 @@ def train(
     if device.type == "cpu":
         compute.tune_allocator()
     state_path = out_path.with_name(f"{out_path.stem}-training.ckpt")
-    fingerprint = _fingerprint(carried | params, parts)
+    params["fingerprint"] = fingerprint = _fingerprint(carried | params, parts, manifest)
+    if resume and (made := _made_before(out_path, fingerprint)):
+        return _summary(out_path, made, parts)
     resume_path = _resumable(state_path, fingerprint, epochs) if resume else None
 
     with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []), quiet_lightning():
@@ -217,23 +221,29 @@ def train(
 
     history = learner.history_table()
     model.load_state_dict(learner.best_weights)
+    params["val_counts"] = learner.best_counts.tolist()
     saved = save_checkpoint(out_path, Checkpoint(model=model, history=history, params=params, **carried))
     state_path.unlink(missing_ok=True)
+    return _summary(out_path, saved, parts)
+
+
+def _summary(out_path: Path, checkpoint: Checkpoint, parts: dict[str, pd.DataFrame]) -> Training:
+    history = checkpoint.history
     kept = history.loc[history["best"]].iloc[0]
     return Training(
         checkpoint_path=out_path,
         history=history,
         best_epoch=int(kept["epoch"]),
         best_val_iou=float(kept["val_iou"]),
-        val_counts=_with_counts(parts["val"], learner.best_counts.numpy()),
-        n_train_tiles=len(data["train"]),
-        n_val_tiles=len(data["val"]),
+        val_counts=_with_counts(parts["val"], np.array(checkpoint.params["val_counts"], np.int64).reshape(-1, 5)),
+        n_train_tiles=len(parts["train"]),
+        n_val_tiles=len(parts["val"]),
         tiles_per_s=float(history["tiles_per_s"].median()),
-        device=device.type,
-        precision=params["precision"],
+        device=checkpoint.params["device"],
+        precision=checkpoint.params["precision"],
         threads=torch.get_num_threads(),
         seconds=float(history["seconds"].sum()),
-        sha256=saved.sha256,
+        sha256=checkpoint.sha256,
     )
 
 
@@ -317,13 +327,29 @@ def _with_counts(tiles: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
     return tiles.iloc[number].reset_index(drop=True).assign(**dict(zip(COUNTS, cells, strict=True)))
 
 
-def _fingerprint(settings: dict, parts: dict[str, pd.DataFrame]) -> str:
-    """Of everything that decides the result: a state is resumed only by the call that left it."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+def _fingerprint(settings: dict, parts: dict[str, pd.DataFrame], manifest: pd.DataFrame) -> str:
+    """Of everything that decides the result: a state is resumed, and a network kept, only for the call that left it."""
+    digest = hashlib.sha256(json.dumps(settings | {"code": code_state()}, sort_keys=True, default=str).encode())
+    used = set().union(*(part["slide_id"] for part in parts.values()))
+    for row in cohort.slide_rows(manifest):
+        if row.slide_id in used:
+            digest.update(files_state([row.slide_path, row.annotation_path]).encode())
     for part in parts.values():
         digest.update("\n".join(part["tile_id"].astype(str)).encode())
         digest.update(part[["x_px0", "y_px0", "size_px0"]].to_numpy(np.float64).tobytes())
     return digest.hexdigest()
+
+
+def _made_before(path: Path, fingerprint: str) -> Checkpoint | None:
+    """The network that this very call made before, if it lies at `path`."""
+    try:
+        found = load_checkpoint(path, device="cpu")
+    except CheckpointError:
+        return None
+    if found.params.get("fingerprint") != fingerprint:
+        return None
+    log.info("%s was trained on these tiles with these settings: it is kept", path.name)
+    return found
 
 
 def _resumable(path: Path, fingerprint: str, epochs: int) -> Path | None:
