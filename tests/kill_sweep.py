@@ -1,0 +1,175 @@
+"""Kill a sweep at random moments, resume it, and compare what it leaves with an undisturbed run.
+
+``python -m tests.kill_sweep --kills 20`` sweeps a small study (two magnifications, real kernels, minutes a kill), prints
+a row for each kill and writes ``outputs/kill_sweep/rows.csv``. `tests/test_kill_sweep.py` does the same to a study of
+seconds. Half of the kills take the sweep and all its kernels at once, as a power cut does; the other half take the sweep
+alone, as a user's ``kill -9`` does, and the run is resumed while the orphaned kernel may still be at work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import psutil
+import yaml
+
+from tlskit.files import write_text
+from tlskit.runs import read_status
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: What a clock says differs between any two runs; everything else in a table has to be the same, byte for byte.
+CLOCK_COLUMNS = {
+    "01_tiles_per_slide": ["seconds"],
+    "03_history": ["tiles_per_s", "seconds"],
+    # A map that the killed run had finished is kept by the resumed one, and has no times.
+    "05_maps": ["kept", "wall_s", "max_dprob", "compile_s", "check_s", "*_s"],
+    "pareto": ["minutes*"],
+}  # fmt: skip
+#: Tables of nothing but times.
+CLOCK_TABLES = ("06_stages", "06_summary", "06_projection", "minutes")
+
+
+class Killed(NamedTuple):
+    """What a kill met: whether the sweep was still running, the processes that were left, and when."""
+
+    alive: bool
+    survivors: list[psutil.Process]
+    after_s: float
+
+
+def kill_after(command: list[str], seconds: float, *, whole: bool, cwd: Path, env: dict | None = None) -> Killed:
+    """Start a sweep and SIGKILL it after some seconds: with all its descendants, or alone."""
+    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = time.monotonic()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+        return Killed(False, [], time.monotonic() - started)
+    sweep = psutil.Process(process.pid)
+    # Stopped first, so that nothing is born between the listing and the kill. Kernels lead sessions of their own: the
+    # process group of the sweep does not hold them.
+    sweep.suspend()
+    children = sweep.children(recursive=True)
+    for victim in [*(children if whole else []), sweep]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+    process.wait()
+    return Killed(True, [] if whole else children, time.monotonic() - started)
+
+
+def differing(run: Path, undisturbed: Path) -> tuple[int, int, list[str]]:
+    """Compare all that two archives hold but figures, notebooks and times.
+
+    Returns
+    -------
+    compared : int
+        Tables that are compared whole, split.csv and the GeoJSON files among them.
+    without_times : int
+        Tables that are compared after their columns of times were taken out.
+    differing : list of str
+        Names of files that differ, or that only one of the two has; files under a temporary name too.
+    """
+    compared = without_times = 0
+    wrong = []
+    kinds = ("split.csv", "*/tables/*.csv", "*/geojson/*.geojson", "*/work/tiles.parquet")
+    files = [{p.relative_to(folder) for kind in kinds for p in folder.glob(kind)} for folder in (run, undisturbed)]
+    wrong += [f"{name} (only in one)" for name in sorted(map(str, files[0] ^ files[1]))]
+    for name in sorted(files[0] & files[1]):
+        if name.stem in CLOCK_TABLES:
+            continue
+        clocks = CLOCK_COLUMNS.get(name.stem)
+        if clocks is None:
+            compared += 1
+            same = (run / name).read_bytes() == (undisturbed / name).read_bytes()
+        else:
+            without_times += 1
+            same = _without(run / name, clocks) == _without(undisturbed / name, clocks)
+        wrong += [] if same else [str(name)]
+    wrong += [f"{p.relative_to(run)} (left over)" for p in run.rglob("*") if p.name.startswith(".tmp-")]
+    wrong += [f"{p.relative_to(run)} (left over)" for p in run.rglob("*.part")]
+    return compared, without_times, wrong
+
+
+def _without(path: Path, clocks: list[str]) -> str:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    dropped = [c for c in table for clock in clocks if Path(c).match(clock)]
+    return table.drop(columns=dropped).to_csv(index=False)
+
+
+def at_work(run_dir: Path, jobs: list[tuple[str, str]]) -> tuple[str, int]:
+    """The notebook that a killed sweep was at (the first that is not done), and how many were done."""
+    status = read_status(run_dir)
+    done = {(row.arm, row.step) for row in status.itertuples() if row.status == "done" and not row.slide_id}
+    left = [job for job in jobs if job not in done]
+    return (" ".join(left[0]) if left else "-"), len(jobs) - len(left)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kill_sweep", description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--first", type=int, default=1, help="number of the first kill, to go on from an earlier call")
+    parser.add_argument("--seed", type=int, default=0, help="decides the moments of the kills")
+    given = parser.parse_args()
+    from tlskit import params, sweep, synthetic
+
+    work = ROOT / "outputs" / "kill_sweep"
+    manifest = synthetic.make_cohort(work / "cohort", n_patients=6, slide_mm=(1.3, 1.5), seed=1, workers=2)
+    preset = work / "kill.yaml"
+    settings = params.read_preset(ROOT / "params" / "smoke.yaml") | {
+        "manifest": str(manifest), "outputs_dir": str(work / "outputs"), "epochs": 3, "steps_per_epoch": 6,
+        "sweep": {"magnification": [10, 4]},
+    }  # fmt: skip
+    write_text(preset, yaml.safe_dump(settings))
+
+    def command(name: str) -> list[str]:
+        return [sys.executable, "-m", "tlskit", "sweep", str(preset), "-p", f"run_name={name}"]
+
+    jobs = [(job.arm, job.step) for job in sweep.plan(sweep.prepare(preset))]
+    undisturbed = work / "outputs" / "undisturbed"
+    clock = work / "undisturbed_seconds.txt"
+    if not clock.is_file():
+        shutil.rmtree(undisturbed, ignore_errors=True)
+        started = time.monotonic()
+        subprocess.run(command("undisturbed"), cwd=ROOT, check=True)
+        clock.write_text(f"{time.monotonic() - started:.1f}")
+    duration_s = float(clock.read_text())
+    moments = np.random.default_rng(given.seed).uniform(2, duration_s, 1000)
+    rows_path = work / "rows.csv"
+    failed = 0
+    for number in range(given.first, given.first + given.kills):
+        run = work / "outputs" / f"killed_{number}"
+        shutil.rmtree(run, ignore_errors=True)
+        whole = bool(number % 2)
+        killed = kill_after(command(run.name), moments[number - 1], whole=whole, cwd=ROOT)
+        where, done = at_work(run, jobs)
+        resumed = subprocess.run(command(run.name), cwd=ROOT, check=False, capture_output=True, text=True)
+        compared, without_times, wrong = differing(run, undisturbed)
+        _, survivors = psutil.wait_procs(killed.survivors, timeout=0)
+        row = {
+            "kill": number, "of": f"{duration_s:.0f} s", "after_s": round(killed.after_s, 1),
+            "killed": ("sweep and kernels" if whole else "sweep alone") if killed.alive else "nothing: it had ended",
+            "at_work": where, "done_before": done, "exit_code": resumed.returncode, "tables_identical": compared,
+            "identical_but_times": without_times, "differing": "; ".join(wrong) or "none", "survivors": len(survivors),
+        }  # fmt: skip
+        pd.DataFrame([row]).to_csv(rows_path, mode="a", header=not rows_path.is_file(), index=False)
+        print(row, flush=True)
+        if resumed.returncode:
+            print(resumed.stdout[-2000:], resumed.stderr[-2000:])
+        if wrong or resumed.returncode:
+            failed += 1
+        else:
+            shutil.rmtree(run)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
