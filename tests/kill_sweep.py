@@ -1,9 +1,10 @@
 """Kill a sweep at random moments, resume it, and compare what it leaves with an undisturbed run.
 
-``python -m tests.kill_sweep --kills 20`` sweeps a small study (two magnifications, real kernels, minutes a kill), prints
-a row for each kill and writes ``outputs/kill_sweep/rows.csv``. `tests/test_kill_sweep.py` does the same to a study of
-seconds. Half of the kills take the sweep and all its kernels at once, as a power cut does; the other half take the sweep
-alone, as a user's ``kill -9`` does, and the run is resumed while the orphaned kernel may still be at work.
+``python -m tests.kill_sweep --kills 20`` sweeps a small study (one magnification, all notebooks, real kernels), kills
+each run four times in succession, prints a row for each kill and writes ``outputs/kill_sweep/rows.csv``.
+`tests/test_kill_sweep.py` does the same to a study of seconds. Half of the kills take the sweep and all its kernels at
+once, as a power cut does; the other half take the sweep alone, as a user's ``kill -9`` does, and it is resumed while
+the orphaned kernel may still be at work.
 """
 
 from __future__ import annotations
@@ -50,10 +51,9 @@ class Killed(NamedTuple):
 def kill_after(command: list[str], seconds: float, *, whole: bool, cwd: Path, env: dict | None = None) -> Killed:
     """Start a sweep and SIGKILL it after some seconds: with all its descendants, or alone."""
     process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    started = time.monotonic()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
-        return Killed(False, [], time.monotonic() - started)
+    ran_s = run_for(process, seconds)
+    if process.poll() is not None:
+        return Killed(False, [], ran_s)
     sweep = psutil.Process(process.pid)
     # Stopped first, so that nothing is born between the listing and the kill. Kernels lead sessions of their own: the
     # process group of the sweep does not hold them.
@@ -63,7 +63,17 @@ def kill_after(command: list[str], seconds: float, *, whole: bool, cwd: Path, en
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
     process.wait()
-    return Killed(True, [] if whole else children, time.monotonic() - started)
+    return Killed(True, [] if whole else children, ran_s)
+
+
+def run_for(process: subprocess.Popen, seconds: float = np.inf) -> float:
+    """Wait for a process, that long at most; returns for how long. Time for which all were paused does not count."""
+    ran, last = 0.0, time.monotonic()
+    while process.poll() is None and ran < seconds:
+        time.sleep(min(0.05, seconds - ran))
+        now = time.monotonic()
+        ran, last = ran + min(now - last, 0.5), now
+    return ran
 
 
 def differing(run: Path, undisturbed: Path) -> tuple[int, int, list[str]]:
@@ -116,17 +126,17 @@ def at_work(run_dir: Path, jobs: list[tuple[str, str]]) -> tuple[str, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kill_sweep", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--first", type=int, default=1, help="number of the first kill, to go on from an earlier call")
+    parser.add_argument("--per-run", type=int, default=4, help="kills of one run, one after the other")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments of the kills")
     given = parser.parse_args()
     from tlskit import params, sweep, synthetic
 
     work = ROOT / "outputs" / "kill_sweep"
-    manifest = synthetic.make_cohort(work / "cohort", n_patients=6, slide_mm=(1.3, 1.5), seed=1, workers=2)
+    manifest = synthetic.make_cohort(work / "cohort", n_patients=4, slide_mm=(0.9, 1.0), seed=1, workers=2)
     preset = work / "kill.yaml"
     settings = params.read_preset(ROOT / "params" / "smoke.yaml") | {
-        "manifest": str(manifest), "outputs_dir": str(work / "outputs"), "epochs": 3, "steps_per_epoch": 6,
-        "sweep": {"magnification": [10, 4]},
+        "manifest": str(manifest), "outputs_dir": str(work / "outputs"), "epochs": 3, "steps_per_epoch": 4,
+        "sweep": {"magnification": [4]},
     }  # fmt: skip
     write_text(preset, yaml.safe_dump(settings))
 
@@ -138,37 +148,46 @@ def main() -> int:
     clock = work / "undisturbed_seconds.txt"
     if not clock.is_file():
         shutil.rmtree(undisturbed, ignore_errors=True)
-        started = time.monotonic()
-        subprocess.run(command("undisturbed"), cwd=ROOT, check=True)
-        clock.write_text(f"{time.monotonic() - started:.1f}")
+        ran_s = run_for(subprocess.Popen(command("undisturbed"), cwd=ROOT))
+        assert differing(undisturbed, undisturbed)[0] > 20, "the undisturbed run failed"
+        clock.write_text(f"{ran_s:.1f}")
     duration_s = float(clock.read_text())
-    moments = np.random.default_rng(given.seed).uniform(2, duration_s, 1000)
-    rows_path = work / "rows.csv"
-    failed = 0
-    for number in range(given.first, given.first + given.kills):
-        run = work / "outputs" / f"killed_{number}"
+    rng = np.random.default_rng(given.seed)
+    rows, bad = [], 0
+    while len(rows) < given.kills:
+        run = work / "outputs" / f"killed_{len(rows) + 1}"
         shutil.rmtree(run, ignore_errors=True)
-        whole = bool(number % 2)
-        killed = kill_after(command(run.name), moments[number - 1], whole=whole, cwd=ROOT)
-        where, done = at_work(run, jobs)
+        kills, orphans = [], []
+        while len(kills) < min(given.per_run, given.kills - len(rows)):
+            whole = bool((len(rows) + len(kills)) % 2)
+            killed = kill_after(command(run.name), rng.uniform(2, duration_s / 2), whole=whole, cwd=ROOT)
+            if not killed.alive:
+                break  # it had come to its end before
+            orphans += killed.survivors
+            where, done = at_work(run, jobs)
+            kills.append(
+                {
+                    "kill": len(rows) + len(kills) + 1, "run": run.name, "after_s": round(killed.after_s, 1),
+                    "killed": "sweep and kernels" if whole else "sweep alone", "at_work": where, "done_before": done,
+                }
+            )  # fmt: skip
         resumed = subprocess.run(command(run.name), cwd=ROOT, check=False, capture_output=True, text=True)
         compared, without_times, wrong = differing(run, undisturbed)
-        _, survivors = psutil.wait_procs(killed.survivors, timeout=0)
-        row = {
-            "kill": number, "of": f"{duration_s:.0f} s", "after_s": round(killed.after_s, 1),
-            "killed": ("sweep and kernels" if whole else "sweep alone") if killed.alive else "nothing: it had ended",
-            "at_work": where, "done_before": done, "exit_code": resumed.returncode, "tables_identical": compared,
-            "identical_but_times": without_times, "differing": "; ".join(wrong) or "none", "survivors": len(survivors),
+        result = {
+            "exit_code": resumed.returncode, "identical": compared, "identical_but_times": without_times,
+            "differing": "; ".join(wrong) or "none", "orphans_left": len(psutil.wait_procs(orphans, timeout=0)[1]),
         }  # fmt: skip
-        pd.DataFrame([row]).to_csv(rows_path, mode="a", header=not rows_path.is_file(), index=False)
-        print(row, flush=True)
-        if resumed.returncode:
-            print(resumed.stdout[-2000:], resumed.stderr[-2000:])
         if wrong or resumed.returncode:
-            failed += 1
+            bad += 1
+            print(resumed.stdout[-2000:], resumed.stderr[-2000:])
         else:
             shutil.rmtree(run)
-    return bool(failed)
+        rows += [kill | result for kill in kills]
+        table = pd.DataFrame(rows)
+        table.to_csv(work / "rows.csv", index=False)
+        print(table.tail(len(kills)).to_string(index=False, header=len(rows) == len(kills)), flush=True)
+    print(f"{len(rows)} kills of {table['run'].nunique()} runs of {duration_s:.0f} s; {bad} runs came out otherwise.")
+    return bool(bad)
 
 
 if __name__ == "__main__":

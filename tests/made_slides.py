@@ -30,14 +30,17 @@ def aperio_description(width: int, height: int, *, mpp: float | None, power: flo
 
 
 def vips_slide(
-    path: Path, image: np.ndarray, *, mpp=0.25, power=40, quality=80, description=True, xres=None, yres=None, **options
-) -> Path:
+    path: Path, image: np.ndarray, *, mpp=0.25, power=40, quality=80, description=True, xres=None, yres=None,
+    icc: bytes | None = None, **options
+) -> Path:  # fmt: skip
     """Levels 1, 2, 4, ...; YCbCr 4:2:0 below quality 90, RGB 4:4:4 from there on; generic without `description`."""
     height, width = image.shape[:2]
     vips = pyvips.Image.new_from_array(image).copy(interpretation="srgb", xres=xres or 1.0, yres=yres or 1.0)
     if description:
         text = aperio_description(width, height, mpp=mpp, power=power)
         vips.set_type(pyvips.GValue.gstr_type, "image-description", text)
+    if icc is not None:
+        vips.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
     settings = {"tile_width": 256, "tile_height": 256, "compression": "jpeg", "Q": quality, "pyramid": True}
     vips.tiffsave(str(path), tile=True, resunit="cm", **(settings | options))
     return path

@@ -178,9 +178,12 @@ def test_several_classes_and_the_area_to_ignore_are_told_apart(save):
     )
     assert len(annotations.read_targets(path, ["TLS", "GC"])) == 2
     assert len(annotations.read_targets(path, "Unclassified")) == 1
-    assert len(annotations.read_ignored(path, "Ignore*")) == 1
-    assert annotations.read_ignored(path, "Fold") == annotations.read_ignored(path, None) == []
-    assert annotations.read_ignored("", "Ignore*") == []
+    found = annotations.read_annotations(path)
+    rest, ignored = annotations.without_ignored(found, "Ignore*")
+    assert len(ignored) == 1 and len(rest.outlines) == 3
+    for name in ("Fold", "", None, []):
+        rest, ignored = annotations.without_ignored(found, name)
+        assert ignored == [] and rest.outlines == found.outlines
 
 
 @pytest.mark.parametrize(

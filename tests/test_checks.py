@@ -268,3 +268,37 @@ def test_a_manifest_that_cannot_be_read_is_one_row(tmp_path):
     (tmp_path / "no.csv").write_text("slide_id,patient_id\n")
     table = checks.check_manifest(tmp_path / "no.csv", target_class="TLS")
     assert set(table["problem"]) == {"manifest"} and len(table) == 4
+
+
+def test_a_tile_larger_than_most_slides_is_said_once_for_all_of_them(made):
+    for i in range(5):
+        made.good(f"s{i}")
+    table = made.check(tile_px=300, magnifications=(10, 4))
+    assert said(table, "", "size").startswith(
+        "5 of 5 slides are smaller than a tile of 300 px: 5 at 4x. s0, s1, s2, s3, s4. -> No tile is kept"
+    )
+    assert list(table["severity"]) == ["warning", "note", *["ok"] * 5]
+
+
+def test_paths_stand_as_in_the_manifest(made):
+    made.row("both", slide="no.tif", outlines="no.geojson")
+    table = made.check()
+    assert said(table, "both", "slide").startswith("no.tif: there is no such slide file.")
+    assert said(table, "both", "outlines").startswith("no.geojson does not exist.")
+
+
+def test_slides_without_an_icc_profile_are_named_where_colours_are_to_be_corrected(made):
+    for i in range(3):
+        made.good(f"s{i}")
+    assert "colour" not in set(made.check()["problem"])
+    assert "3 of 3 slides carry no ICC profile: s0, s1, s2." in said(made.check(apply_icc=True), "", "colour")
+
+
+def test_a_slide_of_ignored_areas_alone_is_no_fault(made):
+    for i in range(3):
+        made.slide(f"s{i}")
+        made.outlines(f"s{i}", [TARGET], class_name="Fold" if i else "TLS")
+        made.row(f"s{i}")
+    table = made.check(ignore_class="Fold")
+    assert [problems(table, f"s{i}") for i in range(3)] == [[], [], []]
+    assert problems(made.check(), "s1") == [("error", "class")]

@@ -18,12 +18,12 @@ LAYERS = [
     ["units", "bands", "blending", "cells", "normalisation", "architectures"],
     # files: presets, slides, outlines, maps, the archive
     ["scans", "outlines", "qupath", "histology"],
-    ["jpegs", "geojson", "markups", "anatomy"],
+    ["jpegs", "colours", "geojson", "markups", "anatomy"],
     ["params", "slides", "annotations", "tiffs", "probmaps", "runs"],
     ["cohort", "oracle"],
     # steps that know no torch
-    ["tissue", "metrics", "objects", "splitting"],
-    ["tiling", "truth", "thresholds", "published", "bootstrap", "synthetic"],
+    ["tissue", "metrics", "objects", "splitting", "truth"],
+    ["tiling", "thresholds", "published", "bootstrap", "synthetic"],
     ["predictions", "summaries", "inspection"],
     # tensors: networks, training, inference
     ["compute", "encoders", "folding"],

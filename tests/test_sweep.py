@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from made_project import PARAMETERS, STEPS, notebook, write_project
 from typer.testing import CliRunner
 
 from tlskit import sweep
@@ -11,52 +12,22 @@ from tlskit.__main__ import app
 from tlskit.errors import ParameterError
 from tlskit.runs import read_status
 
-PARAMETERS = """run_name = "r"  # name of the run
-manifest = "manifest.csv"  # the cohort
-outputs_dir = "outputs"  # folder of all runs
-magnification = 4  # working magnification
-arm = ""  # folder of the arm
-"""
-
-
-def notebook(parameters: str, *cells: tuple[str, list[str]]) -> str:
-    sources = [(parameters, ["parameters"]), *cells]
-    return json.dumps(
-        {
-            "cells": [
-                {
-                    "cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "execution_count": None,
-                    "outputs": [], "source": text.splitlines(keepends=True),
-                }
-                for i, (text, tags) in enumerate(sources)
-            ],
-            "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
-            "nbformat": 4, "nbformat_minor": 5,
-        }
-    )  # fmt: skip
-
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project of two small steps and a comparison, run by real kernels."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "params").mkdir()
-    (tmp_path / "slide.svs").write_text("pixels")
-    (tmp_path / "manifest.csv").write_text("slide_id,slide_path\ns1,slide.svs\n")
     write = "from pathlib import Path\nPath(f'log_{arm}.txt').open('a').write('%s %s\\n')"
     fail = "if fail_at == magnification: raise ValueError('bad  luck')"
     first = PARAMETERS + "level = 1  # how deep\n"
     second = PARAMETERS + "fail_at = 0  # magnification to fail at\n"
-    (tmp_path / "notebooks/01_tiling.ipynb").write_text(
-        notebook(first, (write % ("first", "{level}"), []), ("raise RuntimeError('skipped')", ["skip-execution"]))
+    write_project(
+        tmp_path,
+        notebook(first, (write % ("first", "{level}"), []), ("raise RuntimeError('skipped')", ["skip-execution"])),
+        notebook(second, (fail, []), (write % ("second", ""), [])),
+        notebook(PARAMETERS, ("print(arm)", [])),
     )
-    (tmp_path / "notebooks/02_patient_split.ipynb").write_text(
-        notebook(second, (fail, []), (write % ("second", ""), []))
-    )
-    (tmp_path / "notebooks/compare_magnifications.ipynb").write_text(notebook(PARAMETERS, ("print(arm)", [])))
-    (tmp_path / "params/p.yaml").write_text("run_name: r\nsweep: {magnification: [4, 1]}\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "STEPS", ("01_tiling", "02_patient_split"))
+    monkeypatch.setattr(sweep, "STEPS", STEPS)
     return tmp_path
 
 
@@ -144,3 +115,15 @@ def test_the_command_line_ends_in_a_sentence(project, capsys, monkeypatch):
         __main__.main()
     assert caught.value.code == 2
     assert "There is no preset params/none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_step_in_which_a_slide_failed_is_run_again_when_that_is_asked_for(project):
+    sweep.run_sweep(sweep.prepare("params/p.yaml"))
+    row = {"arm": "1x", "step": "02_patient_split", "slide_id": "s1", "status": "failed", "reason": "out of reach"}
+    sweep.write_status(project / "outputs/r", [row])
+    assert all(job.done for job in sweep.plan(sweep.prepare("params/p.yaml")))
+    jobs = sweep.plan(sweep.prepare("params/p.yaml"), retry=True)
+    assert [(job.arm, job.step) for job in jobs if not job.done] == [
+        ("1x", "02_patient_split"), ("compare", "compare_magnifications"),
+    ]  # fmt: skip

@@ -279,7 +279,7 @@ def test_the_number_of_workers_changes_nothing(manifest):
 
 def test_both_readers_give_the_same_tissue_and_so_the_same_tiles(manifest, monkeypatch):
     fast = tile(manifest.iloc[:1], keep_tiles="tissue")
-    monkeypatch.setattr(cohort, "open_row", lambda row, resolution_by="mpp": open_slide(row.slide_path, fast=False))
+    monkeypatch.setattr(cohort, "open_row", lambda row, **reading: open_slide(row.slide_path, fast=False))
     plain = tile(manifest.iloc[:1], keep_tiles="tissue")
     assert plain.slides.reader[0] == "openslide"
     pd.testing.assert_frame_equal(fast.tiles, plain.tiles)

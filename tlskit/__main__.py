@@ -54,12 +54,13 @@ def synth(
 def check(
     target: Annotated[Path, typer.Argument(help="A preset (.yaml) or a manifest (.csv).", show_default=False)],
     target_class: Annotated[str, typer.Option(help="Class of the outlines, for a manifest.")] = "TLS",
+    ignore_class: Annotated[str, typer.Option(help="Class that is left out, for a manifest.")] = "",
     resolution_by: Annotated[str, typer.Option(help="mpp or objective, for a manifest.")] = "mpp",
 ) -> None:
     """Look for what would go wrong, before a run: parameters, slides, scales, outlines, split."""
     from tlskit import checks
 
-    settings = {"target_class": target_class, "resolution_by": resolution_by}
+    settings = {"target_class": target_class, "ignore_class": ignore_class, "resolution_by": resolution_by}
     if target.suffix in (".yaml", ".yml"):
         from tlskit import sweep
 
@@ -68,7 +69,10 @@ def check(
         jobs = sweep.plan(preset, steps=["01_tiling", "02_patient_split"])
         given = jobs[0].parameters | jobs[1].parameters
         target = Path(given["manifest"])
-        names = ("target_class", "resolution_by", "tile_px", "missing_target", "split_ratios", "seed")
+        names = (
+            "target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px", "missing_target", "split_ratios",
+            "seed",
+        )  # fmt: skip
         settings = {name: given[name] for name in names}
         settings["magnifications"] = list(dict.fromkeys(job.parameters["magnification"] for job in jobs))
     table = checks.check_manifest(target, **settings)

@@ -36,9 +36,9 @@ __all__ = [
     "polygons_of",
     "rasterise",
     "read_annotations",
-    "read_ignored",
     "read_targets",
     "targets_of",
+    "without_ignored",
     "write_geojson",
 ]
 
@@ -245,16 +245,19 @@ def _why_nothing(found: Annotations, wanted: list[str], drawn_otherwise: list[st
     return f"{text} Set `target_class` to one of these, or `missing_target: empty` if a slide may be without."
 
 
-def read_ignored(
-    path: str | Path, ignore_class: str | Sequence[str] | None, *, origin_px0: tuple[float, float] = (0.0, 0.0)
-) -> list[Polygon]:
-    """Polygons of the classes whose area is to be left out of training and score (folds, ink, doubtful tissue).
+def without_ignored(found: Annotations, ignore_class: str | Sequence[str] | None) -> tuple[Annotations, list[Polygon]]:
+    """What a file holds besides the classes whose area is left out of training and score, and those areas.
 
-    A slide need not have any: no file named, or none of the class, gives an empty list.
+    A file need not have any. One that has nothing else is of a slide without targets.
     """
-    if not ignore_class or not str(path or ""):
-        return []
-    return read_targets(path, ignore_class, missing="empty", origin_px0=origin_px0)
+    ignored = [ignore_class] if isinstance(ignore_class, str) else list(ignore_class or [])
+    kept, areas = [], []
+    for outline in found.outlines:
+        if (outline.class_name or UNCLASSIFIED) in ignored:
+            areas += outline.polygons
+        else:
+            kept.append(outline)
+    return Annotations(kept, found.report), areas
 
 
 def describe(found: Annotations) -> list[str]:

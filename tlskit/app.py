@@ -142,7 +142,7 @@ class _FolderPage(ipywidgets.VBox):
             self._say("Segmented before: here is its map." if maps else "Press Segment to run the model on this slide.")
 
     def _reading(self) -> dict:
-        return {"resolution_by": self._models[self.model.value][0].resolution_by} if self._models else {}
+        return self._models[self.model.value][0].reading if self._models else {}
 
     @guarded
     def _start(self, _) -> None:
@@ -246,6 +246,7 @@ class _Measures(ipywidgets.VBox):
             path = Path(folder) / f"{self._stem()}.geojson"
             annotations.write_geojson(
                 path, polygons, class_name=self.desk.class_name.value.strip() or "TLS",
+                origin_px0=self.desk.sheet.slide.bounds_px0[:2],
                 measurements=[{"Area um^2": float(area)} for area in areas],
             )  # fmt: skip
             return path.name, "application/geo+json", path.read_bytes()

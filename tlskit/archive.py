@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tlskit import cohort, runs, splitting, thresholds
+from tlskit import cohort, runs, splitting, thresholds, truth
 from tlskit.errors import RunError
 from tlskit.files import project_root, resolve
 
@@ -154,6 +154,11 @@ class Archive:
         """``mpp`` or ``objective``."""
         return self.settings.get("resolution_by", "mpp")
 
+    @property
+    def reading(self) -> dict:
+        """How the run opened its slides: arguments of `slides.open_slide`."""
+        return {"resolution_by": self.resolution_by, "apply_icc": self.settings.get("apply_icc", False)}
+
     def row(self, slide_id: str):
         """The slide's row of the manifest."""
         for row in cohort.slide_rows(self.manifest):
@@ -163,14 +168,15 @@ class Archive:
 
     def open_slide(self, slide_id: str):
         """Open a slide of the cohort as the run read it."""
-        return cohort.open_row(self.row(slide_id), resolution_by=self.resolution_by)
+        return cohort.open_row(self.row(slide_id), **self.reading)
 
-    def targets(self, slide_id: str) -> list:
-        """Outlines of the target on a slide, level-0 px."""
-        from tlskit import annotations
-
-        path = self.row(slide_id).annotation_path
-        return annotations.read_targets(path, self.target_class, missing="empty") if path else []
+    def targets(self, slide_id: str, slide) -> list:
+        """Outlines of the target on a slide that `open_slide` opened, level-0 px."""
+        row = self.row(slide_id)
+        if not row.annotation_path:
+            return []
+        ignored = self.settings.get("ignore_class", "")
+        return truth.read_truth(row, slide, self.target_class, ignore_class=ignored, missing="empty").polygons
 
     def tiles(self, arm: Arm) -> pd.DataFrame:
         """The arm's tile table with the split and, where its tiles were evaluated, IoU and error at the threshold.
@@ -266,7 +272,7 @@ def open_archive(run: str | Path | Archive | runs.Run, *, outputs_dir: str | Pat
         tiling = values["01_tiling"]
         if "magnification" in tiling:
             arms.append(Arm(arm_dir.name, arm_dir, float(tiling["magnification"]), values))
-            for name in ("target_class", "resolution_by", "tile_px"):
+            for name in ("target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px"):
                 settings.setdefault(name, tiling.get(name))
     if not arms:
         raise RunError(f"Run {folder.name} has no arm that was tiled: run 01_tiling first.")

@@ -6,6 +6,7 @@ print(checks.as_text(table))
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,10 @@ __all__ = ["COLUMNS", "SEVERITIES", "as_text", "check_manifest"]
 SEVERITIES = ("error", "warning", "note", "ok")
 
 
+#: So many slides that share a fault of size have a row each; more have one together.
+_SAID_ONE_BY_ONE = 3
+
+
 def check_manifest(
     path: str | Path,
     *,
@@ -37,6 +42,7 @@ def check_manifest(
     split_ratios: Sequence[float] = (0.70, 0.15, 0.15),
     seed: int = 0,
     plausible_um2: tuple[float, float] = PLAUSIBLE_UM2,
+    apply_icc: bool = False,
     workers: int = 2,
 ) -> pd.DataFrame:
     """Open every slide of a manifest and read its outlines, and say what is wrong.
@@ -46,8 +52,8 @@ def check_manifest(
     path
         The manifest; rows with faults are reported, the others looked at all the same.
     target_class, ignore_class, missing_target
-        See `annotations.read_targets` and `annotations.read_ignored`.
-    resolution_by
+        See `truth.read_truth`.
+    resolution_by, apply_icc
         See `slides.open_slide`.
     tile_px, magnifications
         Of the run: whether the scans have that resolution, and a tile's room.
@@ -62,9 +68,9 @@ def check_manifest(
     -------
     DataFrame
         ``severity`` (error, warning, note, ok), ``slide_id`` (empty: the whole cohort), ``problem`` (``manifest``,
-        ``slide``, ``scale``, ``pixels``, ``size``, ``outlines``, ``class``, ``area``, ``place``, ``split``, ``leak``
-        or ``ok``), ``what``, ``remedy``. Errors first, then in the manifest's order. A slide without error or warning
-        has one row ``ok`` that says what was found.
+        ``slide``, ``scale``, ``colour``, ``pixels``, ``size``, ``outlines``, ``class``, ``area``, ``place``, ``split``,
+        ``leak`` or ``ok``), ``what``, ``remedy``. Errors first, then in the manifest's order. A slide without error or
+        warning has one row ``ok`` that says what was found.
     """
     whole = Finding("")
     try:
@@ -75,7 +81,7 @@ def check_manifest(
     for fault in faults:
         whole.add("error", "manifest", f"{fault}.", "Correct the CSV.")
     wanted = Wanted(
-        target_class, resolution_by, tile_px, magnifications, ignore_class, missing_target, plausible_um2
+        target_class, resolution_by, tile_px, magnifications, ignore_class, missing_target, plausible_um2, apply_icc
     )  # fmt: skip
     rows = list(cohort.slide_rows(slides))
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -84,7 +90,12 @@ def check_manifest(
     if not faults and rows:
         _look_at_split(slides, found, whole, split_ratios, seed)
     _look_at_cohort(slides, found, whole, ignore_class)
+    _look_at_sizes(found, whole, tile_px)
+    if apply_icc:
+        _look_at_profiles(found, whole)
     table = pd.DataFrame([row for finding in (whole, *found) for row in finding.rows], columns=list(COLUMNS))
+    for name in ("what", "remedy"):  # paths as they stand in the manifest
+        table[name] = table[name].str.replace(f"{Path(path).absolute().parent}{os.sep}", "", regex=False)
     order = table["severity"].map({name: i for i, name in enumerate(SEVERITIES)})
     return table.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
 
@@ -137,6 +148,40 @@ def _look_at_cohort(slides: pd.DataFrame, found: list[Finding], whole: Finding, 
         whole.add("error", "class", "No slide holds a target.", "Check `target_class` and the outlines.")
     if ignore_class and found and not any(finding.n_ignored for finding in found):
         whole.add("warning", "class", f"No slide holds the ignored class {ignore_class!r}.", "Check `ignore_class`.")
+
+
+def _look_at_sizes(found: list[Finding], whole: Finding, tile_px: int) -> None:
+    """A tile larger than one slide is that slide's matter; one larger than many is the run's, and said once."""
+    small = [finding for finding in found if finding.too_small_at]
+    remedy = "No tile is kept under `edge_tiles: drop`; use `pad`, or a smaller `tile_px`."
+    if len(small) <= _SAID_ONE_BY_ONE:
+        for finding in small:
+            what = f"It is smaller than a tile of {tile_px} px at {', '.join(finding.too_small_at)}."
+            finding.rows = [row for row in finding.rows if row["severity"] != "ok"]
+            finding.add("warning", "size", what, remedy)
+        return
+    at = Counter(name.split()[0] for finding in small for name in finding.too_small_at)
+    listed = ", ".join(f"{n} at {name}" for name, n in at.items())
+    whole.add(
+        "warning", "size", f"{len(small)} of {len(found)} slides are smaller than a tile of {tile_px} px: {listed}. "
+        f"{_named(small)}.", remedy,
+    )  # fmt: skip
+
+
+def _look_at_profiles(found: list[Finding], whole: Finding) -> None:
+    opened = [finding for finding in found if finding.mpp0 == finding.mpp0]
+    bare = [finding for finding in opened if not finding.icc_profile]
+    if bare:
+        whole.add(
+            "warning", "colour", f"{len(bare)} of {len(opened)} slides carry no ICC profile: {_named(bare)}.",
+            "Their colours stay as scanned, the others are corrected; `apply_icc: false` leaves all as they are.",
+        )  # fmt: skip
+
+
+def _named(found: list[Finding], most: int = 5) -> str:
+    """Ids of some slides."""
+    listed = ", ".join(finding.slide_id for finding in found[:most])
+    return f"{listed} and {len(found) - most} more" if len(found) > most else listed
 
 
 def as_text(table: pd.DataFrame, *, width: int = 110) -> str:

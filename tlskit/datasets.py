@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,14 +12,17 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from shapely import STRtree, box
 from torchvision.transforms.v2 import functional as v2
 
-from tlskit import annotations, cohort, units
-from tlskit.errors import ParameterError, RunError
+from tlskit import cohort, units
+from tlskit.errors import ParameterError, RunError, SlideError
 from tlskit.normalisation import check_normalisation, normalise
+from tlskit.tiling import MASK_GREYS
+from tlskit.truth import IGNORED, Truth, read_truth
 
 __all__ = ["TileDataset", "augment_tile"]
+
+log = logging.getLogger(__name__)
 
 #: Slides kept open at a time; the least recently used one is let go of first.
 MAX_OPEN_SLIDES = 64
@@ -32,6 +36,9 @@ _TILE_COLUMNS = ("tile_id", "slide_id", "x_px0", "y_px0", "size_px0")
 
 class TileDataset(torch.utils.data.Dataset):
     """Tiles of a table as ``(image (3, H, W) float32, mask (1, H, W) float32, index)``.
+
+    A mask's pixel is 1 (target), 0 (background) or `tlskit.truth.IGNORED`: of a class to be ignored, or of a tile that
+    lies in a damaged part of its slide, which is white and ignored as a whole.
 
     Slides are opened when first needed, in each process anew (the object can be pickled to workers), and at most
     `MAX_OPEN_SLIDES` stay open; the polygons of a slide are parsed once. Several threads may read at a time.
@@ -47,14 +54,21 @@ class TileDataset(torch.utils.data.Dataset):
     target_class
         Annotation class (or several) that makes the mask. A slide without it has empty masks: tiling has already
         refused those that are faults.
-    resolution_by
-        ``mpp`` or ``objective``.
+    ignore_class
+        Annotation class (or several) whose area is ignored.
+    resolution_by, apply_icc
+        Of `tlskit.slides.open_slide`.
     tile_store, tiles_dir
         ``slide`` reads from the slides; ``png`` reads ``<tiles_dir>/<slide_id>/<tile_id>.png`` and ``...-mask.png``.
     augment
         Flips, quarter turns and mild colour jitter (`augment_tile`).
     normalisation
         One of `tlskit.normalisation.NORMALISATIONS`.
+
+    Attributes
+    ----------
+    lost : dict of str to str
+        Tiles that could not be read so far, and why.
 
     Raises
     ------
@@ -72,7 +86,9 @@ class TileDataset(torch.utils.data.Dataset):
         magnification: float,
         tile_px: int,
         target_class: str | Sequence[str],
+        ignore_class: str | Sequence[str] | None = None,
         resolution_by: str = "mpp",
+        apply_icc: bool = False,
         tile_store: str = "slide",
         tiles_dir: str | Path | None = None,
         augment: bool = False,
@@ -89,8 +105,8 @@ class TileDataset(torch.utils.data.Dataset):
         self.tiles = tiles.reset_index(drop=True)
         self.tile_px = int(tile_px)
         self.mpp = units.mpp_for_magnification(magnification)
-        self.target_class = target_class
-        self.resolution_by = resolution_by
+        self.target_class, self.ignore_class = target_class, ignore_class
+        self._reading = {"resolution_by": resolution_by, "apply_icc": apply_icc}
         self.tiles_dir = Path(tiles_dir) if tile_store == "png" else None
         self.augment = augment
         self.normalisation = normalisation
@@ -102,17 +118,18 @@ class TileDataset(torch.utils.data.Dataset):
                 "tiles were cut from another manifest: run 01_tiling again."
             )
         self._slide_ids = self.tiles["slide_id"].tolist()
+        self.lost: dict[str, str] = {}
         self._boxes_px0 = self.tiles[["x_px0", "y_px0", "size_px0"]].to_numpy(np.float64)
         self._open()
 
     def _open(self) -> None:
         self._slides: OrderedDict = OrderedDict()
-        self._targets: dict = {}
+        self._truths: dict[str, Truth] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict:
         # An open slide or a lock cannot cross into another process; a namedtuple made by pandas cannot either.
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_slides", "_targets", "_lock")}
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_slides", "_truths", "_lock")}
         state["_rows"] = pd.DataFrame(list(self._rows.values()))
         return state
 
@@ -132,7 +149,7 @@ class TileDataset(torch.utils.data.Dataset):
         return normalise(image, self.normalisation), mask[None].float(), index
 
     def read(self, index: int, *, seed: int | Sequence[int] = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """One tile as it is stored: image uint8 ``(3, H, W)`` (channels last in memory) and mask bool ``(H, W)``.
+        """One tile as it is stored: image uint8 ``(3, H, W)`` (channels last in memory) and mask uint8 ``(H, W)``.
 
         With ``augment`` the tile is turned and coloured by `seed`: the same seed gives the same pixels, in whatever
         thread and order.
@@ -161,21 +178,28 @@ class TileDataset(torch.utils.data.Dataset):
                 f"Tile {self.tiles['tile_id'][index]} covers {size_px} px at {self.mpp:g} um/px, but `tile_px` is "
                 f"{self.tile_px}: the tiles were cut at another magnification or tile size. Run 01_tiling again."
             )
-        image = slide.read(x_px, y_px, size_px, size_px, mpp=self.mpp)
-        polygons, tree = self._polygons(slide_id)
-        near = tree.query(box(x_px0, y_px0, x_px0 + size_px0, y_px0 + size_px0))
-        if len(near) == 0:
-            return image, np.zeros((size_px, size_px), bool)
-        mask = annotations.rasterise(
-            [polygons[i] for i in sorted(near)],
-            x_px=x_px, y_px=y_px, width_px=size_px, height_px=size_px, mpp=self.mpp, mpp0=slide.mpp0,
-        )  # fmt: skip
-        return image, mask
+        try:
+            image = slide.read(x_px, y_px, size_px, size_px, mpp=self.mpp)
+        except SlideError as error:
+            # A damaged part stays damaged, and the tile is left out in every epoch alike. A slide that is gone is
+            # another matter: it raises here.
+            cohort.open_row(self._rows[slide_id], **self._reading).close()
+            return self._lost(index, error)
+        return image, self._truth(slide_id).coded_at(x_px, y_px, size_px, size_px, mpp=self.mpp)
+
+    def _lost(self, index: int, error: SlideError) -> tuple[np.ndarray, np.ndarray]:
+        tile_id = self.tiles["tile_id"][index]
+        if tile_id not in self.lost:
+            self.lost[tile_id] = str(error)
+            log.warning("Tile %s is left out: %s", tile_id, error)
+        shape = (self.tile_px, self.tile_px)
+        return np.full((*shape, 3), 255, np.uint8), np.full(shape, IGNORED, np.uint8)
 
     def _from_png(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         stem = self.tiles_dir / self._slide_ids[index] / str(self.tiles["tile_id"][index])
         image = cv2.cvtColor(_read_png(stem.with_name(stem.name + ".png"), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        mask = _read_png(stem.with_name(stem.name + "-mask.png"), cv2.IMREAD_GRAYSCALE) > 127
+        greys = _read_png(stem.with_name(stem.name + "-mask.png"), cv2.IMREAD_GRAYSCALE)
+        mask = np.where(greys == MASK_GREYS[IGNORED], np.uint8(IGNORED), (greys > 127).view(np.uint8))
         if image.shape != (self.tile_px, self.tile_px, 3) or mask.shape != image.shape[:2]:
             raise ParameterError(
                 f"PNG tile {stem.name} is {image.shape[1]}x{image.shape[0]} px, its mask {mask.shape[1]}x"
@@ -188,23 +212,23 @@ class TileDataset(torch.utils.data.Dataset):
             if slide_id in self._slides:
                 self._slides.move_to_end(slide_id)
                 return self._slides[slide_id]
-            slide = cohort.open_row(self._rows[slide_id], resolution_by=self.resolution_by)
+            slide = cohort.open_row(self._rows[slide_id], **self._reading)
             self._slides[slide_id] = slide
             # Not closed here: another thread may be reading it; it closes when the last one lets go of it.
             while len(self._slides) > MAX_OPEN_SLIDES:
                 self._slides.popitem(last=False)
             return slide
 
-    def _polygons(self, slide_id: str) -> tuple[list, STRtree]:
-        origin_px0 = self._slide(slide_id).bounds_px0[:2]
+    def _truth(self, slide_id: str) -> Truth:
+        slide, row = self._slide(slide_id), self._rows[slide_id]
         with self._lock:
-            if slide_id not in self._targets:
-                path = self._rows[slide_id].annotation_path
-                polygons = []
-                if path:
-                    polygons = annotations.read_targets(path, self.target_class, missing="empty", origin_px0=origin_px0)
-                self._targets[slide_id] = (polygons, STRtree(polygons))
-            return self._targets[slide_id]
+            if slide_id not in self._truths:
+                self._truths[slide_id] = (
+                    read_truth(row, slide, self.target_class, ignore_class=self.ignore_class, missing="empty")
+                    if row.annotation_path
+                    else Truth([], mpp0=slide.mpp0)
+                )
+            return self._truths[slide_id]
 
     def close(self) -> None:
         """Close all slides; reading again reopens them."""
@@ -231,7 +255,7 @@ def augment_tile(
     Parameters
     ----------
     image, mask
-        uint8 ``(3, S, S)`` and bool ``(S, S)``.
+        uint8 ``(3, S, S)``, and any ``(S, S)``.
     seed
         Decides everything. torchvision's random transforms draw from torch's global generator instead, which threads
         would share with the network's own dropout; so their functional forms are used, with numbers drawn here.

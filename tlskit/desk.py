@@ -334,7 +334,10 @@ class SlideDesk(Explorer):
             self.message.say("Nothing is drawn yet: press Draw outline above the slide.")
             return
         path = self._save_to(self.sheet.slide_id)
-        annotations.write_geojson(path, polygons, class_name=self.class_name.value.strip() or "TLS")
+        annotations.write_geojson(
+            path, polygons, class_name=self.class_name.value.strip() or "TLS",
+            origin_px0=self.sheet.slide.bounds_px0[:2],
+        )  # fmt: skip
         self.message.say(
             f"{len(polygons)} outline(s) saved as {path.name} in {path.parent.name}; QuPath opens it.", "good"
         )

@@ -8,6 +8,7 @@ stands for ``slide_id patient_id cancer_type`` and, where the input has it, ``sp
 ``05_counts_per_slide``, by `evaluate_slides`: one row a slide and threshold.
     ids, threshold_by, threshold, tp, fp, fn, tn (all pixels of the map, at its own um/px), tp_tissue, fp_tissue,
     fn_tissue, tn_tissue (those inside tissue), mpp, width_px, height_px, invalid_px (left out: could not be read),
+    ignored_px (left out: outlined as to be ignored),
     n_targets, target_mm2 (of the outlines), tissue_mm2.
 ``05_counts_per_tile``, by `evaluate_slides`: one row a tile of a grid without overlap and threshold; at the right and
     bottom edge tiles are cut, so that the counts of a slide's tiles add up to the slide's.
@@ -30,6 +31,7 @@ stands for ``slide_id patient_id cancer_type`` and, where the input has it, ``sp
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,13 +41,13 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit import annotations, cohort, objects, tissue, units
+from tlskit import cohort, objects, tissue, units
 from tlskit.errors import MapError, ParameterError
 from tlskit.grids import area_means
 from tlskit.metrics import COUNTS, count_pixels
 from tlskit.probmaps import ProbMap, open_map
 from tlskit.thresholds import counts_at, cut, joint_histogram, named_thresholds
-from tlskit.truth import Truth
+from tlskit.truth import IGNORED, Truth, read_truth
 
 __all__ = ["GridCounts", "SlideCounts", "evaluate_grid", "evaluate_slides", "evaluate_tiles"]
 
@@ -54,8 +56,9 @@ OnFailure = Callable[[str, Exception], None] | None
 
 _IDS = ("slide_id", "patient_id", "cancer_type", "split")
 
-#: Code of a pixel that is not counted; the codes that are counted are truth + 2 * tissue.
-_INVALID = 255
+#: Code of a pixel that could not be predicted. Neither it nor `IGNORED` is counted; what is counted has the codes
+#: truth + 2 * tissue.
+_INVALID = 254
 
 
 class SlideCounts(NamedTuple):
@@ -84,7 +87,7 @@ def evaluate_tiles(
     workers: int = 2,
     **options,
 ) -> pd.DataFrame:
-    """Counts of every tile, in the order of `tiles`.
+    """Counts of every tile, in the order of `tiles`; one that could not be read, or is to be ignored, has no row.
 
     Parameters
     ----------
@@ -113,11 +116,14 @@ def evaluate_tiles(
     for index, probabilities, truths in batches:
         stored = np.rint(probabilities * 255).astype(np.uint8)
         for row, values, truth in zip(index, stored, truths, strict=True):
-            histogram = joint_histogram(values, np.ascontiguousarray(truth).view(np.uint8), codes=2)
+            histogram = joint_histogram(values, np.ascontiguousarray(truth, np.uint8), codes=2)
             counts[:, row] = counts_at(histogram, cuts)
     if (counts < 0).any():
         raise ParameterError(f"{int((counts[0, :, 0] < 0).sum())} of {len(tiles)} tiles were not predicted.")
-    ids = tiles[[c for c in ("tile_id", *_IDS) if c in tiles]].reset_index(drop=True)
+    # A tile without a pixel that counts (lost, or ignored as a whole) has no score: it is not an empty one.
+    counting = counts[0].sum(axis=1) > 0
+    ids = tiles.loc[counting, [c for c in ("tile_id", *_IDS) if c in tiles]].reset_index(drop=True)
+    counts = counts[:, counting]
     return pd.concat(
         [
             ids.assign(threshold_by=name, threshold=value, **dict(zip(COUNTS, counts[n].T, strict=True)))
@@ -132,6 +138,7 @@ def evaluate_slides(
     manifest: pd.DataFrame,
     *,
     target_class: str | list[str],
+    ignore_class: str | list[str] = "",
     threshold: Thresholds = 0.5,
     tile_px: int = 512,
     missing_target: str = "error",
@@ -140,7 +147,8 @@ def evaluate_slides(
 ) -> SlideCounts:
     """Counts of every slide on its map's own lattice: whole, inside tissue, by grid tile, and as histograms.
 
-    Regions that the map marks invalid are left out of all of them. A map is read once, in bands of `tile_px` rows.
+    Regions that the map marks invalid, or that are outlined as to be ignored, are left out of all of them. A map is
+    read once, in bands of `tile_px` rows.
 
     Parameters
     ----------
@@ -148,14 +156,14 @@ def evaluate_slides(
         slide_id, map_path, and perhaps split.
     manifest
         Of the cohort; rows that are not in `maps` are passed over.
-    target_class
-        Class(es) of the outlines that are the truth.
+    target_class, ignore_class
+        Class(es) of the outlines that are the truth, and of those whose area is left out: `truth.read_truth`.
     threshold
         A number, or several by name.
     tile_px
         Side of a tile of the grid without overlap, in working px.
     missing_target
-        ``error`` or ``empty``: of `tlskit.annotations.read_targets`.
+        ``error`` or ``empty``: of `truth.read_truth`.
     resolution_by
         Of `tlskit.slides.open_slide`.
     on_failure
@@ -171,8 +179,8 @@ def evaluate_slides(
         return _slide_counts(ids, opened, named, tile_px)
 
     return _over_slides(
-        count, SlideCounts, maps, manifest, target_class=target_class, missing_target=missing_target,
-        resolution_by=resolution_by, on_failure=on_failure,
+        count, SlideCounts, maps, manifest, target_class=target_class, ignore_class=ignore_class,
+        missing_target=missing_target, resolution_by=resolution_by, on_failure=on_failure,
     )  # fmt: skip
 
 
@@ -181,6 +189,7 @@ def evaluate_grid(
     manifest: pd.DataFrame,
     *,
     target_class: str | list[str],
+    ignore_class: str | list[str] = "",
     grid_mpp: float = 4.0,
     threshold: Thresholds = 0.5,
     with_objects: bool = True,
@@ -203,7 +212,7 @@ def evaluate_grid(
 
     Parameters
     ----------
-    maps, manifest, target_class, threshold, missing_target, resolution_by, on_failure
+    maps, manifest, target_class, ignore_class, threshold, missing_target, resolution_by, on_failure
         As in `evaluate_slides`.
     grid_mpp
         um/px of the grid.
@@ -223,8 +232,8 @@ def evaluate_grid(
         return _grid_counts(ids, opened, named, grid_mpp, processing if with_objects else None)
 
     return _over_slides(
-        count, GridCounts, maps, manifest, target_class=target_class, missing_target=missing_target,
-        resolution_by=resolution_by, on_failure=on_failure,
+        count, GridCounts, maps, manifest, target_class=target_class, ignore_class=ignore_class,
+        missing_target=missing_target, resolution_by=resolution_by, on_failure=on_failure,
     )  # fmt: skip
 
 
@@ -236,8 +245,8 @@ class _Opened(NamedTuple):
 
 
 def _over_slides(
-    work, kind, maps: pd.DataFrame, manifest: pd.DataFrame, *, target_class, missing_target, resolution_by,
-    on_failure: OnFailure,
+    work, kind, maps: pd.DataFrame, manifest: pd.DataFrame, *, target_class, ignore_class, missing_target,
+    resolution_by, on_failure: OnFailure,
 ):  # fmt: skip
     """Tables of all slides stacked, as a tuple of `kind`; a slide that fails leaves no row in any of them."""
     known = {row.slide_id: row for row in cohort.slide_rows(manifest)}
@@ -249,19 +258,16 @@ def _over_slides(
             of_manifest = known[row.slide_id]
             split = getattr(row, "split", None) or getattr(of_manifest, "split", "")
             ids = {c: getattr(of_manifest, c) for c in _IDS[:3]} | ({"split": split} if split else {})
-            with open_map(row.map_path) as prob_map, cohort.open_row(of_manifest, resolution_by=resolution_by) as slide:
-                mpp0 = prob_map.metadata.get("mpp0", slide.mpp0)
-                if not math.isclose(mpp0, slide.mpp0, rel_tol=1e-6):
-                    raise MapError(
-                        f"{prob_map.path.name} was predicted with {mpp0:g} um/px at level 0, and the slide now has "
-                        f"{slide.mpp0:g} (from: {slide.mpp_source}). Predict the slide again."
+            with open_map(row.map_path) as prob_map:
+                # Tissue is looked for in the colours that the network saw.
+                apply_icc = prob_map.metadata.get("parameters", {}).get("apply_icc", False)
+                with cohort.open_row(of_manifest, resolution_by=resolution_by, apply_icc=apply_icc) as slide:
+                    _check_scale(prob_map, slide)
+                    truth = read_truth(
+                        of_manifest, slide, target_class, ignore_class=ignore_class, missing=missing_target
                     )
-                polygons = annotations.read_targets(
-                    of_manifest.annotation_path, target_class, missing=missing_target,
-                    origin_px0=slide.bounds_px0[:2],
-                )  # fmt: skip
-                truth = Truth(polygons, mpp0=slide.mpp0)
-                results.append(work(ids, _Opened(prob_map, truth, tissue.tissue_mask(slide), slide.size_px0)))
+                    found = _counted_tissue(slide, truth)
+                    results.append(work(ids, _Opened(prob_map, truth, found, slide.size_px0)))
         except Exception as error:
             if on_failure is None:
                 raise
@@ -271,19 +277,38 @@ def _over_slides(
     )
 
 
+def _check_scale(prob_map: ProbMap, slide) -> None:
+    mpp0 = prob_map.metadata.get("mpp0", slide.mpp0)
+    if not math.isclose(mpp0, slide.mpp0, rel_tol=1e-6):
+        raise MapError(
+            f"{prob_map.path.name} was predicted with {mpp0:g} um/px at level 0, and the slide now has "
+            f"{slide.mpp0:g} (from: {slide.mpp_source}). Predict the slide again."
+        )
+
+
+def _counted_tissue(slide, truth: Truth) -> tissue.Tissue:
+    """The slide's tissue, without what is ignored."""
+    found = tissue.tissue_mask(slide)
+    if not truth.ignored:
+        return found
+    height, width = found.mask.shape
+    return dataclasses.replace(found, mask=found.mask & ~truth.ignored_at(0, 0, width, height, mpp=found.mpp))
+
+
 def _columns(results: list, kind) -> list[list[pd.DataFrame]]:
     return [[getattr(result, field) for result in results] for field in kind._fields]
 
 
 def _slide_counts(ids: dict, opened: _Opened, named: dict[str, float], tile_px: int) -> SlideCounts:
     prob_map, truth = opened.map, opened.truth
-    total, boxes, by_tile = _count_bands(opened, tile_px, [cut(value) for value in named.values()])
+    total, ignored_px, boxes, by_tile = _count_bands(opened, tile_px, [cut(value) for value in named.values()])
     regions = {"slide": total[:2] + total[2:], "tissue": total[2:]}
     d = prob_map.mpp / truth.mpp0
     names = [f"{ids['slide_id']}_({d:g}," + ",".join(f"{round(v * d)}" for v in box) + ")" for box in boxes]
     width, height = prob_map.size_px
     facts = {
-        "mpp": prob_map.mpp, "width_px": width, "height_px": height, "invalid_px": int(width * height - total.sum()),
+        "mpp": prob_map.mpp, "width_px": width, "height_px": height, "ignored_px": ignored_px,
+        "invalid_px": int(width * height - total.sum()) - ignored_px,
         "n_targets": len(truth.polygons), "target_mm2": truth.area_mm2, "tissue_mm2": opened.tissue.area_mm2,
     }  # fmt: skip
     slides, tiles = [], []
@@ -307,15 +332,16 @@ def _slide_counts(ids: dict, opened: _Opened, named: dict[str, float], tile_px: 
     )
 
 
-def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
     """Read the map once, in bands of `tile_px` rows.
 
     Returns
     -------
     total : ndarray
         Histograms of the slide by `_code`, ``(4, 256)``.
+    ignored_px : int
     boxes : ndarray
-        Grid tiles: x, y, width, height, ``(N, 4)``.
+        Grid tiles with a pixel that counts: x, y, width, height, ``(N, 4)``.
     counts : ndarray
         Of each tile at each cut, ``(N, len(cuts), 4)``.
     """
@@ -326,7 +352,7 @@ def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.nda
     def band(y_px: int) -> np.ndarray:
         return prob_map.read(0, y_px, width, min(tile_px, height - y_px))
 
-    total, boxes, counts = np.zeros((4, 256), np.int64), [], []
+    total, ignored_px, boxes, counts = np.zeros((4, 256), np.int64), 0, [], []
     # One band is decoded while the one before it is counted.
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(band, 0)
@@ -339,6 +365,8 @@ def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.nda
             for left in range(0, width, stretch_px):
                 part = values[:, left : left + stretch_px]
                 code = _code(opened, left, y_px, part.shape)
+                if opened.truth.ignored:
+                    ignored_px += int(np.count_nonzero(code == IGNORED))
                 for x in range(0, part.shape[1], tile_px):
                     here = np.s_[:, x : x + tile_px]
                     boxes.append((left + x, y_px, min(tile_px, width - left - x), len(values)))
@@ -346,14 +374,19 @@ def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.nda
             histograms = np.array(of_tiles)
             total += histograms.sum(axis=0)
             counts.append(counts_at(histograms[:, :2] + histograms[:, 2:], cuts))
-    return total, np.array(boxes), np.concatenate(counts)
+    counts, boxes = np.concatenate(counts), np.array(boxes)
+    # A tile of nothing but lost or ignored pixels is no empty tile, which published scores count as a perfect one.
+    counting = counts[:, 0].sum(axis=1) > 0
+    return total, ignored_px, boxes[counting], counts[counting]
 
 
 def _code(opened: _Opened, x_px: int, y_px: int, shape: tuple[int, int]) -> np.ndarray:
-    """Truth + 2 * tissue of each pixel of a rectangle, `_INVALID` where the map could not be made."""
+    """Truth + 2 * tissue of each pixel of a rectangle, `_INVALID` or `IGNORED` where it does not count."""
     rows, columns = shape
     code = opened.tissue.at(x_px, y_px, columns, rows, mpp=opened.map.mpp).view(np.uint8) << 1
     code |= opened.truth.at(x_px, y_px, columns, rows, mpp=opened.map.mpp).view(np.uint8)
+    if opened.truth.ignored:
+        code[opened.truth.ignored_at(x_px, y_px, columns, rows, mpp=opened.map.mpp)] = IGNORED
     for x, y, w, h in opened.map.invalid:
         code[max(0, y - y_px) : max(0, y + h - y_px), max(0, x - x_px) : max(0, x + w - x_px)] = _INVALID
     return code
@@ -377,7 +410,8 @@ def _grid_counts(
     for (y, values), (_, coarse_truth) in bands:
         rows = len(values)
         target = truth.at(0, y, grid_px[0], rows, mpp=grid_mpp)
-        inside = on_tissue.at(0, y, grid_px[0], rows, mpp=grid_mpp)
+        ignored = truth.ignored_at(0, y, grid_px[0], rows, mpp=grid_mpp)
+        inside = on_tissue.at(0, y, grid_px[0], rows, mpp=grid_mpp) & ~ignored
         for box in prob_map.invalid:
             x0, y0 = (math.floor(v / source["ratio"]) for v in box[:2])
             x1, y1 = (math.ceil((v + side) / source["ratio"]) for v, side in zip(box[:2], box[2:], strict=True))
@@ -389,8 +423,10 @@ def _grid_counts(
             positive = values >= 255 * value - 1e-6
             sums[name] += list(count_pixels(positive, target, valid=inside).values())
             if masks:
-                masks[name][y : y + rows] = positive
+                masks[name][y : y + rows] = positive & ~ignored
     counts, found, per_slide = [], [], []
+    # An object in a lost region is neither found nor missed.
+    truth = truth.without(prob_map.invalid, mpp=prob_map.mpp)
     areas = {"truth_mm2": truth.area_mm2, "tissue_mm2": on_tissue.area_mm2}
     for name, value in named.items():
         row = ids | {"threshold_by": name, "threshold": value}

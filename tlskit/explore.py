@@ -95,12 +95,12 @@ def slide(
 def sheet_of(archive: Archive, slide_id: str) -> Sheet:
     """A slide of a run with its maps, truth and histograms."""
     arms = [arm for arm in archive.arms if arm.has_map(slide_id)]
-    target = archive.target_class
+    target, slide = archive.target_class, archive.open_slide(slide_id)
     return Sheet(
         slide_id=slide_id,
-        slide=archive.open_slide(slide_id),
+        slide=slide,
         maps={arm.name: probmaps.open_map(arm.map_path(slide_id)) for arm in arms},
-        truth=archive.targets(slide_id),
+        truth=archive.targets(slide_id, slide),
         histograms={arm.name: arm.histograms[slide_id] for arm in arms if slide_id in arm.histograms},
         thresholds={arm.name: arm.thresholds["validation"] for arm in arms if "validation" in arm.thresholds},
         class_name=target if isinstance(target, str) else target[0],

@@ -23,7 +23,7 @@ from tlskit.errors import CheckpointError, MapError, ParameterError, SlideError,
 from tlskit.files import disk_full, is_disk_full
 from tlskit.probmaps import MapWriter, open_map
 
-__all__ = ["Prediction", "layout_for", "predict_cohort", "predict_slide", "predict_tiles"]
+__all__ = ["Prediction", "layout_for", "predict_cohort", "predict_slide", "predict_tiles", "reading_of"]
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +211,8 @@ def predict_slide(
         if isinstance(slide, (str, Path)):
             from tlskit.slides import open_slide
 
-            slide = opened = open_slide(slide, resolution_by=getattr(checkpoint, "resolution_by", "mpp"))
+            slide = opened = open_slide(slide, **reading_of(checkpoint))
+        _check_colours(checkpoint, slide)
         size_px = tuple(slide.size_px(checkpoint.mpp))
         level = slide.level_for(checkpoint.mpp)
     try:
@@ -318,6 +319,23 @@ def _check_checkpoint(checkpoint, magnification: float | None) -> None:
         )
 
 
+def reading_of(checkpoint) -> dict:
+    """How a checkpoint wants slides to be opened: arguments of `slides.open_slide`."""
+    return {
+        "resolution_by": getattr(checkpoint, "resolution_by", "mpp"),
+        "apply_icc": getattr(checkpoint, "apply_icc", False),
+    }
+
+
+def _check_colours(checkpoint, slide) -> None:
+    wanted, given = getattr(checkpoint, "apply_icc", False), getattr(slide, "apply_icc", False)
+    if wanted != given:
+        raise CheckpointError(
+            f"The checkpoint was trained with `apply_icc: {str(wanted).lower()}`, but {Path(slide.path).name} was "
+            f"opened with apply_icc={given}. Open it as the checkpoint says, or give its path."
+        )
+
+
 def _plan(slide, layout, size_px, mpp, tissue) -> tuple[np.ndarray, float]:
     """Which windows to run, (rows, columns) bool, and the area of tissue in mm2."""
     xs, ys = layout.starts(size_px[0]), layout.starts(size_px[1])
@@ -352,6 +370,7 @@ def _metadata(checkpoint, slide, slide_id, layout, tissue, asked) -> dict:
             "stride_px": layout.stride_px,
             "blend": layout.blend,
             "normalisation": checkpoint.normalisation,
+            "apply_icc": getattr(checkpoint, "apply_icc", False),
             "tissue_only": tissue is not False,
             "engine": asked[0],
             "precision": asked[1],
@@ -396,7 +415,9 @@ def predict_tiles(
     index : (B,) int64
         Positions in `tiles`.
     probability : (B, H, W) float32
-    truth : (B, H, W) bool
+    truth : (B, H, W) uint8
+        1 target, 0 background, `tlskit.truth.IGNORED` what does not count: it is to be ignored, or lies in a damaged
+        part of the slide.
     """
     from tlskit.datasets import TileDataset
 
@@ -408,7 +429,8 @@ def predict_tiles(
         magnification=checkpoint.magnification,
         tile_px=checkpoint.tile_px,
         target_class=checkpoint.target_class,
-        resolution_by=checkpoint.resolution_by,
+        ignore_class=getattr(checkpoint, "ignore_class", ""),
+        **reading_of(checkpoint),
         tile_store=tile_store,
         tiles_dir=tiles_dir,
         normalisation=checkpoint.normalisation,
@@ -416,7 +438,7 @@ def predict_tiles(
 
     def read(index):
         windows = np.empty((len(index), checkpoint.tile_px, checkpoint.tile_px, 3), np.uint8)
-        truth = np.empty(windows.shape[:3], bool)
+        truth = np.empty(windows.shape[:3], np.uint8)
         for place, item in enumerate(index):
             image, mask = dataset.read(int(item))
             windows[place], truth[place] = image.permute(1, 2, 0).numpy(), mask.numpy()
@@ -502,7 +524,7 @@ def predict_cohort(
         for number, row in enumerate(manifest_rows):
             path, start = out_dir / f"{row.slide_id}.tif", time.perf_counter()
             try:
-                with cohort.open_row(row, resolution_by=getattr(checkpoint, "resolution_by", "mpp")) as slide:
+                with cohort.open_row(row, **reading_of(checkpoint)) as slide:
                     open_s = time.perf_counter() - start
                     expected = _metadata(checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked)
                     found = _kept(path, expected)

@@ -44,6 +44,7 @@ class Wanted(NamedTuple):
     ignore_class: str | Sequence[str] | None = None
     missing_target: str = "error"
     plausible_um2: tuple[float, float] = PLAUSIBLE_UM2
+    apply_icc: bool = False
 
 
 @dataclass
@@ -56,6 +57,8 @@ class Finding:
     n_targets: int | None = None
     n_ignored: int = 0
     fingerprint: str = ""
+    icc_profile: str = ""
+    too_small_at: list[str] = field(default_factory=list)
 
     def add(self, severity: str, problem: str, what: str, remedy: str = "") -> None:
         self.rows.append(dict(zip(COLUMNS, (severity, self.slide_id, problem, what, remedy), strict=True)))
@@ -70,8 +73,8 @@ def inspect_slide(row: cohort.SlideRow, wanted: Wanted) -> Finding:
     finding = Finding(row.slide_id)
     summary = ""
     try:
-        with cohort.open_row(row, resolution_by=wanted.resolution_by) as slide:
-            finding.mpp0 = slide.mpp0
+        with cohort.open_row(row, resolution_by=wanted.resolution_by, apply_icc=wanted.apply_icc) as slide:
+            finding.mpp0, finding.icc_profile = slide.mpp0, slide.icc_profile
             finding.fingerprint = slide.properties.get("openslide.quickhash-1", "")
             summary, thumbnail = _look_at_slide(slide, finding, wanted)
             targets = _read_targets(row, finding, wanted, slide)
@@ -98,7 +101,7 @@ def inspect_slide(row: cohort.SlideRow, wanted: Wanted) -> Finding:
 def _look_at_slide(slide, finding: Finding, wanted: Wanted) -> tuple[str, tuple[np.ndarray, float]]:
     """A summary, and the slide's thumbnail with its um/px."""
     width, height = slide.size_px0
-    beyond, below = [], []
+    beyond = []
     for magnification in wanted.magnifications:
         mpp, name = units.mpp_for_magnification(magnification), units.magnification_name(magnification)
         try:
@@ -106,16 +109,11 @@ def _look_at_slide(slide, finding: Finding, wanted: Wanted) -> tuple[str, tuple[
         except ScaleError:
             beyond.append(name)
         else:
-            below += [f"{name} ({size[0]} x {size[1]} px)"] * (min(size) < wanted.tile_px)
+            finding.too_small_at += [f"{name} ({size[0]} x {size[1]} px)"] * (min(size) < wanted.tile_px)
     if beyond:
         finding.add(
             "error", "scale", f"It was scanned at {slide.mpp0:.4g} um/px, too coarse for {', '.join(beyond)}.",
             f"Ask for {units.magnification_for_mpp(slide.mpp0):.3g}x or lower, or correct its `mpp_override`.",
-        )  # fmt: skip
-    if below:
-        finding.add(
-            "warning", "size", f"It is smaller than a tile of {wanted.tile_px} px at {', '.join(below)}.",
-            "No tile is kept under `edge_tiles: drop`; use `pad`, or a smaller `tile_px`.",
         )  # fmt: skip
     power = slide.objective_power
     if power and slide.mpp_source != "objective":
@@ -148,10 +146,10 @@ def _read_targets(row, finding: Finding, wanted: Wanted, slide=None) -> list:
         origin_px0 = slide.bounds_px0[:2] if slide else (0, 0)
         found = annotations.read_annotations(row.annotation_path, origin_px0=origin_px0)
         _look_at_report(found, slide, finding)
-        if wanted.ignore_class:
-            finding.n_ignored = len(annotations.targets_of(found, wanted.ignore_class, missing="empty"))
+        rest, ignored = annotations.without_ignored(found, wanted.ignore_class)
+        finding.n_ignored = len(ignored)
         targets = annotations.targets_of(
-            found, wanted.target_class, missing=wanted.missing_target, path=row.annotation_path
+            rest, wanted.target_class, missing=wanted.missing_target, path=row.annotation_path
         )
     except AnnotationError as error:
         finding.add_error("class" if " of the class " in str(error) else "outlines", error)

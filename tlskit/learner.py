@@ -22,6 +22,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from tlskit.errors import TrainingError
+from tlskit.truth import IGNORED
 
 __all__ = ["HISTORY_COLUMNS", "THRESHOLD", "Learner", "Progress", "SaveState", "interruptible", "quiet_lightning"]
 
@@ -43,7 +44,7 @@ class Learner(lightning.LightningModule):
         super().__init__()
         # NHWC is the layout that CPU and tensor-core convolutions compute in; the batches come in it too.
         self.model = model.to(memory_format=torch.channels_last)
-        self.loss = DiceLoss(mode="binary", from_logits=True)
+        self.loss = DiceLoss(mode="binary", from_logits=True, ignore_index=IGNORED)
         self.learning_rate = learning_rate
         self.seed = seed
         self.fingerprint = fingerprint
@@ -82,9 +83,10 @@ class Learner(lightning.LightningModule):
 
     def validation_step(self, batch, batch_idx: int) -> None:
         images, masks, index = batch
-        probability = self.model(images).float().sigmoid()
+        counted = masks != IGNORED
+        probability, masks = self.model(images).float().sigmoid() * counted, masks * counted
         predicted, truth = probability >= THRESHOLD, masks > 0.5
-        cells = (predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth)
+        cells = (predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth & counted)
         counts = torch.stack([cell.sum((1, 2, 3)) for cell in cells], dim=1).cpu()
         self._counts.append(torch.cat([index.cpu()[:, None], counts], dim=1))
         # Sums per tile in float32, over the set in float64 (which Apple's GPU has not).

@@ -123,6 +123,10 @@ class Checkpoint:
         Of the patient split it was trained under.
     history
         One row an epoch, as `tlskit.training.train` gives it.
+    ignore_class
+        Name of the class, or several, whose area was left out; empty for none.
+    apply_icc
+        Whether colours were corrected by the slides' ICC profiles.
     params
         All further settings of the training, plain values.
     sha256
@@ -141,6 +145,8 @@ class Checkpoint:
     resolution_by: str
     split_hash: str
     history: pd.DataFrame
+    ignore_class: str | list[str] = ""
+    apply_icc: bool = False
     params: dict = field(default_factory=dict)
     sha256: str = ""
 
@@ -240,7 +246,9 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto") ->
             f"{path} has the checkpoint format {payload.get('version')!r}; this version of tlskit reads format "
             f"{_VERSION}. Use the tlskit that wrote it, or train again."
         )
-    absent = [name for name in ("weights", "history", *_plain_fields()) if name not in payload]
+    # Fields that came later have defaults: what a checkpoint does not say was not there to be chosen.
+    needed = [f.name for f in dataclasses.fields(Checkpoint) if f.default is f.default_factory is dataclasses.MISSING]
+    absent = [name for name in ("weights", *needed) if name not in payload and name != "model"]
     if absent:
         raise CheckpointError(f"{path} lacks {', '.join(absent)}: it is incomplete. Run 03_training again.")
     with torch.random.fork_rng(devices=[]):  # loading must not shift a caller's random numbers
@@ -256,7 +264,7 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto") ->
         model=model.to(device).eval(),
         history=pd.DataFrame(payload["history"]),
         sha256=hashlib.sha256(data).hexdigest(),
-        **{name: payload[name] for name in _plain_fields()},
+        **{name: payload[name] for name in _plain_fields() if name in payload},
     )
 
 

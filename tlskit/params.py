@@ -227,7 +227,7 @@ def _value_faults(name: str, value: object, default: object) -> list[str]:
     # `magnification = 4` is a whole number in the notebook, yet 2.5 is a magnification as well.
     if name == "magnification":
         allowed = (int, float)
-    if name == "target_class":
+    if name in ("target_class", "ignore_class"):
         allowed = (str, list)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         return [f"`{name}` should be {kinds[type(default)]} (as in {default!r}), not {value!r}"]

@@ -59,6 +59,7 @@ def tile_gallery(
     tile_px: int,
     target_class: str | list[str],
     resolution_by: str = "mpp",
+    apply_icc: bool = False,
     n_tiles: int = 12,
     columns: int = 4,
 ) -> Figure:
@@ -76,7 +77,7 @@ def tile_gallery(
     chosen = spread_tiles(tiles, n_tiles)
     mpp = units.mpp_for_magnification(magnification)
     figure, axes = _grid(len(chosen), columns, panel_in=2.0)
-    reader = _Fields(manifest, target_class, resolution_by)
+    reader = _Fields(manifest, target_class, resolution_by=resolution_by, apply_icc=apply_icc)
     for ax, tile in zip(axes, chosen.itertuples(), strict=False):
         slide, polygons = reader.open(tile.slide_id)
         x_px, y_px = (int(units.px0_to_px(v, mpp, slide.mpp0)) for v in (tile.x_px0, tile.y_px0))
@@ -160,6 +161,7 @@ def target_at_magnifications(
     field_px: int = 512,
     magnifications: Sequence[float] = (1, 4, 10, 20),
     resolution_by: str = "mpp",
+    apply_icc: bool = False,
 ) -> Figure:
     """One target at every magnification, with its mask below: the paper's Figure 1 on this cohort.
 
@@ -167,7 +169,7 @@ def target_at_magnifications(
     magnification; 512 is the tile of the study.
     A slide scanned too coarsely for a magnification leaves that panel out, with the reason.
     """
-    reader = _Fields(manifest, target_class, resolution_by)
+    reader = _Fields(manifest, target_class, resolution_by=resolution_by, apply_icc=apply_icc)
     targets = [
         (polygon.area * slide.mpp0**2, slide_id, polygon)
         for slide_id in manifest["slide_id"]
@@ -228,11 +230,12 @@ def tile_predictions(
         Probability from which a pixel counts as target.
     """
     from tlskit import inference
+    from tlskit.truth import IGNORED
 
     mpp = units.mpp_for_magnification(checkpoint.magnification)
     size = checkpoint.tile_px
     figure, axes = _grid(len(tiles), columns, panel_in=2.0)
-    reader = _Fields(manifest, None, checkpoint.resolution_by)
+    reader = _Fields(manifest, None, **inference.reading_of(checkpoint))
     tiles = tiles.reset_index(drop=True)
     for index, probability, truth in inference.predict_tiles(checkpoint, tiles, manifest, batch_size=4, workers=0):
         for i, prob, mask in zip(index, probability, truth, strict=True):
@@ -240,7 +243,7 @@ def tile_predictions(
             slide, _ = reader.open(tile["slide_id"])
             x_px, y_px = (int(units.px0_to_px(tile[c], mpp, slide.mpp0)) for c in ("x_px0", "y_px0"))
             _field(ax, slide, x_px, y_px, size, mpp=mpp)
-            predicted = prob >= threshold
+            predicted, mask = (prob >= threshold) & (mask != IGNORED), mask == 1
             _mask_outline(ax, mask, TRUTH_COLOUR)
             _mask_outline(ax, predicted, PREDICTION_COLOUR)
             union = (predicted | mask).sum()
@@ -259,6 +262,7 @@ def slide_overlays(
     threshold: float,
     target_class: str | list[str],
     resolution_by: str = "mpp",
+    apply_icc: bool = False,
     min_object_um2: float = 0.0,
     max_px: int = 900,
 ) -> Figure:
@@ -278,7 +282,7 @@ def slide_overlays(
     if examples.empty:
         figure, axes = plt.subplots(figsize=(6, 1.5), squeeze=False)
         return _only_text(figure, axes, "No slide has a defined score.")
-    reader = _Fields(manifest, target_class, resolution_by)
+    reader = _Fields(manifest, target_class, resolution_by=resolution_by, apply_icc=apply_icc)
     sizes_px0 = [reader.open(slide_id)[0].size_px0 for slide_id in examples["slide_id"]]
     tallest = max(height / width for width, height in sizes_px0)
     size_in = (3.3 * len(examples) + 0.5, 2 * 2.8 * tallest + 0.9)
@@ -323,16 +327,16 @@ def slide_overlays(
 class _Fields:
     """Slides and target outlines of a cohort, each opened and read once."""
 
-    def __init__(self, manifest: pd.DataFrame, target_class: str | list[str] | None, resolution_by: str):
+    def __init__(self, manifest: pd.DataFrame, target_class: str | list[str] | None, **reading):
         self._rows = {row.slide_id: row for row in cohort.slide_rows(manifest)}
         self._target_class = target_class
-        self._resolution_by = resolution_by
+        self._reading = reading
         self._open: dict[str, tuple[Slide, list[Polygon]]] = {}
 
     def open(self, slide_id: str) -> tuple[Slide, list[Polygon]]:
         if slide_id not in self._open:
             row = self._rows[slide_id]
-            slide = cohort.open_row(row, resolution_by=self._resolution_by)
+            slide = cohort.open_row(row, **self._reading)
             polygons = []
             if self._target_class is not None and row.annotation_path:
                 polygons = annotations.read_targets(

@@ -97,6 +97,11 @@ class Scan:
         sides = [int(self.properties.get(name, 0)) for name in names]
         return tuple(sides) if all(sides) else None
 
+    def icc_profile(self) -> bytes | None:
+        """The ICC profile of the slide's pixels, where it has one that OpenSlide knows of."""
+        profile = self._handle().color_profile
+        return profile.tobytes() if profile is not None else None
+
     def close(self) -> None:
         handle, self._open = self._open, None
         if handle is not None and self._pid == os.getpid():

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tlskit import bands, jpegs, units
+from tlskit import bands, colours, jpegs, units
 from tlskit.errors import SlideError
 from tlskit.resample import snapped_ratio
 from tlskit.scans import Scan, find_mpp0
@@ -39,6 +39,7 @@ def open_slide(
     *,
     mpp_override: float | None = None,
     resolution_by: str = "mpp",
+    apply_icc: bool = False,
     fast: bool = True,
 ) -> Slide:
     """Open a whole-slide image.
@@ -51,6 +52,8 @@ def open_slide(
         um/px of level 0, from the manifest; None and nan mean that the slide's own is taken.
     resolution_by : "mpp" or "objective"
         Take the scale from um/px (see `tlskit.scans.find_mpp0`), or as 10 / objective power.
+    apply_icc : bool
+        Correct colours to sRGB by the slide's ICC profile, where it has one; see `Slide.icc_profile`.
     fast : bool
         Decode JPEG tiles directly where their pixels equal OpenSlide's; False reads everything through OpenSlide.
 
@@ -61,7 +64,7 @@ def open_slide(
     ScaleError
         If its um/px is missing, contradictory or impossible.
     """
-    return Slide(path, mpp_override=mpp_override, resolution_by=resolution_by, fast=fast)
+    return Slide(path, mpp_override=mpp_override, resolution_by=resolution_by, apply_icc=apply_icc, fast=fast)
 
 
 class Slide:
@@ -80,6 +83,10 @@ class Slide:
     mpp_source : "manifest", "openslide", "tiff" or "objective"
         Where `mpp0` was found.
     objective_power : float or None
+    icc_profile : str
+        Description of the profile by which colours are corrected; empty where they are left as scanned.
+    apply_icc : bool
+        Whether they were to be corrected.
     vendor : str
     level_downsamples : tuple of float
     reader : "jpeg" or "openslide"
@@ -90,7 +97,7 @@ class Slide:
         What OpenSlide knows of the slide.
     """
 
-    def __init__(self, path, *, mpp_override=None, resolution_by="mpp", fast=True):
+    def __init__(self, path, *, mpp_override=None, resolution_by="mpp", apply_icc=False, fast=True):
         self.path = Path(path)
         self._scan = Scan(path)
         self.properties = self._scan.properties
@@ -104,6 +111,9 @@ class Slide:
         self.bounds_px0 = tuple(edges) if edges[2] and edges[3] else (0, 0, *self.size_px0)
         self.lost: list[dict] = []
         self._jpeg = jpegs.open_jpeg_tiles(self._scan) if fast else None
+        self.apply_icc = apply_icc
+        self._colours = colours.of_slide(self._scan) if apply_icc else None
+        self.icc_profile = self._colours.name if self._colours else ""
         self._levels: dict[int, object] = {}
         self._token = next(_tokens)
         self.reader = self.reader_for(self.mpp0)
@@ -270,7 +280,8 @@ class Slide:
         """The level to read for a um/px, and the ratio from its pixels to working pixels."""
         index = self.level_for(mpp)
         d = units.downsample(mpp, self.mpp0)
-        return self._level(index), snapped_ratio(d / self.level_downsamples[index])
+        level = self._level(index) if self._colours is None else colours.Corrected(self._level(index), self._colours)
+        return level, snapped_ratio(d / self.level_downsamples[index])
 
     def _level(self, index: int):
         if index not in self._levels:

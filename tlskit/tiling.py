@@ -22,8 +22,18 @@ from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import writing
 from tlskit.slides import Slide
 from tlskit.tissue import tissue_mask
+from tlskit.truth import IGNORED, Truth, read_truth
 
-__all__ = ["SLIDE_COLUMNS", "TILE_COLUMNS", "Tiling", "target_fractions", "tile_cohort", "tile_grid", "tile_name"]
+__all__ = [
+    "MASK_GREYS",
+    "SLIDE_COLUMNS",
+    "TILE_COLUMNS",
+    "Tiling",
+    "target_fractions",
+    "tile_cohort",
+    "tile_grid",
+    "tile_name",
+]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +57,11 @@ SLIDE_COLUMNS = (
     "dropped_edge", "dropped_lost", "n_targets", "target_mm2", "tissue_mm2", "mpp0", "mpp_source", "level", "reader",
     "width_px0", "height_px0", "seconds",
 )  # fmt: skip
+
+
+#: Grey in a PNG mask of background, target and (255) what is ignored: other tools take what is below 128 as background.
+MASK_GREYS = np.zeros(256, np.uint8)
+MASK_GREYS[[1, IGNORED]] = 255, 127
 
 
 class Tiling(NamedTuple):
@@ -147,9 +162,11 @@ def tile_cohort(
     overlap: float = 0.5,
     edge_tiles: str = "drop",
     target_class: str | list[str],
+    ignore_class: str | list[str] | None = None,
     keep_tiles: str = "target",
     min_tissue: float = 0.1,
     resolution_by: str = "mpp",
+    apply_icc: bool = False,
     missing_target: str = "error",
     tile_store: str = "slide",
     tiles_dir: str | Path | None = None,
@@ -168,12 +185,14 @@ def tile_cohort(
         The grid, see `tile_grid`.
     target_class : str or list of str
         Class of the outlines that are the target.
+    ignore_class : str or list of str, optional
+        Class of the outlines whose area counts neither as target nor as background, see `truth.read_truth`.
     keep_tiles : "target" or "tissue"
         Keep tiles with at least one target pixel; or those, and all with at least `min_tissue` of tissue.
     min_tissue : float
         Smallest fraction of a tile that counts as tissue.
-    resolution_by, missing_target
-        See `slides.open_slide` and `annotations.read_targets`.
+    resolution_by, apply_icc, missing_target
+        See `slides.open_slide` and `truth.read_truth`.
     tile_store : "slide" or "png"
         Leave pixels in the slides (the table is all that is needed), or also write each tile and its mask as
         ``<tile_id>.png`` and ``<tile_id>-mask.png`` under ``tiles_dir/<slide_id>/``. Both give identical pixels.
@@ -202,13 +221,13 @@ def tile_cohort(
         if stop.is_set():
             return None
         start = time.perf_counter()
-        with cohort.open_row(row, resolution_by=resolution_by) as slide:
-            polygons = annotations.read_targets(
-                row.annotation_path, target_class, missing=missing_target, origin_px0=slide.bounds_px0[:2]
+        with cohort.open_row(row, resolution_by=resolution_by, apply_icc=apply_icc) as slide:
+            truth = read_truth(row, slide, target_class, ignore_class=ignore_class, missing=missing_target)
+            tiles, facts = _tile_slide(
+                slide, row, truth.polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue
             )
-            tiles, facts = _tile_slide(slide, row, polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue)
             if tile_store == "png":
-                kept = _write_tiles(slide, tiles, polygons, Path(tiles_dir) / row.slide_id, mpp, tile_px, progress)
+                kept = _write_tiles(slide, tiles, truth, Path(tiles_dir) / row.slide_id, mpp, tile_px, progress)
                 facts |= {"dropped_lost": int((~kept).sum()), "kept_tiles": int(kept.sum())}
                 tiles = tiles[kept]
         return tiles, facts | {"seconds": time.perf_counter() - start}
@@ -288,25 +307,19 @@ def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, 
     return tiles, facts
 
 
-def _write_tiles(slide: Slide, tiles, polygons, folder: Path, mpp: float, tile_px: int, progress) -> np.ndarray:
+def _write_tiles(slide: Slide, tiles, truth: Truth, folder: Path, mpp: float, tile_px: int, progress) -> np.ndarray:
     """Write tiles and masks as PNG; returns which could be read."""
     kept = np.ones(len(tiles), bool)
     xy = np.stack([units.px0_to_px(tiles[k].to_numpy(), mpp, slide.mpp0) for k in ("x_px0", "y_px0")], axis=1)
     names = tiles["tile_id"].tolist()
-    tree = shapely.STRtree(polygons)
-    d = mpp / slide.mpp0
     for i, window in slide.windows(xy, tile_px, mpp=mpp, on_lost="skip"):
         if window is None:
             kept[i] = False
             continue
         x, y = (int(v) for v in xy[i])
-        touched = tree.query(shapely.box(x * d, y * d, (x + tile_px) * d, (y + tile_px) * d))
-        mask = annotations.rasterise(
-            [polygons[k] for k in touched],
-            x_px=x, y_px=y, width_px=tile_px, height_px=tile_px, mpp=mpp, mpp0=slide.mpp0,
-        )  # fmt: skip
+        mask = truth.coded_at(x, y, tile_px, tile_px, mpp=mpp)
         _write_png(folder / f"{names[i]}.png", window[..., ::-1])
-        _write_png(folder / f"{names[i]}-mask.png", mask.astype(np.uint8) * 255)
+        _write_png(folder / f"{names[i]}-mask.png", MASK_GREYS[mask])
         progress.pixels(tile_px**2)
     return kept
 

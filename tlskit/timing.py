@@ -87,7 +87,6 @@ def time_inference(
     if isinstance(manifest_rows, pd.DataFrame):
         manifest_rows = cohort.slide_rows(manifest_rows)
     slides = list(manifest_rows)
-    resolution_by = getattr(checkpoint, "resolution_by", "mpp")
     layout = inference.layout_for(
         checkpoint, **{name: options.get(name) for name in ("overlap", "window_px", "halo_px")}
     )
@@ -106,11 +105,11 @@ def time_inference(
                     continue
                 try:
                     if source.made is None:
-                        _warm_up(source, row, checkpoint, resolution_by, layout, batch_size)
+                        _warm_up(source, row, checkpoint, layout, batch_size)
                     if repeat == 0:
                         _forget(row.slide_path)
                     start = time.perf_counter()
-                    with cohort.open_row(row, resolution_by=resolution_by) as slide:
+                    with cohort.open_row(row, **inference.reading_of(checkpoint)) as slide:
                         open_s = time.perf_counter() - start
                         prediction = inference.predict_slide(
                             checkpoint, slide, folder / f"{row.slide_id}.tif", slide_id=row.slide_id, engine=source,
@@ -169,9 +168,9 @@ def _setting(checkpoint, layout, batch_size: int, source: engines.EngineSource) 
     }
 
 
-def _warm_up(source, row, checkpoint, resolution_by, layout, batch_size) -> None:
+def _warm_up(source, row, checkpoint, layout, batch_size) -> None:
     """Make, check and run the engine once, on windows from the middle of a slide."""
-    with cohort.open_row(row, resolution_by=resolution_by) as slide:
+    with cohort.open_row(row, **inference.reading_of(checkpoint)) as slide:
         width, height = slide.size_px(checkpoint.mpp)
         side = layout.window_px
         window = slide.read(width // 2 - side // 2, height // 2 - side // 2, side, side, mpp=checkpoint.mpp)

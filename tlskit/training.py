@@ -91,6 +91,7 @@ def train(
     tile_px: int,
     overlap: float,
     target_class: str | Sequence[str],
+    ignore_class: str | Sequence[str] = "",
     encoder: str = "efficientnet-b0",
     encoder_weights: str = "imagenet",
     epochs: int = 5,
@@ -103,6 +104,7 @@ def train(
     seed: int = 0,
     normalisation: str = "divide_255",
     resolution_by: str = "mpp",
+    apply_icc: bool = False,
     tile_store: str = "slide",
     tiles_dir: str | Path | None = None,
     split_hash: str = "",
@@ -123,7 +125,8 @@ def train(
     out_path
         The checkpoint to write. While training, ``<name>-training.ckpt`` beside it holds the state after the last
         epoch; it is removed at the end.
-    magnification, tile_px, overlap, target_class, resolution_by, tile_store, tiles_dir, normalisation
+    magnification, tile_px, overlap, target_class, ignore_class, resolution_by, apply_icc, tile_store, tiles_dir,
+    normalisation
         As the tiles were made; the checkpoint carries them on. ``tile_px`` is a multiple of 32.
     encoder, encoder_weights
         As for `models.build_model`.
@@ -169,7 +172,9 @@ def train(
         "normalisation": normalisation,
         "threshold": THRESHOLD,
         "target_class": target_class if isinstance(target_class, str) else list(target_class),
+        "ignore_class": ignore_class if isinstance(ignore_class, str) else list(ignore_class),
         "resolution_by": resolution_by,
+        "apply_icc": apply_icc,
         "split_hash": split_hash,
     }
     params = {
@@ -193,7 +198,9 @@ def train(
             magnification=magnification,
             tile_px=tile_px,
             target_class=target_class,
+            ignore_class=ignore_class,
             resolution_by=resolution_by,
+            apply_icc=apply_icc,
             tile_store=tile_store,
             tiles_dir=tiles_dir,
             augment=augment and name == "train",

@@ -83,7 +83,7 @@ def slide_field(
         size = (max(1, round(across / d)), max(1, round(down / d)))
         left, top = round((x - across / 2) / d), round((y - down / 2) / d)
         pixels = slide.read(left, top, *size, mpp=slide.mpp0 * d)
-        polygons = archive.targets(slide_id)
+        polygons = archive.targets(slide_id, slide)
         columns = min(2, max(1, len(chosen)))
         rows = max(1, math.ceil(len(chosen) / columns))
         figure, axes = plt.subplots(
@@ -196,7 +196,7 @@ def tile_page(
     chosen = plots.spread_tiles(tiles, n_tiles, by=order) if len(tiles) else tiles
     figure = plots.tile_gallery(
         chosen, archive.manifest, magnification=of.magnification, tile_px=int(of.values["01_tiling"]["tile_px"]),
-        target_class=archive.target_class, resolution_by=archive.resolution_by, n_tiles=max(1, len(chosen)), columns=6,
+        target_class=archive.target_class, **archive.reading, n_tiles=max(1, len(chosen)), columns=6,
     )  # fmt: skip
     by_fraction = chosen.sort_values(["target_fraction", "tile_id"], kind="stable")
     for ax, tile in zip(figure.axes, by_fraction.itertuples(), strict=False):

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlskit import annotations, cohort, engines, inference
+from tlskit import cohort, engines, inference
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import write_text
 from tlskit.probmaps import open_map
+from tlskit.truth import Truth, read_truth
 
 __all__ = ["compare_windows"]
 
@@ -92,20 +93,15 @@ def compare_windows(
         try:
             seconds, maps = {}, {}
             for name, options in sizes.items():
-                with cohort.open_row(row, resolution_by=checkpoint.resolution_by) as slide:
-                    mpp0 = slide.mpp0
+                with cohort.open_row(row, **inference.reading_of(checkpoint)) as slide:
+                    truth = _truth_of(row, slide, checkpoint, missing_target)
                     made = inference.predict_slide(
                         checkpoint, slide, out_dir / f"window_{layouts[name].window_px}" / f"{row.slide_id}.tif",
                         slide_id=row.slide_id, engine=sources[name], batch_size=batch_size, progress=progress,
                         **options,
                     )  # fmt: skip
                 seconds[f"s_{name}"], maps[name] = made.wall_s, made.path
-            polygons = (
-                annotations.read_targets(row.annotation_path, checkpoint.target_class, missing=missing_target)
-                if row.annotation_path
-                else []
-            )
-            rows.append({"slide_id": row.slide_id, **_compare(maps, polygons, cut, mpp0), **seconds})
+            rows.append({"slide_id": row.slide_id, **_compare(maps, truth, cut), **seconds})
         except (TlskitError, OSError) as error:
             if on_failure is None:
                 raise
@@ -131,16 +127,22 @@ def compare_windows(
     return table
 
 
-def _compare(maps: dict[str, Path], polygons: list, cut: int, mpp0: float) -> dict:
+def _truth_of(row, slide, checkpoint, missing_target: str) -> Truth:
+    if not row.annotation_path:
+        return Truth([], mpp0=slide.mpp0)
+    ignored = getattr(checkpoint, "ignore_class", "")
+    return read_truth(row, slide, checkpoint.target_class, ignore_class=ignored, missing=missing_target)
+
+
+def _compare(maps: dict[str, Path], truth: Truth, cut: int) -> dict:
     """Counts of two maps of one slide, band by band."""
     counts = {f"{c}_{name}": 0 for c in _COUNTS for name in maps} | {"both": 0, "n_tile": 0, "n_window": 0}
     total, largest, pixels = 0, 0, 0
     with open_map(maps["tile"]) as tile, open_map(maps["window"]) as window:
         width = tile.size_px[0]
         for (y_px, one), (_, other) in zip(tile.bands(), window.bands(), strict=True):
-            truth = annotations.rasterise(
-                polygons, x_px=0, y_px=y_px, width_px=width, height_px=len(one), mpp=tile.mpp, mpp0=mpp0
-            )
+            target = truth.at(0, y_px, width, len(one), mpp=tile.mpp)
+            counted = ~truth.ignored_at(0, y_px, width, len(one), mpp=tile.mpp)
             difference = np.abs(one.astype(np.int16) - other)
             total += int(difference.sum())
             largest = max(largest, int(difference.max()))
@@ -149,9 +151,9 @@ def _compare(maps: dict[str, Path], polygons: list, cut: int, mpp0: float) -> di
             counts["both"] += int((positive["tile"] & positive["window"]).sum())
             for name, found in positive.items():
                 counts[f"n_{name}"] += int(found.sum())
-                counts[f"tp_{name}"] += int((found & truth).sum())
-                counts[f"fp_{name}"] += int((found & ~truth).sum())
-                counts[f"fn_{name}"] += int((~found & truth).sum())
+                counts[f"tp_{name}"] += int((found & target).sum())
+                counts[f"fp_{name}"] += int((found & ~target & counted).sum())
+                counts[f"fn_{name}"] += int((~found & target).sum())
     return {**counts, "sum": total, "max": largest, "pixels": pixels}
 
 
