@@ -196,3 +196,13 @@ def test_a_damaged_block_is_named(tmp_path):
     path.write_bytes(data)
     with pytest.raises(MapError, match=r"block \(1, 0\)"):
         probmaps.open_map(path).read(0, 0, 128, 64)
+
+
+def test_a_map_that_was_cut_off_is_told_when_it_is_opened(tmp_path):
+    path = write(tmp_path / "m.tif", smooth(333, 201))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(MapError, match=f"cut off: it has {len(whole) - 1} of {len(whole)} bytes. Copy it again"):
+        probmaps.open_map(path)
+    path.write_bytes(whole)
+    probmaps.open_map(path)

@@ -115,6 +115,16 @@ def test_a_dark_background_is_refused_in_a_sentence(tmp_path):
         tissue_mask(slide)
 
 
+def test_fluorescence_that_fills_the_slide_is_refused_and_tissue_that_does_so_is_not(tmp_path):
+    picture = field(glass=(6, 6, 8))
+    picture[disc(picture.shape[:2], 800, 600, 750)] = (60, 20, 180)  # most of it is bright, in one channel
+    with slide_of(tmp_path, picture) as slide, pytest.raises(SlideError, match="dark, as in fluorescence"):
+        tissue_mask(slide)
+    picture[:] = (110, 70, 140)  # tumour from edge to edge
+    with slide_of(tmp_path, picture) as slide:
+        tissue_mask(slide)
+
+
 def test_a_coarse_scan_gives_a_mask_at_its_own_um_per_px(tmp_path):
     picture = field(400, 300)
     picture[100:200, 100:300] = EOSIN

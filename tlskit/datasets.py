@@ -15,7 +15,7 @@ import torch
 from torchvision.transforms.v2 import functional as v2
 
 from tlskit import cohort, units
-from tlskit.errors import ParameterError, RunError, SlideError
+from tlskit.errors import ParameterError, RunError, SlideError, SlideGoneError
 from tlskit.normalisation import check_normalisation, normalise
 from tlskit.tiling import MASK_GREYS
 from tlskit.truth import IGNORED, Truth, read_truth
@@ -180,10 +180,10 @@ class TileDataset(torch.utils.data.Dataset):
             )
         try:
             image = slide.read(x_px, y_px, size_px, size_px, mpp=self.mpp)
+        except SlideGoneError:
+            raise
         except SlideError as error:
-            # A damaged part stays damaged, and the tile is left out in every epoch alike. A slide that is gone is
-            # another matter: it raises here.
-            cohort.open_row(self._rows[slide_id], **self._reading).close()
+            # A damaged part stays damaged: the tile is left out in every epoch alike.
             return self._lost(index, error)
         return image, self._truth(slide_id).coded_at(x_px, y_px, size_px, size_px, mpp=self.mpp)
 

@@ -12,6 +12,7 @@ __all__ = [
     "RunError",
     "ScaleError",
     "SlideError",
+    "SlideGoneError",
     "TlskitError",
     "TrainingError",
 ]
@@ -27,6 +28,10 @@ class ManifestError(TlskitError, ValueError):
 
 class SlideError(TlskitError, OSError):
     """A slide cannot be opened, or a region of it cannot be read."""
+
+
+class SlideGoneError(SlideError):
+    """A slide that was open can no longer be opened: not a part of it is damaged, all of it is out of reach."""
 
 
 class ScaleError(TlskitError, ValueError):

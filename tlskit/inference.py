@@ -594,7 +594,7 @@ def _kept(path: Path, expected: dict) -> dict | None:
         with open_map(path) as found:
             metadata = found.metadata
     except MapError as error:
-        log.warning("%s; it is made again", error)
+        log.warning("%s (It is made again.)", error)
         return None
     if any(metadata.get(name) != value for name, value in expected.items()):
         log.info("%s was made with other settings; it is made again", path.name)

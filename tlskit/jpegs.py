@@ -18,7 +18,7 @@ import simplejpeg
 import tifffile
 
 from tlskit.bands import Lost
-from tlskit.errors import SlideError
+from tlskit.errors import SlideError, SlideGoneError
 from tlskit.scans import Scan
 
 __all__ = ["JpegLevel", "JpegTiles", "open_jpeg_tiles"]
@@ -157,6 +157,8 @@ class JpegLevel:
             pixels[:] = 255
             try:
                 pixels[:height, :width] = self.file.scan.read_level(self.index, x, y, width, height)
+            except SlideGoneError:
+                raise
             except SlideError as error:
                 lost.append(Lost(x, y, width, height, str(error.__cause__ or error)))
         else:

@@ -386,6 +386,12 @@ class ProbMap:
                 self._levels = [
                     ((page.imagewidth, page.imagelength), page.dataoffsets, page.databytecounts) for page in tiff.pages
                 ]
+            end = max(max(np.add(offsets, counts)) for _, offsets, counts in self._levels)
+            if self.path.stat().st_size < end:
+                raise MapError(
+                    f"{self.path}: this probability map is cut off: it has {self.path.stat().st_size} of {end} bytes. "
+                    "Copy it again, or predict the slide again."
+                )
             self._file = open(self.path, "rb")
         except MapError:
             raise

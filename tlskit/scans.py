@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import openslide
 
-from tlskit.errors import ParameterError, ScaleError, SlideError
+from tlskit.errors import ParameterError, ScaleError, SlideError, SlideGoneError
 
 __all__ = ["PLAUSIBLE_MPP", "Scan", "find_mpp0"]
 
@@ -65,6 +65,8 @@ class Scan:
         ------
         SlideError
             If the region cannot be read twice in a row; names file, region and OpenSlide's reason.
+        SlideGoneError
+            If the file cannot even be opened again.
         """
         reported = self._reported[level]
         at = (round(x * reported), round(y * reported))
@@ -74,7 +76,14 @@ class Scan:
         except openslide.OpenSlideError:
             self._replace(handle)
         try:
-            with openslide.OpenSlide(self.path) as fresh:
+            fresh = openslide.OpenSlide(self.path)
+        except (openslide.OpenSlideError, OSError) as error:
+            raise SlideGoneError(
+                f"{self.path}: this slide was open and can no longer be opened ({error}): it was moved, replaced, or "
+                "is out of reach. Bring it back and run the same command again."
+            ) from error
+        try:
+            with fresh:
                 return _on_white(fresh.read_region(at, level, (width, height)))
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tlskit import bands, colours, jpegs, units
-from tlskit.errors import SlideError
+from tlskit.errors import SlideError, SlideGoneError
 from tlskit.resample import snapped_ratio
 from tlskit.scans import Scan, find_mpp0
 
@@ -160,7 +160,8 @@ class Slide:
         Raises
         ------
         SlideError
-            If a part of it cannot be read; also recorded in `lost`.
+            If a part of it cannot be read; also recorded in `lost`. If the whole file is out of reach it is a
+            `SlideGoneError`, as it is everywhere.
         ScaleError
             If more than 5 % finer than level 0 is asked.
         """
@@ -350,6 +351,8 @@ class _OpenSlideLevel:
         try:
             image[top : top + height, left : left + width] = self.scan.read_level(self.index, x, y, width, height)
             return
+        except SlideGoneError:
+            raise
         except SlideError as error:
             reason = str(error.__cause__ or error)
         if width <= self._smallest[0] and height <= self._smallest[1]:

@@ -28,8 +28,10 @@ _INK_GREY = 30.0
 _INK_MIN_UM2 = 20_000.0
 _INK_MARGIN_UM = 48.0
 
-#: A median brighter channel below this is a dark background.
-_DARK_MEDIAN = 64
+#: In bright field the brightest tenth of a slide has at least this in every channel: it is glass, or pale tissue. In
+#: fluorescence what is bright is so in one channel or two.
+_DARK = 64
+_BRIGHTEST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def tissue_mask(
         If the background is dark (fluorescence): there, colour does not tell tissue from glass.
     """
     image, mpp = slide.thumbnail(mpp=max(mpp, slide.mpp0))
-    if np.median(image.max(axis=2)) < _DARK_MEDIAN:
+    if np.quantile(image.min(axis=2), 1 - _BRIGHTEST_SHARE) < _DARK:
         raise SlideError(
             f"{slide.path}: the background of this slide is dark, as in fluorescence. Tissue is looked for on "
             "bright-field slides (H&E) only: leave this slide out, or run without a tissue mask where that is offered."
