@@ -71,7 +71,7 @@ def tile_gallery(
         Tile table; `n_tiles` of it are taken at even steps of ``target_fraction``.
     manifest
         Cohort that the tiles come from.
-    magnification, tile_px, target_class, resolution_by
+    magnification, tile_px, target_class, resolution_by, apply_icc
         As the tiles were cut.
     """
     chosen = spread_tiles(tiles, n_tiles)

@@ -329,8 +329,8 @@ def _of_split(tiles: pd.DataFrame, name: str, magnification: float) -> pd.DataFr
 
 
 def _with_counts(tiles: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
-    """Rows of `tiles` beside their counts; `counts` is that of `learner.Learner.best_counts`."""
-    number, *cells = counts.T
+    """Rows of `tiles` with a pixel that counts, beside their counts; `counts` is `learner.Learner.best_counts`."""
+    number, *cells = counts[counts[:, 1:].any(axis=1)].T  # a tile that was lost, or ignored as a whole, has none
     return tiles.iloc[number].reset_index(drop=True).assign(**dict(zip(COUNTS, cells, strict=True)))
 
 
