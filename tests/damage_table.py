@@ -311,7 +311,7 @@ def disk_full(bench: Bench):
         again = bench.predict(Noise())
         kept = int(again["kept"].sum())
         assert kept == len(made) and len(again) == N_SLIDES
-    return sees, f"The {kept} maps that were finished; after room is made only the other {N_SLIDES - kept} are made"
+    return sees, f"The {kept} maps that were finished; after room is made {N_SLIDES - kept} is made and {kept} stay"
 
 
 class Noise(torch.nn.Module):
@@ -412,6 +412,7 @@ def row_of(damage: Callable, folder: Path) -> str:
     text = sees.replace(f"{folder}/", "").replace(str(folder), "")
     text = re.sub(r"\d+\.\d MB", "N MB", text)
     text = re.sub(r"\d+ of \d+ bytes", "N of M bytes", text)
+    text = text.replace(":\n  - ", ": ").replace("\n  - ", "; ")
     text = " ".join(text.split()).replace("|", "\\|")
     return f"| {damage.__doc__} | {text} | {kept} |"
 
