@@ -412,7 +412,7 @@ def row_of(damage: Callable, folder: Path) -> str:
     text = sees.replace(f"{folder}/", "").replace(str(folder), "")
     text = re.sub(r"\d+\.\d MB", "N MB", text)
     text = re.sub(r"\d+ of \d+ bytes", "N of M bytes", text)
-    text = text.replace(":\n  - ", ": ").replace("\n  - ", "; ")
+    text = re.sub(r"\n\s*(- )?", "; ", re.sub(r":\n\s*(- )?", ": ", text))
     text = " ".join(text.split()).replace("|", "\\|")
     return f"| {damage.__doc__} | {text} | {kept} |"
 
