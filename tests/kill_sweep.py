@@ -91,7 +91,10 @@ def differing(run: Path, undisturbed: Path) -> tuple[int, int, list[str]]:
     compared = without_times = 0
     wrong = []
     kinds = ("split.csv", "*/tables/*.csv", "*/geojson/*.geojson", "*/work/tiles.parquet")
-    files = [{p.relative_to(folder) for kind in kinds for p in folder.glob(kind)} for folder in (run, undisturbed)]
+    files = [
+        {p.relative_to(folder) for kind in kinds for p in folder.glob(kind) if not p.name.startswith(".")}
+        for folder in (run, undisturbed)
+    ]
     wrong += [f"{name} (only in one)" for name in sorted(map(str, files[0] ^ files[1]))]
     for name in sorted(files[0] & files[1]):
         if name.stem in CLOCK_TABLES:
