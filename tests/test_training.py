@@ -2,11 +2,13 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -307,3 +309,30 @@ def test_nothing_but_the_checkpoint_is_written_and_logs_stay_short(tmp_path):
     bars = [line for line in lines if line.startswith("training:")]
     assert 1 <= len(bars) <= 6
     assert not [line for line in lines if "lightning" in line.lower()], done.stderr
+
+
+def test_a_network_that_is_what_would_be_trained_is_kept(undisturbed, cohort, tmp_path, monkeypatch):
+    tiles, manifest = cohort
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(undisturbed.checkpoint_path.read_bytes())
+
+    def fit(*_, **__):
+        raise RuntimeError("trained")
+
+    monkeypatch.setattr(training, "_fit", fit)
+    kept = run(cohort, path)
+    assert kept.sha256 == undisturbed.sha256 and kept.history.equals(undisturbed.history)
+    assert kept.val_counts.equals(undisturbed.val_counts) and kept.best_val_iou == undisturbed.best_val_iou
+    # Another slide of the cohort, which no tile is of, may come and go.
+    stranger = manifest.iloc[:1].assign(slide_id="other", slide_path=str(tmp_path / "no.tiff"))
+    assert run((tiles, pd.concat([manifest, stranger])), path).sha256 == kept.sha256
+    for changes in ({"seed": 2}, {"resume": False}, {"ignore_class": "Fold"}):
+        with pytest.raises(RuntimeError, match="trained"):
+            run(cohort, path, **changes)
+    copies = manifest.assign(slide_path=[str(tmp_path / f"{row.slide_id}.tiff") for row in manifest.itertuples()])
+    for before, after in zip(manifest["slide_path"], copies["slide_path"], strict=True):
+        shutil.copy2(before, after)
+    assert run((tiles, copies), path).sha256 == kept.sha256
+    Path(copies["slide_path"][0]).touch()  # exported anew
+    with pytest.raises(RuntimeError, match="trained"):
+        run((tiles, copies), path)
