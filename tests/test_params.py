@@ -96,6 +96,7 @@ def test_a_good_preset_passes(notebook):
         ({"resolution_by": "power"}, "one of mpp, objective"),
         ({"tile_px": 4}, "between 32 and 8192"),
         ({"split_ratios": 0.7}, "should be a list"),
+        ({"target_class": ["TLS", "GC"], "ignore_class": "TLS"}, "'TLS' is in `target_class` and in `ignore_class`"),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_a_remedy(notebook, preset, message):

@@ -217,8 +217,15 @@ def check(preset: dict, notebooks: list[Path]) -> None:
             faults.append(f"no notebook has a parameter `{name}`; {hint}")
         else:
             faults += _value_faults(name, value, declared[name].default)
+    for name in _names(preset, "target_class") & _names(preset, "ignore_class"):
+        faults.append(f"{name!r} is in `target_class` and in `ignore_class`: take it out of one")
     if faults:
         raise ParameterError("The preset was refused:\n" + "\n".join(f"  - {fault}" for fault in dict.fromkeys(faults)))
+
+
+def _names(preset: dict, parameter: str) -> set[str]:
+    value = preset.get(parameter, [])
+    return {value} if isinstance(value, str) else set(value) if isinstance(value, list) else set()
 
 
 def _value_faults(name: str, value: object, default: object) -> list[str]:
