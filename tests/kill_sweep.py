@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ CLOCK_COLUMNS = {
     "03_history": ["tiles_per_s", "seconds"],
     # A map that the killed run had finished is kept by the resumed one, and has no times.
     "05_maps": ["kept", "wall_s", "max_dprob", "compile_s", "check_s", "*_s"],
-    "pareto": ["minutes*"],
+    "pareto": ["minutes*", "slides_per_minute"],
 }  # fmt: skip
 #: Tables of nothing but times.
 CLOCK_TABLES = ("06_stages", "06_summary", "06_projection", "minutes")
@@ -126,13 +127,75 @@ def at_work(run_dir: Path, jobs: list[tuple[str, str]]) -> tuple[str, int]:
     return (" ".join(left[0]) if left else "-"), len(jobs) - len(left)
 
 
+def kill_runs(
+    command: Callable[[str], list[str]], undisturbed: Path, *, kills: int, per_run: int, moments_s: tuple[float, float],
+    seed: int = 0, cwd: Path = ROOT, env: dict | None = None, report: Callable[[str], None] = print,
+) -> pd.DataFrame:  # fmt: skip
+    """Kill runs at random moments, several times each, resume them to their end, and compare each with `undisturbed`.
+
+    Parameters
+    ----------
+    command
+        Gives the command that sweeps a run of that name, into the folder that `undisturbed` lies in.
+    undisturbed
+        A finished run.
+    moments_s
+        Seconds after its start between which a sweep is killed.
+
+    Returns
+    -------
+    DataFrame
+        One row a kill: kill, run, after_s, killed, at_work (the notebook), done_before; and of its run: exit_code,
+        identical and identical_but_times (numbers of tables), differing, orphans_left (kernels that outlived all).
+    """
+    status = read_status(undisturbed)
+    jobs = [(row.arm, row.step) for row in status.itertuples() if not row.slide_id]
+    rng, rows = np.random.default_rng(seed), []
+    while len(rows) < kills:
+        run = undisturbed.with_name(f"killed_{len(rows) + 1}")
+        shutil.rmtree(run, ignore_errors=True)
+        here, orphans = [], []
+        while len(here) < min(per_run, kills - len(rows)):
+            whole = bool((len(rows) + len(here)) % 2)
+            killed = kill_after(command(run.name), rng.uniform(*moments_s), whole=whole, cwd=cwd, env=env)
+            if not killed.alive:
+                break  # it had come to its end before
+            orphans += killed.survivors
+            where, done = at_work(run, jobs)
+            here.append(
+                {
+                    "kill": len(rows) + len(here) + 1, "run": run.name, "after_s": round(killed.after_s, 1),
+                    "killed": "sweep and kernels" if whole else "sweep alone", "at_work": where, "done_before": done,
+                }
+            )  # fmt: skip
+        resumed = subprocess.run(
+            command(run.name),
+            cwd=cwd,
+            env=env,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        identical, but_times, wrong = differing(run, undisturbed)
+        result = {
+            "exit_code": resumed.returncode, "identical": identical, "identical_but_times": but_times,
+            "differing": "; ".join(wrong) or "none", "orphans_left": len(psutil.wait_procs(orphans, timeout=5)[1]),
+        }  # fmt: skip
+        if wrong or resumed.returncode:
+            report(resumed.stdout[-2000:])
+        rows += [kill | result for kill in here]
+        report(pd.DataFrame(rows[len(rows) - len(here) :]).to_string(index=False, header=len(rows) == len(here)))
+    return pd.DataFrame(rows)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kill_sweep", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--per-run", type=int, default=4, help="kills of one run, one after the other")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments of the kills")
     given = parser.parse_args()
-    from tlskit import params, sweep, synthetic
+    from tlskit import params, synthetic
 
     work = ROOT / "outputs" / "kill_sweep"
     manifest = synthetic.make_cohort(work / "cohort", n_patients=4, slide_mm=(0.9, 1.0), seed=1, workers=2)
@@ -146,51 +209,19 @@ def main() -> int:
     def command(name: str) -> list[str]:
         return [sys.executable, "-m", "tlskit", "sweep", str(preset), "-p", f"run_name={name}"]
 
-    jobs = [(job.arm, job.step) for job in sweep.plan(sweep.prepare(preset))]
     undisturbed = work / "outputs" / "undisturbed"
-    clock = work / "undisturbed_seconds.txt"
-    if not clock.is_file():
-        shutil.rmtree(undisturbed, ignore_errors=True)
-        ran_s = run_for(subprocess.Popen(command("undisturbed"), cwd=ROOT))
-        assert differing(undisturbed, undisturbed)[0] > 20, "the undisturbed run failed"
-        clock.write_text(f"{ran_s:.1f}")
-    duration_s = float(clock.read_text())
-    rng = np.random.default_rng(given.seed)
-    rows, bad = [], 0
-    while len(rows) < given.kills:
-        run = work / "outputs" / f"killed_{len(rows) + 1}"
-        shutil.rmtree(run, ignore_errors=True)
-        kills, orphans = [], []
-        while len(kills) < min(given.per_run, given.kills - len(rows)):
-            whole = bool((len(rows) + len(kills)) % 2)
-            killed = kill_after(command(run.name), rng.uniform(2, duration_s / 2), whole=whole, cwd=ROOT)
-            if not killed.alive:
-                break  # it had come to its end before
-            orphans += killed.survivors
-            where, done = at_work(run, jobs)
-            kills.append(
-                {
-                    "kill": len(rows) + len(kills) + 1, "run": run.name, "after_s": round(killed.after_s, 1),
-                    "killed": "sweep and kernels" if whole else "sweep alone", "at_work": where, "done_before": done,
-                }
-            )  # fmt: skip
-        resumed = subprocess.run(command(run.name), cwd=ROOT, check=False, capture_output=True, text=True)
-        compared, without_times, wrong = differing(run, undisturbed)
-        result = {
-            "exit_code": resumed.returncode, "identical": compared, "identical_but_times": without_times,
-            "differing": "; ".join(wrong) or "none", "orphans_left": len(psutil.wait_procs(orphans, timeout=0)[1]),
-        }  # fmt: skip
-        if wrong or resumed.returncode:
-            bad += 1
-            print(resumed.stdout[-2000:], resumed.stderr[-2000:])
-        else:
-            shutil.rmtree(run)
-        rows += [kill | result for kill in kills]
-        table = pd.DataFrame(rows)
-        table.to_csv(work / "rows.csv", index=False)
-        print(table.tail(len(kills)).to_string(index=False, header=len(rows) == len(kills)), flush=True)
-    print(f"{len(rows)} kills of {table['run'].nunique()} runs of {duration_s:.0f} s; {bad} runs came out otherwise.")
-    return bool(bad)
+    shutil.rmtree(undisturbed, ignore_errors=True)
+    duration_s = run_for(subprocess.Popen(command("undisturbed"), cwd=ROOT))
+    table = kill_runs(
+        command, undisturbed, kills=given.kills, per_run=given.per_run, moments_s=(2, duration_s / 2), seed=given.seed
+    )
+    table.to_csv(work / "rows.csv", index=False)
+    bad = table[(table["differing"] != "none") | (table["exit_code"] != 0)]
+    print(
+        f"{len(table)} kills of {table['run'].nunique()} runs that take {duration_s:.0f} s undisturbed; after "
+        f"{len(bad)} of them the tables came out otherwise."
+    )
+    return len(bad) > 0
 
 
 if __name__ == "__main__":

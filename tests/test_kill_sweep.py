@@ -3,9 +3,7 @@
 import subprocess
 
 import kill_sweep
-import numpy as np
 import pandas as pd
-import psutil
 import pytest
 from made_project import sweep_command, sweep_environment, write_archiving_project
 
@@ -23,16 +21,14 @@ def test_a_sweep_killed_at_random_moments_and_resumed_leaves_the_same_archive(tm
     subprocess.run(command("undisturbed"), **options, check=True, capture_output=True)
     undisturbed = tmp_path / "outputs/undisturbed"
     seconds = pd.read_csv(undisturbed / "status.csv")["seconds"].sum()
-    moments = np.random.default_rng(0).uniform(0.1, 0.6, KILLS) * seconds
-    run, orphans = tmp_path / "outputs/killed", []
-    for number, moment in enumerate(moments):
-        killed = kill_sweep.kill_after(command(run.name), moment, whole=bool(number % 2), **options)
-        orphans += killed.survivors
-    subprocess.run(command(run.name), **options, check=True, capture_output=True)
-    compared, _, wrong = kill_sweep.differing(run, undisturbed)
-    assert not wrong and compared == 12 + 1 + 1 + 1
-    assert (run / "4x/work/maps/s1.tif").read_bytes() == (undisturbed / "4x/work/maps/s1.tif").read_bytes()
-    assert not psutil.wait_procs(orphans, timeout=10)[1]
+    table = kill_sweep.kill_runs(
+        command, undisturbed, kills=KILLS, per_run=KILLS, moments_s=(0.1 * seconds, 0.6 * seconds), **options
+    )
+    assert (table["differing"] == "none").all() and (table["exit_code"] == 0).all(), table.to_string()
+    assert (table["identical"] == 12 + 1 + 1 + 1).all() and (table["orphans_left"] == 0).all()
+    for run in set(table["run"]):
+        path = f"outputs/{run}/4x/work/maps/s1.tif"
+        assert (tmp_path / path).read_bytes() == (undisturbed / "4x/work/maps/s1.tif").read_bytes()
 
 
 def test_a_difference_would_be_found(tmp_path):

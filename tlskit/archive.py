@@ -170,8 +170,11 @@ class Archive:
         """Open a slide of the cohort as the run read it."""
         return cohort.open_row(self.row(slide_id), **self.reading)
 
-    def targets(self, slide_id: str, slide) -> list:
-        """Outlines of the target on a slide that `open_slide` opened, level-0 px."""
+    def targets(self, slide_id: str, slide=None) -> list:
+        """Outlines of the target on a slide, level-0 px; `slide` is what `open_slide` gave, where it is open anyway."""
+        if slide is None:
+            with self.open_slide(slide_id) as opened:
+                return self.targets(slide_id, opened)
         row = self.row(slide_id)
         if not row.annotation_path:
             return []
