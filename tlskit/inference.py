@@ -426,9 +426,9 @@ def predict_tiles(
     try:
         batches = ahead(read, chunks, workers=workers)
         first = next(batches)
-        asked = {"engine": engine, "precision": precision, "threads": threads}
-        made = engines.make_engine(checkpoint, window_px=checkpoint.tile_px, device=device, **asked)
-        made = engines.prepare(checkpoint, first[1], made=made, **asked)
+        made = engines.EngineSource(
+            checkpoint, window_px=checkpoint.tile_px, engine=engine, precision=precision, device=device, threads=threads
+        ).get(first[1])
         with tqdm(total=len(order), desc="tiles", unit="tile", disable=not progress) as bar:
             for index, windows, truth in _chain(first, batches):
                 yield index, made.predict(windows), truth
