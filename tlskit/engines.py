@@ -286,7 +286,8 @@ class _OpenVinoEngine(Engine):
             core.compile_model(graph, "CPU", {**config, "INFERENCE_PRECISION_HINT": hint}) for graph, hint in graphs
         ]
         count = int(compiled[0].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._requests = [_Chain(compiled) for _ in range(max(1, count))]
+        # Twice as many as run at once: a stream that has finished finds its next window waiting.
+        self._requests = [_Chain(compiled) for _ in range(2 * max(1, count))]
         self._owners: list = [None] * len(self._requests)
         self._next = 0
         self.compile_s = time.perf_counter() - start
