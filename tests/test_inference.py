@@ -563,6 +563,21 @@ def test_a_real_slide_that_dies_in_the_middle_gives_the_rest_of_its_map(tmp_path
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real slides of ../shared/data are not here")
+def test_what_is_lost_while_tissue_is_looked_for_is_not_taken_for_glass(tmp_path):
+    made = checkpoint(Constant(0.8), tile_px=128, magnification=10, overlap=0)
+    options = {"engine": "torch", "precision": "exact", "progress": False}
+    whole = inference.predict_slide(made, DATA / "CMU-1-Small-Region.svs", tmp_path / "whole.tif", **options)
+    result = inference.predict_slide(made, DATA / "cmu_dies_mid_read.svs", tmp_path / "m.tif", **options)
+    assert not whole.lost and whole.invalid_px == 0
+    assert result.lost and result.invalid_px > 0 and result.windows + result.windows_skipped < 9 * 12
+    with probmaps.open_map(result.path) as found:
+        boxes = np.array(found.invalid)
+    left, top = result.lost[0]["x_px0"] / 2.004, result.lost[0]["y_px0"] / 2.004
+    inside = (boxes[:, 0] <= left) & (left < boxes[:, 0] + boxes[:, 2])
+    assert (inside & (boxes[:, 1] <= top) & (top < boxes[:, 1] + boxes[:, 3])).any()
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real slides of ../shared/data are not here")
 def test_a_real_slide_streams_to_its_own_red_channel(tmp_path):
     with open_slide(DATA / "CMU-1-Small-Region.svs") as slide:
         result = inference.predict_slide(
