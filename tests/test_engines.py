@@ -111,8 +111,13 @@ def test_exact_engines_equal_plain_pytorch(network, exact, name):
     assert np.abs(engine.predict(stack) - plain(network, stack)).max() < 1e-5
 
 
-@needs_bf16
-@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+@pytest.fixture
+def any_bf16(monkeypatch):
+    """PyTorch computes bf16 on every CPU; where the CPU cannot, it takes its time."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=[needs_openvino, needs_bf16])])
 def test_bf16_engines_stay_near_and_are_measured(network, name):
     stack, expected = windows(3), plain(network, windows(3))
     made = make(network, engine=name, precision="bf16")
@@ -170,8 +175,8 @@ class Steep(nn.Module):
         return self.layer(x)
 
 
-@needs_bf16
-@pytest.mark.parametrize("name", ["torch", pytest.param("auto", marks=needs_openvino)])
+@pytest.mark.parametrize("name", ["torch", pytest.param("auto", marks=[needs_openvino, needs_bf16])])
+@pytest.mark.usefixtures("any_bf16")
 def test_auto_gives_up_a_precision_that_costs_accuracy(name, caplog):
     stack, model = windows(2), Steep()
     made = make(model, engine=name, precision="auto")
@@ -179,17 +184,87 @@ def test_auto_gives_up_a_precision_that_costs_accuracy(name, caplog):
     with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
         engine = engines.prepare(checkpoint(model), stack, made=made, engine=name, precision="auto")
     assert engine.precision == "exact" and made.max_dprob > engines.MAX_DPROB
+    assert engine.max_dprob <= engines.MAX_DPROB
     assert np.abs(engine.predict(stack) - plain(model, stack)).max() < 1e-3
     assert "bf16 differs from float32" in caplog.text
 
 
-@needs_bf16
+class SteepEncoder(nn.Module):
+    """What bf16 rounds away decides the probability, but only in the encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = SteepLevels()
+        self.decoder = Take()
+        self.segmentation_head = nn.Conv2d(3, 1, 1)
+        self.segmentation_head.weight.data.fill_(1.0)
+        self.segmentation_head.bias.data.fill_(-1.5)
+
+    def forward(self, x):
+        return self.segmentation_head(self.decoder(self.encoder(x)))
+
+
+class SteepLevels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+        self.layer.weight.data.fill_(100.0)
+        self.layer.bias.data.fill_(-150.0)
+
+    def forward(self, x):
+        return [x, torch.sigmoid(self.layer(x))]
+
+
+class Take(nn.Module):
+    def forward(self, features):
+        return features[-1]
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("auto", marks=[needs_openvino, needs_bf16])])
+@pytest.mark.usefixtures("any_bf16")
+def test_auto_keeps_the_encoder_in_float32_where_that_is_enough(name):
+    stack, model = windows(2), SteepEncoder()
+    made = make(model, engine=name, precision="auto")
+    engine = engines.prepare(checkpoint(model), stack, made=made, engine=name, precision="auto")
+    assert made.precision == "bf16" and made.max_dprob > engines.MAX_DPROB
+    assert engine.precision == "mixed" and engine.name == made.name
+    assert np.abs(engine.predict(stack) - plain(model, stack)).max() <= engines.MAX_DPROB
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+@pytest.mark.usefixtures("any_bf16")
+def test_mixed_is_the_same_network_in_two_parts(network, name):
+    source = engines.EngineSource(checkpoint(network), window_px=96, engine=name, device="cpu", threads=2)
+    engine, stack = source.exactly(name, "mixed"), windows(5)
+    tickets = [engine.submit(stack[:2]), engine.submit(stack[2:])]
+    got = np.concatenate([engine.result(ticket) for ticket in tickets])
+    assert np.abs(got - plain(network, stack)).max() < engines.MAX_DPROB
+    assert np.array_equal(got, engine.predict(stack))
+
+
 def test_a_precision_that_was_asked_for_is_kept_but_not_silently(caplog):
     stack, model = windows(2), Steep()
     made = make(model, engine="torch", precision="bf16")
     with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
         engine = engines.prepare(checkpoint(model), stack, made=made, engine="torch", precision="bf16")
     assert engine is made and engine.max_dprob > engines.MAX_DPROB and "asked for" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["auto", "torch"])
+def test_exact_ends_at_plain_pytorch(network, name, monkeypatch, caplog):
+    stack = windows(3)
+    made = make(network, engine=name, precision="exact")
+    monkeypatch.setattr(engines, "EXACT_DPROB", 0.0)  # no engine that sums in another order holds this
+    with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
+        engine = engines.prepare(checkpoint(network), stack, made=made, engine=name, precision="exact", threads=2)
+    assert (engine.name, engine.precision, engine.max_dprob) == ("eager", "exact", 0.0)
+    assert 0 < made.max_dprob < 1e-5 and "trying eager at exact" in caplog.text
+    if made.name == "openvino":  # who did not ask for `exact` keeps the faster engine
+        kept = engines.prepare(checkpoint(network), stack, made=made, engine=name, precision="auto", threads=2)
+        assert kept is made
+    assert np.array_equal(engine.predict(stack), engines.eager(checkpoint(network), stack))
+    source = engines.EngineSource(checkpoint(network), window_px=96, device="cpu", precision="exact")
+    assert source.exactly("eager", "exact").name == "eager"  # what a resumed map asks for
 
 
 @needs_openvino
@@ -201,6 +276,9 @@ def test_a_network_that_openvino_cannot_take_falls_back_to_torch(caplog):
     with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
         engine = make(Untraceable(), engine="auto", precision="exact")
     assert engine.name == "torch" and "PyTorch is used instead" in caplog.text
+    stack = windows(1)
+    prepared = engines.prepare(checkpoint(Untraceable()), stack, made=engine, engine="auto", precision="exact")
+    assert prepared is engine and prepared.max_dprob <= engines.EXACT_DPROB
     with pytest.raises(ParameterError, match="cannot take this network"):
         make(Untraceable(), engine="openvino", precision="exact")
 

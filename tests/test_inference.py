@@ -1,5 +1,6 @@
 """Whole-slide inference: every pixel where it belongs, however the work was cut up."""
 
+import importlib.util
 import math
 import threading
 from pathlib import Path
@@ -16,6 +17,16 @@ from tlskit.slides import open_slide
 from tlskit.tiffs import write_slide
 
 WHITE = 255
+ENGINES = [
+    "torch",
+    *(
+        pytest.param(name, marks=pytest.mark.skipif(
+            any(importlib.util.find_spec(package) is None for package in packages),
+            reason=f"{name}, which is optional, is not installed",
+        ))
+        for name, packages in (("openvino", ["openvino"]), ("onnxruntime", ["onnxruntime", "onnx"]))
+    ),
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +150,15 @@ def test_a_constant_model_gives_its_constant_everywhere(tmp_path, probability, o
     assert int(expected) == round(probability * 255)
 
 
+@pytest.mark.parametrize("probability", [0.31, 0.999])
+@pytest.mark.parametrize("window", [{}, {"window_px": 128, "halo_px": 32}, {"window_px": 160}])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_constant_model_gives_its_constant_in_every_window_by_every_engine(tmp_path, probability, window, engine):
+    slide = ArraySlide(picture(301, 203))
+    predict(Constant(probability), slide, tmp_path / "m.tif", strip_px=100, engine=engine, precision="auto", **window)
+    assert np.array_equal(pixels(tmp_path / "m.tif"), np.full((203, 301), round(probability * 255)))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (10, 300), (300, 10), (64, 64), (65, 64), (128, 129)])
 def test_a_slide_of_any_size_is_covered_to_its_last_pixel(tmp_path, size):
     predict(Constant(0.8), ArraySlide(picture(*size)), tmp_path / "m.tif")
@@ -164,12 +184,33 @@ def test_streamed_equals_blended_in_memory(tmp_path, overlap):
 
 def test_the_file_depends_on_no_way_of_cutting_up_the_work(tmp_path):
     image, model = picture(400, 330), Context()
-    files = {}
+    files, maps = {}, []
     for strip_px, batch_size in [(64, 1), (64, 5), (150, 3), (200, 8), (10_000, 8), (10_000, 1000)]:
         path = tmp_path / f"{strip_px}_{batch_size}.tif"
         predict(model, ArraySlide(image), path, strip_px=strip_px, batch_size=batch_size, slide_id="s")
         files[path.name] = path.read_bytes()
     assert len(set(files.values())) == 1
+    # The file's own blocks are part of the file; what is in them is not.
+    for block_px in (16, 64, 256):
+        predict(model, ArraySlide(image), tmp_path / f"b{block_px}.tif", block_px=block_px, strip_px=150)
+        maps.append(pixels(tmp_path / f"b{block_px}.tif").tobytes())
+    assert set(maps) == {pixels(path).tobytes()} and image.std() > 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_file_does_not_depend_on_the_number_of_readers_or_of_the_engines_threads(tmp_path, threads):
+    write_slide(tmp_path / "s.tif", picture(700, 500), mpp=1.0, objective_power=10)
+    files = []
+    for number in (2, threads):
+        with open_slide(tmp_path / "s.tif") as slide:
+            read = slide.windows
+            slide.windows = lambda *places, read=read, number=number, **options: read(
+                *places, threads=number, **options
+            )
+            torch.set_num_threads(number)
+            predict(Context(), slide, tmp_path / f"{number}.tif", slide_id="s")
+        files.append((tmp_path / f"{number}.tif").read_bytes())
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("overlap", [0.5, 0.75])
@@ -519,6 +560,21 @@ def test_a_real_slide_that_dies_in_the_middle_gives_the_rest_of_its_map(tmp_path
     for lost in result.lost:
         x, y = round(lost["x_px0"] / scale), round(lost["y_px0"] / scale)
         assert invalid[min(y + 1, invalid.shape[0] - 1), min(x + 1, invalid.shape[1] - 1)]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real slides of ../shared/data are not here")
+def test_what_is_lost_while_tissue_is_looked_for_is_not_taken_for_glass(tmp_path):
+    made = checkpoint(Constant(0.8), tile_px=128, magnification=10, overlap=0)
+    options = {"engine": "torch", "precision": "exact", "progress": False}
+    whole = inference.predict_slide(made, DATA / "CMU-1-Small-Region.svs", tmp_path / "whole.tif", **options)
+    result = inference.predict_slide(made, DATA / "cmu_dies_mid_read.svs", tmp_path / "m.tif", **options)
+    assert not whole.lost and whole.invalid_px == 0
+    assert result.lost and result.invalid_px > 0 and result.windows + result.windows_skipped < 9 * 12
+    with probmaps.open_map(result.path) as found:
+        boxes = np.array(found.invalid)
+    left, top = result.lost[0]["x_px0"] / 2.004, result.lost[0]["y_px0"] / 2.004
+    inside = (boxes[:, 0] <= left) & (left < boxes[:, 0] + boxes[:, 2])
+    assert (inside & (boxes[:, 1] <= top) & (top < boxes[:, 1] + boxes[:, 3])).any()
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real slides of ../shared/data are not here")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tlskit import cohort, inference, timing
+from tlskit import cohort, inference, stepcharts, timing
 from tlskit.errors import ParameterError, ScaleError, SlideError
 from tlskit.tiffs import write_slide
 
@@ -114,10 +114,10 @@ def test_every_stage_of_every_pass_is_in_the_table(rows):
         model=Small(), magnification=10, mpp=1.0, tile_px=128, overlap=0.5, normalisation="divide_255", sha256="",
         resolution_by="mpp",
     )  # fmt: skip
-    failures = []
+    failures, passes = [], []
     made = timing.time_inference(
         checkpoint, rows, repeats=2, engine="torch", precision="exact", batch_size=4, progress=False,
-        on_failure=lambda slide_id, error: failures.append((slide_id, type(error))),
+        on_failure=lambda slide_id, error: failures.append((slide_id, type(error))), on_prediction=passes.append,
     )  # fmt: skip
     assert failures == [("c", SlideError)]
     assert set(made["slide_id"]) == {"", "a", "b"}
@@ -137,6 +137,11 @@ def test_every_stage_of_every_pass_is_in_the_table(rows):
     assert made["warm"].equals(made["repeat"] > 0)
     assert set(made["threads"]) == {torch.get_num_threads()} and set(made["stride_px"]) == {64}
     assert len(timing.summarise(made)) == 6 and timing.project(made)["minutes"].item() > 0
+    assert [one.slide_id for one in passes] == ["a", "b", "a", "b"]
+    # The timeline draws every piece of work once over the whole slide, each as long as it took.
+    drawn = stepcharts.stage_timeline(passes[-1]).axes[0].collections
+    lengths = sorted(np.ptp(path.vertices[:, 0]) for bars in drawn for path in bars.get_paths())
+    assert np.allclose(lengths, sorted(stop - start for _, start, stop in passes[-1].events))
 
 
 def test_a_slide_that_fails_stops_a_timing_that_nobody_guards(rows):

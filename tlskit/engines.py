@@ -4,9 +4,10 @@ An engine takes windows as they are read, ``(B, S, S, 3) uint8``, and gives prob
 Work is handed in (`Engine.submit`) and fetched later (`Engine.result`), so that the next windows are read and the
 last ones blended meanwhile.
 
-``precision: auto`` never costs accuracy silently. The first windows are also run through the network as it is, in
-float32; the largest difference of a probability is kept (`Engine.max_dprob`), and an engine that differs by more than
-`MAX_DPROB` is given up for a more exact one.
+What may be asked for is a ladder of engines, the fastest first (`_rungs`). ``precision: auto`` never costs accuracy
+silently: the first windows are also run through the network as it is, in float32; the largest difference of a
+probability is kept (`Engine.max_dprob`), and an engine that differs by more than `MAX_DPROB` is given up for the next
+one. ``precision: exact`` is the same with `EXACT_DPROB`. The last of the ladder is plain PyTorch itself.
 """
 
 from __future__ import annotations
@@ -34,11 +35,21 @@ log = logging.getLogger(__name__)
 ENGINES = ("auto", "torch", "openvino", "onnxruntime")
 #: Largest difference of a probability to plain float32 that ``auto`` puts up with.
 MAX_DPROB = 0.02
-#: The same for ``exact``. Float32 summed in another order differs by 1e-6 or so, in a badly conditioned network by
-#: 1e-4, as between two batch sizes of plain PyTorch; a network that was converted wrongly differs by far more.
-EXACT_DPROB = 1e-3
+#: The same for ``exact``. Float32 summed in another order differs by 1e-7 to 3e-5, according to the network: where a
+#: network makes much of its roundings, plain PyTorch is as far from float64 (1e-5 on a trained one).
+EXACT_DPROB = 1e-5
+#: What the optional engines need, and how to get it.
+_PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx"]}
+_INSTALL = {"openvino": "pip install tlskit[openvino]", "onnxruntime": "pip install onnxruntime onnx"}
 #: Windows that are compared: enough to see a difference, few enough not to be felt.
 _CHECK_WINDOWS = 4
+
+
+def _has_parts(model: nn.Module) -> bool:
+    """Whether a network is an encoder, a decoder and a head, as those of segmentation-models-pytorch."""
+    return all(
+        isinstance(getattr(model, name, None), nn.Module) for name in ("encoder", "decoder", "segmentation_head")
+    )
 
 
 class _Applied(nn.Module):
@@ -57,8 +68,38 @@ class _Applied(nn.Module):
     def probability(self, x: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(self.model(x)[:, 0].float())
 
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What the encoder sees at every scale."""
+        return list(self.model.encoder(x))
+
+    def decoded(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """The probability from what the encoder saw."""
+        return torch.sigmoid(self.model.segmentation_head(self.model.decoder(features))[:, 0].float())
+
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         return self.probability(self.normalise(windows))
+
+
+class _Encoding(nn.Module):
+    """The first half of `_Applied`: windows in, a tuple of features out."""
+
+    def __init__(self, applied: _Applied):
+        super().__init__()
+        self.applied = applied
+
+    def forward(self, windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.applied.features(self.applied.normalise(windows)))
+
+
+class _Decoding(nn.Module):
+    """The second half of `_Applied`: features in, probabilities out."""
+
+    def __init__(self, applied: _Applied):
+        super().__init__()
+        self.applied = applied
+
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        return self.applied.decoded(list(features))
 
 
 class Engine:
@@ -67,7 +108,8 @@ class Engine:
     Attributes
     ----------
     name, precision : str
-        What it is: "torch", "openvino" or "onnxruntime"; "exact", "bf16" or "fp16".
+        What it is: "torch", "openvino", "onnxruntime" or "eager" (PyTorch as it comes); "exact", "bf16", "fp16" or
+        "mixed" (the encoder in float32, the decoder, which does most of the work, in half precision).
     device : str
     compile_s : float
         Seconds to make it: copying, rewriting, conversion, compilation.
@@ -122,6 +164,8 @@ class _TorchEngine(Engine):
     def __init__(self, checkpoint, precision: str, device: torch.device, *, plain: bool = False):
         super().__init__()
         start = time.perf_counter()
+        if plain:
+            self.name = "eager"
         self.precision, self.device, self._device = precision, str(device), device
         self._cuda = device.type == "cuda"
         # Transposed convolutions pay on CPUs, where they were measured; elsewhere the network stays as it is.
@@ -130,7 +174,8 @@ class _TorchEngine(Engine):
         if not plain:
             self._applied = self._applied.to(memory_format=torch.channels_last)
         self._plain = plain
-        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        half = compute.pick_precision("auto", device) if precision == "mixed" else precision
+        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(half)
         if self._cuda:
             self.depth = 2
             self._copies = torch.cuda.Stream(device)
@@ -157,7 +202,15 @@ class _TorchEngine(Engine):
         x = self._applied.normalise(torch.from_numpy(windows).to(self._device))
         x = x.contiguous() if self._plain else x.contiguous(memory_format=torch.channels_last)
         self.preprocess_s += time.perf_counter() - start
-        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
+        return self._probability(x)
+
+    def _probability(self, x: torch.Tensor) -> torch.Tensor:
+        half = torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
+        if self.precision == "mixed":
+            features = self._applied.features(x)
+            with half:
+                return self._applied.decoded(features)
+        with half:
             return self._applied.probability(x)
 
     def _submit_cuda(self, windows):
@@ -166,8 +219,8 @@ class _TorchEngine(Engine):
             on_device = torch.from_numpy(windows).to(self._device, non_blocking=True)
         main.wait_stream(self._copies)
         on_device.record_stream(main)
-        with _no_tf32(self._dtype is None), torch.autocast("cuda", dtype=self._dtype, enabled=self._dtype is not None):
-            probability = self._applied(on_device)
+        with _no_tf32(self.precision in ("exact", "mixed")):
+            probability = self._probability(self._applied.normalise(on_device))
         fetched = torch.empty(probability.shape, dtype=torch.float32, pin_memory=True)
         fetched.copy_(probability, non_blocking=True)
         done = torch.cuda.Event()
@@ -213,23 +266,28 @@ class _OpenVinoEngine(Engine):
         start = time.perf_counter()
         self.precision = precision
         applied = _Applied(fold(checkpoint.model), checkpoint.normalisation).eval()
-        # Traced small, then given its size: tracing runs the network a few times.
-        example = torch.zeros((1, min(64, window_px), min(64, window_px), 3), dtype=torch.uint8)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # notices about tracing that a user can do nothing about
-            with torch.inference_mode():
-                traced = torch.jit.trace(applied, example, check_trace=False)  # `prepare` compares real windows
-            converted = openvino.convert_model(traced, input=[([1, window_px, window_px, 3], openvino.Type.u8)])
+        side = [1, window_px, window_px, 3]
+        if precision == "mixed":
+            # Two graphs, one after the other: OpenVINO's precision is that of a whole graph.
+            encoder = _convert(_Encoding(applied), [(side, torch.uint8)])
+            shapes = [list(output.get_shape()) for output in encoder.outputs]
+            decoder = _convert(_Decoding(applied), [(shape, torch.float32) for shape in shapes])
+            graphs = [(encoder, "f32"), (decoder, "bf16")]
+        else:
+            graphs = [(_convert(applied, [(side, torch.uint8)]), "f32" if precision == "exact" else "bf16")]
         threads = threads or torch.get_num_threads()
         config = {
-            "INFERENCE_PRECISION_HINT": "f32" if precision == "exact" else "bf16",
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": threads if threads <= 8 else "AUTO",
         }
-        compiled = openvino.Core().compile_model(converted, "CPU", config)
-        count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._requests = [compiled.create_infer_request() for _ in range(max(1, count))]
+        core = openvino.Core()
+        compiled = [
+            core.compile_model(graph, "CPU", {**config, "INFERENCE_PRECISION_HINT": hint}) for graph, hint in graphs
+        ]
+        count = int(compiled[0].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        # Twice as many as run at once: a stream that has finished finds its next window waiting.
+        self._requests = [_Chain(compiled) for _ in range(2 * max(1, count))]
         self._owners: list = [None] * len(self._requests)
         self._next = 0
         self.compile_s = time.perf_counter() - start
@@ -240,7 +298,7 @@ class _OpenVinoEngine(Engine):
             slot = self._next
             self._next = (slot + 1) % len(self._requests)
             self._collect(slot)
-            self._requests[slot].start_async([windows[n : n + 1]], share_inputs=True)
+            self._requests[slot].start(windows[n : n + 1])
             self._owners[slot] = (ticket, n, windows)
         return ticket
 
@@ -254,9 +312,55 @@ class _OpenVinoEngine(Engine):
     def _collect(self, slot: int) -> None:
         if self._owners[slot] is not None:
             ticket, n, _ = self._owners[slot]
-            self._requests[slot].wait()
-            ticket[n] = self._requests[slot].get_output_tensor().data[0]
+            ticket[n] = self._requests[slot].wait()
             self._owners[slot] = None
+
+
+class _Chain:
+    """One window on its way through one compiled graph after another, whose tensors they share."""
+
+    def __init__(self, compiled: list):
+        self._requests = [graph.create_infer_request() for graph in compiled]
+        self._failure: Exception | None = None
+        for this, following in zip(self._requests[:-1], self._requests[1:], strict=True):
+            for n, tensor in enumerate(this.output_tensors):
+                following.set_input_tensor(n, tensor)
+            this.set_callback(self._go_on, following)
+
+    def _go_on(self, following) -> None:
+        try:
+            following.start_async()
+        except Exception as error:  # raised where the result is fetched, not in a thread of OpenVINO's
+            self._failure = error
+
+    def start(self, window: np.ndarray) -> None:
+        self._requests[0].start_async([window], share_inputs=True)
+
+    def wait(self) -> np.ndarray:
+        """The probability, ``(S, S) float32``: a view that holds until the next `start`."""
+        for request in self._requests:  # a request is done after its callback, which has started the next one
+            request.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._requests[-1].get_output_tensor().data[0]
+
+
+def _convert(module: nn.Module, inputs: list[tuple[list[int], torch.dtype]]):
+    """A module as an OpenVINO model for inputs of these shapes and types.
+
+    Traced with small inputs where there is one image, then given its size: tracing runs the network a few times.
+    """
+    import openvino
+
+    examples = [torch.zeros(shape, dtype=dtype) for shape, dtype in inputs]
+    if len(inputs) == 1:
+        examples = [examples[0][:, :64, :64]]
+    types = {torch.uint8: openvino.Type.u8, torch.float32: openvino.Type.f32}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notices about tracing that a user can do nothing about
+        with torch.inference_mode():
+            traced = torch.jit.trace(module.eval(), tuple(examples), check_trace=False)  # `prepare` compares windows
+        return openvino.convert_model(traced, input=[(shape, types[dtype]) for shape, dtype in inputs])
 
 
 class _OnnxEngine(Engine):
@@ -334,36 +438,68 @@ def make_engine(
     ParameterError
         If the engine is unknown or not installed, or cannot run on the device or at the precision asked for.
     """
+    chosen, rungs = _rungs(checkpoint.model, engine, precision, device)
+    return _first_possible(checkpoint, rungs, window_px, threads, chosen, (engine, precision))
+
+
+def _rungs(model: nn.Module, engine: str, precision: str, device) -> tuple[torch.device, list[tuple[str, str]]]:
+    """The device, and the engines that were asked for by name and precision, the fastest first."""
     if engine not in ENGINES:
         raise ParameterError(f"`engine` should be one of {', '.join(ENGINES)}, not {engine!r}.")
-    chosen_device = compute.pick_device(device)
-    compute.tune_allocator()
-    exactness = compute.pick_precision(precision, chosen_device)
-    name = engine
-    if engine == "auto":
-        usable = chosen_device.type == "cpu" and importlib.util.find_spec("openvino") is not None
-        name = "openvino" if usable else "torch"
-    if name == "torch":
-        return _TorchEngine(checkpoint, exactness, chosen_device)
-    package = {"openvino": "pip install tlskit[openvino]", "onnxruntime": "pip install onnxruntime onnx"}[name]
-    if importlib.util.find_spec(name) is None:
-        raise ParameterError(f"`engine: {name}` needs a package that is not installed: {package}; or use 'auto'.")
-    if chosen_device.type != "cpu" and device != "auto":
-        raise ParameterError(f"`engine: {name}` runs on the CPU, not on {device!r}. Use 'torch' or 'auto'.")
-    if name == "onnxruntime":
+    chosen = compute.pick_device(device)
+    if engine in _PACKAGES:
+        missing = [name for name in _PACKAGES[engine] if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ParameterError(
+                f"`engine: {engine}` needs a package that is not installed: {_INSTALL[engine]}; or use 'auto'."
+            )
+        if chosen.type != "cpu" and device != "auto":
+            raise ParameterError(f"`engine: {engine}` runs on the CPU, not on {device!r}. Use 'torch' or 'auto'.")
+        chosen = torch.device("cpu")
+    if engine == "onnxruntime":
         if precision not in ("auto", "exact"):
             raise ParameterError(
                 f"`engine: onnxruntime` computes in float32 here; `precision` cannot be {precision!r}."
             )
+        return chosen, [("onnxruntime", "exact")]
+    fastest = compute.pick_precision(precision, chosen)
+    precisions = [fastest]
+    if precision == "auto" and fastest != "exact":
+        precisions += [*(["mixed"] if _has_parts(model) else []), "exact"]
+    names = [engine]
+    if engine == "auto":
+        names = ["openvino"] if chosen.type == "cpu" and importlib.util.find_spec("openvino") else []
+        names.append("torch")
+    # PyTorch is slower than OpenVINO at equal precision, so that it is tried at float32 only, after it.
+    rungs = [(names[0], one) for one in precisions] + [(name, precisions[-1]) for name in names[1:]]
+    if "torch" in names and precisions[-1] == "exact":
+        rungs.append(("eager", "exact"))
+    return chosen, rungs
+
+
+def _make(checkpoint, rung: tuple[str, str], window_px: int, threads: int | None, device: torch.device) -> Engine:
+    name, precision = rung
+    compute.tune_allocator()
+    if name == "openvino":
+        return _OpenVinoEngine(checkpoint, precision, window_px, threads)
+    if name == "onnxruntime":
         return _OnnxEngine(checkpoint, window_px, threads)
-    exactness = compute.pick_precision(precision, "cpu")
+    return _TorchEngine(checkpoint, precision, device, plain=name == "eager")
+
+
+def _first_possible(checkpoint, rungs, window_px, threads, device, asked) -> Engine:
+    """The first of the rungs; PyTorch's first where OpenVINO cannot take the network and need not."""
     try:
-        return _OpenVinoEngine(checkpoint, exactness, window_px, threads)
+        return _make(checkpoint, rungs[0], window_px, threads, device)
     except Exception as error:  # conversion fails in many ways, by type and by text; the user's choice decides
-        if engine != "auto":
+        if rungs[0][0] != "openvino":
+            raise
+        engine, precision = asked
+        if engine == "openvino":
             raise ParameterError(f"`engine: openvino` cannot take this network ({error}). Use 'torch'.") from error
         log.warning("OpenVINO cannot take this network; PyTorch is used instead (%s)", error)
-        return _TorchEngine(checkpoint, exactness, chosen_device)
+        _, rungs = _rungs(checkpoint.model, "torch", precision, device)
+        return _make(checkpoint, rungs[0], window_px, threads, device)
 
 
 def prepare(checkpoint, windows: np.ndarray, *, made: Engine, engine="auto", precision="auto", threads=None) -> Engine:
@@ -382,39 +518,25 @@ def prepare(checkpoint, windows: np.ndarray, *, made: Engine, engine="auto", pre
     first = np.ascontiguousarray(windows[:_CHECK_WINDOWS])
     device = torch.device(made.device)
     reference = eager(checkpoint, first, device=device)
-    tried = [made]
+    _, rungs = _rungs(checkpoint.model, "torch" if made.name == "torch" else engine, precision, made.device)
+    rungs = rungs[rungs.index((made.name, made.precision)) + 1 :] if precision in ("auto", "exact") else []
+    limit = EXACT_DPROB if precision == "exact" else MAX_DPROB
+    current, compiled_s = made, made.compile_s
     while True:
-        current = tried[-1]
         current.max_dprob = float(np.abs(current.predict(first) - reference).max(initial=0.0))
-        limit = EXACT_DPROB if current.precision == "exact" else MAX_DPROB
         if current.max_dprob <= limit:
             break
-        following = _more_exact(checkpoint, current, len(tried), engine, precision, first.shape[1], threads, device)
         said = f"{current.name} at {current.precision} differs from float32 by up to {current.max_dprob:.3g}"
-        if following is None:
+        if not rungs:
             log.warning("%s; it is used because it was asked for", said)
             break
-        log.warning("%s (limit %g); trying %s at %s", said, limit, following.name, following.precision)
-        tried.append(following)
-    chosen = tried[-1]
-    chosen.compile_s = sum(one.compile_s for one in tried)
-    chosen.check_s = time.perf_counter() - start - sum(one.compile_s for one in tried[1:-1])
-    return chosen
-
-
-def _more_exact(checkpoint, current, attempts, engine, precision, window_px, threads, device) -> Engine | None:
-    """The next engine to try, within what was asked for; None where there is no other."""
-    if current.precision != "exact":
-        if precision != "auto":
-            return None
-        if current.name == "openvino":
-            return _OpenVinoEngine(checkpoint, "exact", window_px, threads)
-        return _TorchEngine(checkpoint, "exact", device)
-    if current.name != "torch":
-        return _TorchEngine(checkpoint, "exact", device) if engine == "auto" else None
-    if getattr(current, "_plain", False):
-        return None
-    return _TorchEngine(checkpoint, "exact", device, plain=True)
+        (name, following), rungs = rungs[0], rungs[1:]
+        log.warning("%s (limit %g); trying %s at %s", said, limit, name, following)
+        current = _make(checkpoint, (name, following), first.shape[1], threads, device)
+        compiled_s += current.compile_s
+    current.check_s = time.perf_counter() - start - (compiled_s - made.compile_s)
+    current.compile_s = compiled_s
+    return current
 
 
 class EngineSource:
@@ -453,5 +575,7 @@ class EngineSource:
     def exactly(self, name: str, precision: str) -> Engine:
         """The engine of this name and precision, unchecked; the one made before where it is that."""
         if self.made is None or (self.made.name, self.made.precision) != (name, precision):
-            return make_engine(self._checkpoint, engine=name, precision=precision, **self._options)
+            options = self._options
+            device = compute.pick_device("cpu" if name in _PACKAGES else options["device"])
+            return _make(self._checkpoint, (name, precision), options["window_px"], options["threads"], device)
         return self.made

@@ -61,7 +61,8 @@ class Prediction:
     max_dprob : float
         Largest difference of a probability to plain float32 on the first windows.
     lost : list of dict
-        Regions of the slide that could not be read. `invalid_px` pixels of the map could not be predicted for it.
+        Regions of the slide that could not be read, also while tissue was looked for. `invalid_px` pixels of the map
+        could not be predicted for it.
     compile_s, check_s : float
         Seconds for making the engine and for comparing it with float32. 0 where an engine was brought along.
     tissue_mm2 : float
@@ -222,7 +223,6 @@ def predict_slide(
         metadata = _metadata(checkpoint, slide, slide_id, layout, tissue, source.asked)
         metadata["windows_sha256"] = hashlib.sha256(np.packbits(planned).tobytes()).hexdigest()
         cut = blending.strips(size_px, layout, strip_px=strip_px, block_px=block_px)
-        lost_before = len(slide.lost)
 
         def begin(resume: bool):
             writer = MapWriter(
@@ -257,14 +257,14 @@ def predict_slide(
                 windows_skipped=planned.size - n_planned,
                 windows_lost=n_planned - int(position.run.sum()),
                 invalid=invalid,
-                lost=slide.lost[lost_before:],
+                lost=list(slide.lost),
                 tissue_mm2=tissue_mm2,
                 level=level,
                 reader=slide.reader,
             )
             finishing = time.perf_counter()
         clock.add("write", finishing, time.perf_counter())
-        lost = list(slide.lost[lost_before:])
+        lost = list(slide.lost)
     finally:
         if opened is not None:
             opened.close()
@@ -348,7 +348,14 @@ def _plan(slide, layout, size_px, mpp, tissue) -> tuple[np.ndarray, float]:
     x_px0, y_px0 = np.meshgrid(*(units.px_to_px0(at, mpp, slide.mpp0) for at in (xs, ys)))
     side_px0 = np.full(x_px0.size, layout.core_px * mpp / slide.mpp0)
     fractions = tissue.fractions(x_px0.ravel(), y_px0.ravel(), side_px0)
-    return (np.asarray(fractions) > 0).reshape(x_px0.shape), float(tissue.area_mm2)
+    planned = (np.asarray(fractions) > 0).reshape(x_px0.shape)
+    for box in slide.lost:
+        # What could not be read when tissue was looked for is not glass: it is tried again here, and then either
+        # predicted or marked invalid.
+        across = (x_px0[0] + side_px0[0] > box["x_px0"]) & (x_px0[0] < box["x_px0"] + box["width_px0"])
+        down = (y_px0[:, 0] + side_px0[0] > box["y_px0"]) & (y_px0[:, 0] < box["y_px0"] + box["height_px0"])
+        planned |= down[:, None] & across
+    return planned, float(tissue.area_mm2)
 
 
 def _metadata(checkpoint, slide, slide_id, layout, tissue, asked) -> dict:
@@ -449,9 +456,9 @@ def predict_tiles(
     try:
         batches = ahead(read, chunks, workers=workers)
         first = next(batches)
-        asked = {"engine": engine, "precision": precision, "threads": threads}
-        made = engines.make_engine(checkpoint, window_px=checkpoint.tile_px, device=device, **asked)
-        made = engines.prepare(checkpoint, first[1], made=made, **asked)
+        made = engines.EngineSource(
+            checkpoint, window_px=checkpoint.tile_px, engine=engine, precision=precision, device=device, threads=threads
+        ).get(first[1])
         with tqdm(total=len(order), desc="tiles", unit="tile", disable=not progress) as bar:
             for index, windows, truth in _chain(first, batches):
                 yield index, made.predict(windows), truth

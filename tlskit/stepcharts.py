@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from tlskit.chartstyle import BLUE, GREEN, LIGHT_GREY, ORANGE, PALETTE, PURPLE, VERMILION
+from tlskit.chartstyle import BLUE, GREEN, LIGHT_GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION
 from tlskit.splitting import SPLITS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["split_bars", "stage_bars", "tiles_per_slide", "training_history"]
+__all__ = ["split_bars", "stage_bars", "stage_timeline", "tiles_per_slide", "training_history"]
 
 
 def tiles_per_slide(slides: pd.DataFrame) -> Figure:
@@ -151,4 +152,60 @@ def stage_bars(timings: pd.DataFrame) -> Figure:
     n_slides = timings["slide_id"].nunique()
     ax.set_xlabel(f"seconds a slide ({n_slides} slide{'s' * (n_slides != 1)}; stages run side by side)")
     ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+# Okabe and Ito's yellow: the last colour left for the stages.
+_YELLOW = "#f0e442"
+#: Who does what in whole-slide inference, and how it is drawn: the waits of each are grey.
+_THREADS = {
+    "opening": {"open": "0.3", "tissue": _YELLOW},
+    "decoding": {"read": BLUE, "resample": SKY},
+    "cutting windows": {"preprocess": PURPLE, "wait_decode": LIGHT_GREY, "wait_read": LIGHT_GREY},
+    "network": {"forward": VERMILION, "wait_forward_in": LIGHT_GREY, "wait_forward_out": LIGHT_GREY},
+    "map": {"blend": GREEN, "write": ORANGE, "wait_blend": LIGHT_GREY},
+}
+_STAGE_NAMES = {"tissue": "finding tissue", "read": "read and decode", "preprocess": "copy", "write": "write the map"}
+
+
+def stage_timeline(prediction, *, detail_s: float = 3.0) -> Figure:
+    """When each thread of whole-slide inference did what: the whole slide, and below it a few seconds of its network.
+
+    Parameters
+    ----------
+    prediction : inference.Prediction
+    detail_s : float
+        Seconds in the lower picture.
+    """
+    events = pd.DataFrame(prediction.events, columns=["stage", "start", "stop"])
+    end = float(events["stop"].max())
+    working = events[events["stage"] == "forward"]
+    if working.empty:
+        working = events
+    middle = max(0.0, (working["start"].min() + working["stop"].max() - detail_s) / 2)
+    figure, axes = plt.subplots(2, 1, figsize=(9, 4.6), layout="constrained")
+    for ax, (first, last) in zip(axes, ((0.0, end), (middle, min(end, middle + detail_s))), strict=True):
+        for place, colours in enumerate(_THREADS.values()):
+            for stage, colour in colours.items():
+                there = events[(events["stage"] == stage) & (events["stop"] > first) & (events["start"] < last)]
+                ax.broken_barh(
+                    list(zip(there["start"], there["stop"] - there["start"], strict=True)), (place - 0.38, 0.76),
+                    facecolors=colour, linewidth=0, zorder=1 if colour == LIGHT_GREY else 2,
+                )  # fmt: skip
+        ax.set_xlim(first, last)
+        ax.set_yticks(range(len(_THREADS)), list(_THREADS), fontsize=9)
+        ax.set_ylim(len(_THREADS) - 0.5, -0.5)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_title(f"{prediction.slide_id}: {prediction.windows} windows, {prediction.engine}", fontsize=10)
+    axes[1].set_title(f"{axes[1].get_xlim()[1] - middle:.1f} s from the middle", fontsize=10)
+    axes[1].set_xlabel("seconds since the slide was opened")
+    shown = {
+        _STAGE_NAMES.get(stage, stage): colour
+        for colours in _THREADS.values()
+        for stage, colour in colours.items()
+        if colour != LIGHT_GREY
+    }
+    handles = [Patch(color=colour, label=name) for name, colour in [*shown.items(), ("waiting", LIGHT_GREY)]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8,
+                  columnspacing=1.0, handlelength=1.0)  # fmt: skip
     return figure

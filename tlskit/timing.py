@@ -41,6 +41,7 @@ def time_inference(
     threads: int | None = None,
     out_dir=None,
     on_failure=None,
+    on_prediction=None,
     progress: bool = True,
     **options,
 ) -> pd.DataFrame:
@@ -65,6 +66,8 @@ def time_inference(
     on_failure : callable, optional
         Called with slide_id and exception for a slide that fails, which is then left out; without it the error is
         raised.
+    on_prediction : callable, optional
+        Called with the `inference.Prediction` of every pass, whose events make a timeline.
 
     Returns
     -------
@@ -122,6 +125,8 @@ def time_inference(
                     on_failure(row.slide_id, error)
                     continue
                 rows += _rows(prediction, repeat, open_s)
+                if on_prediction is not None:
+                    on_prediction(prediction)
                 if out_dir is None:
                     prediction.path.unlink()
     rows = [row for row in rows if row["slide_id"] not in failed]

@@ -5,10 +5,12 @@ the same engine), ``forward_vs_eager_fp32`` and ``forward_exact_vs_eager_fp32`` 
 with the same allocator setting), ``wsi_peak_mb_growth_area_x4`` (peak memory at four times the area, square and as a
 4:1 strip) and ``feed_tiles_per_s`` (windows a second with a network that costs nothing).
 
-Weights are random with BatchNorm statistics of the slide; a forward pass costs the same whatever they are.
+Weights are random, or those of the trained checkpoint that the variable TLSKIT_BENCH_CHECKPOINT names: a forward pass
+costs the same whatever they are, but which engine ``auto`` picks depends on how much bf16 changes the result.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,11 +28,14 @@ SIDE_PX0, MPP = 20_480, 1.0
 
 
 def network(mpp=MPP):
-    """A checkpoint with random weights, the same at every call."""
+    """A checkpoint with random weights, the same at every call, or with trained ones."""
     import torch
 
     from tlskit import models
 
+    trained = os.environ.get("TLSKIT_BENCH_CHECKPOINT")
+    if trained:
+        return checkpoint(models.load_checkpoint(trained, device="cpu").model, mpp)
     torch.manual_seed(0)
     return checkpoint(models.build_model(encoder_weights="none").eval(), mpp)
 
@@ -67,7 +72,7 @@ def engines_race(repeats):
     candidates = {"eager_fp32": plain}
     for name in ("torch", "openvino"):
         if name == "torch" or importlib.util.find_spec(name):
-            for precision in ("exact", "auto"):
+            for precision in ("exact", "auto") if compute.pick_precision("auto", "cpu") != "exact" else ("exact",):
                 candidates[f"{name}_{precision}"] = engines.make_engine(
                     net, engine=name, precision=precision, window_px=TILE_PX, device="cpu"
                 )
@@ -79,6 +84,8 @@ def engines_race(repeats):
     for figure, source in chosen.items():
         engine = source.get(stack)
         picked[figure] = f"{engine.name}_{'exact' if engine.precision == 'exact' else 'auto'}"
+        if engine.name == "eager":
+            picked[figure] = "eager_fp32"
     seconds = harness.interleaved(
         {name: (lambda engine=engine: engine.predict(stack)) for name, engine in candidates.items()}, repeats=repeats
     )
@@ -91,7 +98,10 @@ def engines_race(repeats):
         figures[f"forward_ms_per_window_{name}"] = statistics.median(seconds[name]) / BATCH * 1000
         if name != "eager_fp32":
             figures[f"forward_dprob_{name}"] = float(np.abs(engine.predict(stack) - reference).max())
-    figures["forward_engine_picked_by_auto"] = picked["forward_vs_eager_fp32"]
+    for figure, engine in chosen.items():
+        figures[f"{figure}_engine"] = f"{engine.made.name} {engine.made.precision}"
+        figures[f"{figure}_dprob"] = engine.made.max_dprob
+    figures["forward_weights"] = "trained" if os.environ.get("TLSKIT_BENCH_CHECKPOINT") else "random"
     return figures, seconds
 
 

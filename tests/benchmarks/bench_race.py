@@ -1,12 +1,13 @@
-"""The race: TIAToolbox 2.1.3 in an environment of its own, the same weights, slide, um/px, window and overlap.
+"""The race: TIAToolbox and LazySlide, each in its own environment; the same weights, slide, um/px, window and overlap.
 
-Every window is run by both, without looking for tissue; each slide in a fresh process, turn by turn; importing and
-loading are not counted for either. Maps are compared before times. *Equal compute*: both with PyTorch, bf16,
-channels-last and the same allocator setting, our network unfolded, wall time per window (TIAToolbox's grid has more of
-them). *As installed*: TIAToolbox as pip gives it against ``engine: auto`` and ``precision: exact``, wall time a slide.
+Every window is run by all, without looking for tissue; each slide in a fresh process, turn by turn; importing and
+loading are not counted for anyone. Maps are compared before times. *Equal compute*: all with PyTorch, at the same
+precision (bf16 where the processor multiplies it, else float32), channels-last and the same allocator setting, our
+network unfolded, wall time per window (the peers' grids have more of them). *As installed*: the peer as pip gives it
+against ``engine: auto`` and ``precision: exact``, wall time a slide. *Feed*: with a network that costs nothing.
 
-The environment is ``outputs/benchmarks/work/venv-tiatoolbox``, made on the first run (about 6 GB, from the package
-index that pip is set to), or the Python that the variable TLSKIT_TIATOOLBOX_PYTHON names.
+The environments are ``outputs/benchmarks/work/venv-<peer>``, made on the first run (about 7 GB each, from the package
+index that pip is set to), or the Pythons that TLSKIT_TIATOOLBOX_PYTHON and TLSKIT_LAZYSLIDE_PYTHON name.
 """
 
 import json
@@ -17,49 +18,54 @@ import subprocess
 import sys
 import time
 import venv
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from tests.benchmarks import bench_inference, harness, made
 
-REQUIREMENTS = ("tiatoolbox==2.1.3", "openslide-bin", "segmentation-models-pytorch==0.6.0")
-#: At level 0: TIAToolbox reads other um/px from another level than we do, and interpolates; with different pixels
-#: no maps could be compared. The feed is measured on a larger slide, where no network costs time.
-SIDE_PX0, FEED_SIDE_PX0, MPP, THREADS = 2_560, 10_240, made.MPP0, 2
+REQUIREMENTS = {
+    "tiatoolbox": ("tiatoolbox==2.1.3", "openslide-bin", "segmentation-models-pytorch==0.6.0"),
+    "lazyslide": ("lazyslide==0.13.0", "openslide-bin", "openslide-python", "segmentation-models-pytorch==0.6.0"),
+}
+#: At level 0: the peers read other um/px from another level than we do, and interpolate; with different pixels no maps
+#: could be compared. The feed is measured on a larger slide, where no network costs time.
+SIDE_PX0, FEED_SIDE_PX0, MPP, THREADS = 2_048, 10_240, made.MPP0, 2
 _ROOM_GB = 12
 
 
-def environment():
-    """TIAToolbox's Python; None, after saying why, where it cannot be had."""
-    named = os.environ.get("TLSKIT_TIATOOLBOX_PYTHON")
-    python = Path(named) if named else harness.WORK / "venv-tiatoolbox" / "bin" / "python"
+def environment(peer):
+    """The peer's Python; None, after saying why, where it cannot be had."""
+    variable = f"TLSKIT_{peer.upper()}_PYTHON"
+    named = os.environ.get(variable)
+    python = Path(named) if named else harness.WORK / f"venv-{peer}" / "bin" / "python"
     if not python.exists():
         if named:
-            print(f"race skipped: TLSKIT_TIATOOLBOX_PYTHON names {named}, which is not there")
+            print(f"race with {peer} skipped: {variable} names {named}, which is not there")
             return None
         harness.WORK.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(harness.WORK).free / 2**30
         if free < _ROOM_GB:
-            print(f"race skipped: TIAToolbox's environment needs {_ROOM_GB} GB of disk, {free:.0f} are free")
+            print(f"race with {peer} skipped: its environment needs {_ROOM_GB} GB of disk, {free:.0f} are free")
             return None
         venv.create(python.parents[1], with_pip=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--no-cache-dir", *REQUIREMENTS]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--no-cache-dir", *REQUIREMENTS[peer]]
         done = subprocess.run(install, capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(python.parents[1])
-            print(f"race skipped: pip could not install {', '.join(REQUIREMENTS)}: {done.stderr[-300:]}")
+            print(f"race with {peer} skipped: pip could not install its packages: {done.stderr[-300:]}")
             return None
     return str(python)
 
 
-def theirs(python, compute, *, side=SIDE_PX0, bf16=False, map_path="", stride=256):
+def theirs(peer, python, compute, *, side=SIDE_PX0, bf16=False, map_path="", stride=256):
     job = {
         "slide": str(made.halving(side)), "mpp": MPP, "weights": str(weights()), "threads": THREADS,
-        "stride": stride,
-        "compute": compute, "bf16": bf16, "map": str(map_path), "out": str(harness.WORK / "race_out"),
+        "stride": stride, "compute": compute, "bf16": bf16, "map": str(map_path),
+        "out": str(harness.WORK / "race_out"),
     }  # fmt: skip
-    driver = Path(__file__).with_name("race_tiatoolbox.py")
+    driver = Path(__file__).with_name(f"race_{peer}.py")
     return _run([python, str(driver), json.dumps(job)])
 
 
@@ -123,17 +129,17 @@ def run_ours(engine, precision, folded, keep, overlap):
     }
 
 
-def compare(python):
+def compare(peer, python):
     """Largest and mean difference of the two exact maps, in steps of 1/255.
 
-    Windows side by side: where they overlap, TIAToolbox takes the plain mean and we weigh by Hann, which differs.
+    Windows side by side: where they overlap, the peers take the plain mean and we weigh by Hann, which differs.
     """
     from tlskit import probmaps
 
-    theirs_path = harness.WORK / "race_theirs.npy"
-    theirs(python, "as_installed", map_path=theirs_path, stride=512)
+    path = harness.WORK / f"race_{peer}.npy"
+    theirs(peer, python, "as_installed", map_path=path, stride=512)
     ours("auto", "exact", keep=True, overlap=0.0)
-    other = np.load(theirs_path)
+    other = np.load(path)
     with probmaps.open_map(harness.WORK / "race_ours.tif") as found:
         mine = found.read(0, 0, *found.size_px).astype(np.float32)
     height, width = (min(a, b) for a, b in zip(mine.shape, other.shape, strict=True))
@@ -142,24 +148,29 @@ def compare(python):
 
 
 def main(repeats=5):
-    python = environment()
-    if python is None:
+    from tlskit import compute
+
+    peers = {peer: python for peer in REQUIREMENTS if (python := environment(peer))}
+    if not peers:
         return
     for side in (SIDE_PX0, FEED_SIDE_PX0):
         made.halving(side)
     weights()
-    largest, mean = compare(python)
-    runs = {
-        name: [] for name in ("their", "our_auto", "our_exact", "their_equal", "our_equal", "their_null", "our_null")
-    }
+    precision = compute.pick_precision("auto", "cpu")
+    figures = {"race_equal_compute_precision": precision}
+    for peer, python in peers.items():
+        largest, mean = compare(peer, python)
+        figures[f"race_maps_largest_difference_255ths_{peer}"] = largest
+        figures[f"race_maps_mean_difference_255ths_{peer}"] = mean
+    runs = defaultdict(list)
     for _ in range(repeats):
-        runs["their"].append(theirs(python, "as_installed"))
+        for peer, python in peers.items():
+            runs[f"{peer}_as_installed"].append(theirs(peer, python, "as_installed"))
+            runs[f"{peer}_equal"].append(theirs(peer, python, "equal", bf16=precision == "bf16"))
+            runs[f"{peer}_null"].append(theirs(peer, python, "null", side=FEED_SIDE_PX0))
         runs["our_auto"].append(ours("auto", "auto"))
         runs["our_exact"].append(ours("auto", "exact"))
-        runs["their_equal"].append(theirs(python, "equal", bf16=True))
-        runs["our_equal"].append(ours("torch", "bf16", folded=False))
-    for _ in range(repeats):
-        runs["their_null"].append(theirs(python, "null", side=FEED_SIDE_PX0))
+        runs["our_equal"].append(ours("torch", precision, folded=False))
         runs["our_null"].append(ours("null", "exact"))
 
     def wall(name):
@@ -168,13 +179,15 @@ def main(repeats=5):
     def per_window(name):
         return [run["wall_s"] / run["windows"] for run in runs[name]]
 
-    figures = {
-        "race_maps_largest_difference_255ths": largest,
-        "race_maps_mean_difference_255ths": mean,
-        "wsi_vs_tiatoolbox_as_installed": harness.ratio(wall("their"), wall("our_auto")),
-        "wsi_exact_vs_tiatoolbox_as_installed": harness.ratio(wall("their"), wall("our_exact")),
-        "wsi_vs_tiatoolbox_equal_compute": harness.ratio(per_window("their_equal"), per_window("our_equal")),
-        "feed_tiles_vs_tiatoolbox": harness.ratio(per_window("their_null"), per_window("our_null")),
+    for peer in peers:
+        installed = wall(f"{peer}_as_installed")
+        figures |= {
+            f"wsi_vs_{peer}_as_installed": harness.ratio(installed, wall("our_auto")),
+            f"wsi_exact_vs_{peer}_as_installed": harness.ratio(installed, wall("our_exact")),
+            f"wsi_vs_{peer}_equal_compute": harness.ratio(per_window(f"{peer}_equal"), per_window("our_equal")),
+            f"feed_tiles_vs_{peer}": harness.ratio(per_window(f"{peer}_null"), per_window("our_null")),
+        }
+    figures |= {
         **{f"race_{name}_wall_s": statistics.median(wall(name)) for name in runs},
         **{f"race_{name}_windows": runs[name][0]["windows"] for name in runs},
         **{f"race_{name}_peak_mb": statistics.median(run["peak_mb"] for run in runs[name]) for name in runs},

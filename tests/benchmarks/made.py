@@ -27,7 +27,7 @@ def halving(side_px: int) -> Path:
         glass = (pyvips.Image.black(side_px, side_px) + [243, 242, 244]).cast("uchar")
         picture = glass.insert(field.replicate(half, half).crop(0, 0, side_px, side_px // 2), 0, side_px // 4)
         picture = picture.copy(interpretation="srgb", xres=1000 / MPP0, yres=1000 / MPP0)
-        picture.set_type(pyvips.GValue.gstr_type, "image-description", _description(side_px))
+        picture.set_type(pyvips.GValue.gstr_type, "image-description", _description(side_px, side_px))
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part.tif")
         picture.tiffsave(
@@ -52,15 +52,65 @@ def quartering(side_px: int) -> Path:
                     (data for data, _ in coded),
                     shape=page.shape, dtype=page.dtype, tile=(TILE_PX, TILE_PX), photometric="ycbcr",
                     compression="jpeg", jpegtables=page.jpegtables, subsampling=(2, 2), metadata=None,
-                    description=_description(side_px), subfiletype=0 if level == 0 else 1,
+                    description=_description(side_px, side_px), subfiletype=0 if level == 0 else 1,
                 )  # fmt: skip
         os.replace(partial, path)
     return path
 
 
-def _description(side_px: int) -> str:
+def whole(width_px: int, height_px: int, tissue_fraction: float) -> Path:
+    """A slide of full size with levels 1, 4, 16: one field of 4096 px over and over where there is tissue, else glass.
+
+    Its coded tiles are copied, so that 80,000 x 60,000 px take seconds to make. Tissue is the fields nearest to the
+    centre, up to `tissue_fraction` of the slide: a round section with a stepped edge.
+    """
+    path = WORK / f"whole_{width_px}x{height_px}_{tissue_fraction:g}.tif"
+    if not path.exists():
+        import simplejpeg
+
+        field_px = 16 * TILE_PX
+        rows, columns = -(-height_px // field_px), -(-width_px // field_px)
+        y, x = np.mgrid[:rows, :columns] + 0.5
+        distance = (x * field_px / width_px - 0.5) ** 2 + (y * field_px / height_px - 0.5) ** 2
+        inside = np.zeros(rows * columns, bool)
+        inside[
+            np.argsort(distance.ravel(), kind="stable")[: round(tissue_fraction * width_px * height_px / field_px**2)]
+        ] = True
+        inside = inside.reshape(rows, columns)
+
+        def coded(image):
+            return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=QUALITY, colorsubsampling="420")
+
+        glass = coded(np.full((TILE_PX, TILE_PX, 3), 243, np.uint8))
+        picture = _tissue(field_px)
+        partial = path.with_suffix(".part.tif")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tifffile.TiffWriter(partial, bigtiff=True) as out:
+            for factor in (1, 4, 16):
+                level = cv2.resize(picture, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+                n = field_px // factor // TILE_PX
+                tiles = [
+                    [coded(level[r * TILE_PX : (r + 1) * TILE_PX, c * TILE_PX : (c + 1) * TILE_PX]) for c in range(n)]
+                    for r in range(n)
+                ]
+                height, width = height_px // factor, width_px // factor
+                out.write(
+                    (
+                        tiles[r % n][c % n] if inside[r // n, c // n] else glass
+                        for r in range(-(-height // TILE_PX))
+                        for c in range(-(-width // TILE_PX))
+                    ),
+                    shape=(height, width, 3), dtype=np.uint8, tile=(TILE_PX, TILE_PX), photometric="ycbcr",
+                    compression="jpeg", subsampling=(2, 2), metadata=None,
+                    description=_description(width_px, height_px), subfiletype=0 if factor == 1 else 1,
+                )  # fmt: skip
+        os.replace(partial, path)
+    return path
+
+
+def _description(width_px: int, height_px: int) -> str:
     return (
-        f"Aperio Image Library made\n{side_px}x{side_px} [0,0 {side_px}x{side_px}] ({TILE_PX}x{TILE_PX}) "
+        f"Aperio Image Library made\n{width_px}x{height_px} [0,0 {width_px}x{height_px}] ({TILE_PX}x{TILE_PX}) "
         f"JPEG/RGB Q={QUALITY}|AppMag = {OBJECTIVE_POWER}|MPP = {MPP0}"
     )
 
