@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from tlskit.resample import area_average, source_span
 __all__ = ["Lost", "covered_strips", "gather", "region", "stream"]
 
 #: Tiles that one job of a thread decodes, and source columns that one job resamples.
-_TILES_PER_JOB = 4
+_TILES_PER_JOB = 2
 _COLUMNS_PER_JOB = 1024
 
 #: Source pixels that a single region may hold in memory at once.
@@ -155,23 +155,27 @@ class _Bands:
         """The band of one row of windows, and the losses that may lie under it."""
         y = self.steps[step][0]
         band = np.empty((self.size, self.right - self.left, 3), np.uint8)
-        if before is not None:
-            shared = self.steps[step - 1][0] + self.size - y
-            if shared > 0:
-                band[:shared] = before[-shared:]
         fill = self._fill_by_tile if self.whole else self._fill
+        jobs: list[Future] = []
         while self.done < len(self.strips) and self.strips[self.done][0] < y + self.size:
+            _wait(jobs)
             top, bottom, spans = self.strips[self.done]
-            fill(band[top - y : bottom - y], top, bottom, spans, pool)
+            jobs = fill(band[top - y : bottom - y], top, bottom, spans, pool)
             self.done += 1
+        shared = self.steps[step - 1][0] + self.size - y if before is not None else 0
+        if shared > 0:  # while the threads make the rest
+            band[:shared] = before[-shared:]
+        _wait(jobs)
         band.flags.writeable = False
         reach = source_span(y, y + self.size, self.ratio)
         self.lost = [m for m in self.lost if m.y + m.height > reach[0]]
         return band, list(self.lost)
 
-    def _fill_by_tile(self, target, top, bottom, spans, pool) -> None:
+    def _fill_by_tile(self, target, top, bottom, spans, pool) -> list[Future]:
         """Make what windows cover of a strip from tiles that are averaged one by one."""
         step_w, step_h = (side // self.whole for side in self.level.tile_px)
+        for key in [k for k in self.held if (k[1] + 1) * step_h <= top]:
+            del self.held[key]
         keys = self._tiles_under(spans, top, bottom, step_w, step_h)
         columns, rows = self._grid()
         for left, right in spans:
@@ -199,15 +203,15 @@ class _Bands:
                         self.held[key] = block.copy()
                 _paste(target, block, x, y)
 
-        _run(pool, work, _portions(keys, _TILES_PER_JOB))
-        for key in [k for k in self.held if (k[1] + 1) * step_h <= bottom]:
-            del self.held[key]
+        return [pool.submit(work, some) for some in _portions(keys, _TILES_PER_JOB)]
 
-    def _fill(self, target, top, bottom, spans, pool) -> None:
+    def _fill(self, target, top, bottom, spans, pool) -> list[Future]:
         """Make what windows cover of a strip where working pixels straddle tiles: decode all of it, then average."""
         y0, y1 = source_span(top, bottom, self.ratio)
         sources = [source_span(left, right, self.ratio) for left, right in spans]
         tile_w, tile_h = self.level.tile_px
+        for key in [k for k in self.held if (k[1] + 1) * tile_h <= y0]:
+            self.free.append(self.held.pop(key))
         keys = [k for k in self._tiles_under(sources, y0, y1, tile_w, tile_h) if k not in self.held]
 
         def decode(some):
@@ -218,12 +222,13 @@ class _Bands:
                     buffer = np.empty((tile_h, tile_w, 3), np.uint8)
                 self.held[key] = self._tile(key, buffer)
 
-        _run(pool, decode, _portions(keys, _TILES_PER_JOB))
+        decoding = [pool.submit(decode, some) for some in _portions(keys, _TILES_PER_JOB)]
         step = max(8, int(_COLUMNS_PER_JOB / self.ratio) // 8 * 8)
         cells = [(i, min(i + step, right)) for left, right in spans for i in range(left, right, step)]
 
         def average(cell):
             left, right = cell
+            _wait(decoding)  # a pool begins what it was given first: none of these still has to be begun
             start = time.perf_counter()
             x0, x1 = source_span(left, right, self.ratio)
             source, _ = gather(lambda c, r: (self.held[c, r], ()), self.level, x0, y0, x1, y1)
@@ -240,9 +245,7 @@ class _Bands:
             )
             self.on_stage("resample", start, time.perf_counter())
 
-        _run(pool, average, cells)
-        for key in [k for k in self.held if (k[1] + 1) * tile_h < y1]:
-            self.free.append(self.held.pop(key))
+        return [pool.submit(average, cell) for cell in cells]
 
     def _grid(self) -> tuple[int, int]:
         (width, height), (tile_w, tile_h) = self.level.size_px, self.level.tile_px
@@ -277,9 +280,9 @@ def _portions(keys: list, size: int) -> list[list]:
     return [keys[i : i + size] for i in range(0, len(keys), size)]
 
 
-def _run(pool, function, jobs) -> None:
-    for _ in pool.map(function, jobs):
-        pass
+def _wait(jobs: list[Future]) -> None:
+    for job in jobs:
+        job.result()
 
 
 def covered_strips(xy_px: np.ndarray, size_px: int) -> list[tuple[int, int, list[tuple[int, int]]]]:
