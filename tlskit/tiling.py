@@ -226,13 +226,13 @@ def tile_cohort(
                     if on_failure is None:
                         raise
                     on_failure(row.slide_id, error)
-                    progress.slide_done(0)
+                    progress.slide_done()
                 else:
                     tables.append(tiles)
                     facts.append(fact)
                     if loss is not None and on_failure is not None:
                         on_failure(row.slide_id, loss)
-                    progress.slide_done(len(tiles))
+                    progress.slide_done()
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -303,7 +303,7 @@ def _read_tiles(slide: Slide, tiles, polygons, folder: Path | None, mpp: float, 
     tree = shapely.STRtree(polygons)
     d = mpp / slide.mpp0
     for i, window in slide.windows(xy, tile_px, mpp=mpp, on_lost="skip"):
-        progress.pixels(tile_px**2)
+        progress.tile_done(tile_px**2)
         if window is None:
             kept[i] = False
         elif folder is not None:
@@ -338,7 +338,7 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 class _Progress:
-    """One bar over slides, with tiles kept so far and megapixels a second; fed from several threads."""
+    """One bar over slides, with tiles read so far and their megapixels a second; fed from several threads."""
 
     def __init__(self, n_slides: int, name: str):
         self.bar = tqdm(total=n_slides, desc=name, unit="slide")
@@ -352,16 +352,16 @@ class _Progress:
     def __exit__(self, *exception):
         self.bar.close()
 
-    def pixels(self, count: int) -> None:
+    def tile_done(self, px: int) -> None:
         with self.lock:
-            self.px += count
+            self.tiles += 1
+            self.px += px
             if time.perf_counter() - self.shown > 0.5:
                 self._show()
                 self.bar.refresh()
 
-    def slide_done(self, tiles: int) -> None:
+    def slide_done(self) -> None:
         with self.lock:
-            self.tiles += tiles
             self._show()
             self.bar.update(1)
 
