@@ -1,6 +1,7 @@
 """Streams over a level made of arrays: what is read, how often, and what happens to losses."""
 
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -113,7 +114,23 @@ def test_a_stream_left_early_leaves_no_threads():
     assert threading.active_count() == before
 
 
-def test_an_error_in_a_thread_reaches_the_caller():
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("ratio", [1.0, 2.0, 1.977])
+def test_threads_that_overtake_one_another_change_nothing(ratio, threads):
+    class Uneven(ArrayLevel):
+        def tile(self, column, row, buffer=None):
+            time.sleep((column * 7 + row * 3) % 5 / 2000)
+            return super().tile(column, row, buffer)
+
+    level = Uneven(600, 500)
+    xy = np.array([(x, y) for y in range(-10, int(460 / ratio), 37) for x in range(-5, int(560 / ratio), 41)])
+    for i, window, _ in stream(level, ratio=ratio, xy_px=xy, size_px=80, threads=threads):
+        np.testing.assert_array_equal(window, alone(ArrayLevel(600, 500), ratio, *xy[i], 80))
+    assert set(level.asked.values()) == {1}
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.977])
+def test_an_error_in_a_thread_reaches_the_caller(ratio):
     class Failing(ArrayLevel):
         def tile(self, column, row, buffer=None):
             if row == 4:
@@ -121,7 +138,7 @@ def test_an_error_in_a_thread_reaches_the_caller():
             return super().tile(column, row, buffer)
 
     with pytest.raises(OSError, match="gone"):
-        list(stream(Failing(300, 400), ratio=1.0, xy_px=[(0, y) for y in range(0, 300, 10)], size_px=64))
+        list(stream(Failing(300, 400), ratio=ratio, xy_px=[(0, y) for y in range(0, 300, 10)], size_px=64))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -237,16 +237,21 @@ def test_a_wrong_class_is_told_with_the_names_there_are(manifest):
     assert slides.n_targets.tolist() == [0, 0, 0]
 
 
-def test_tiles_that_cannot_be_read_are_left_out_of_png_and_counted(tmp_path):
+@pytest.mark.parametrize("tile_store", ["slide", "png"])
+def test_tiles_that_cannot_be_read_are_left_out_and_counted_and_told(tmp_path, tile_store):
     path = quartering_slide(tmp_path / "s.tif", tissue_picture(3001, 2503), mpp=MPP0)
-    patch_tile(path, 5, 4, lambda data: bytes(len(data)), page=0)  # level-0 [1200, 1440) x [960, 1200)
     annotations.write_geojson(tmp_path / "s.geojson", TARGETS, class_name="TLS")
     (tmp_path / "manifest.csv").write_text(
         "slide_id,patient_id,cancer_type,slide_path,annotation_path\ns,p,lung,s.tif,s.geojson\n", encoding="utf-8"
     )
     broken = cohort.read_manifest(tmp_path / "manifest.csv")
-    tiles, slides = tile(broken, magnification=20, tile_store="png", tiles_dir=tmp_path / "tiles")
     everything = tile(broken, magnification=20).tiles
+    patch_tile(path, 5, 4, lambda data: bytes(len(data)), page=0)  # level-0 [1200, 1440) x [960, 1200)
+    told = []
+    tiles, slides = tile(
+        broken, magnification=20, tile_store=tile_store, tiles_dir=tmp_path / "tiles",
+        on_failure=lambda slide_id, error: told.append((slide_id, str(error))),
+    )  # fmt: skip
     hit = (
         (everything.x_px0 < 1440) & (everything.x_px0 + everything.size_px0 > 1200)
         & (everything.y_px0 < 1200) & (everything.y_px0 + everything.size_px0 > 960)
@@ -254,6 +259,11 @@ def test_tiles_that_cannot_be_read_are_left_out_of_png_and_counted(tmp_path):
     assert hit.any() and not hit.all()
     assert tiles.tile_id.tolist() == everything.tile_id[~hit].tolist()
     assert slides.dropped_lost[0] == hit.sum() and slides.kept_tiles[0] == (~hit).sum()
+    assert [slide_id for slide_id, _ in told] == ["s"]
+    assert f"{hit.sum()} of {len(hit)} tiles" in told[0][1] and "(1200, 960), 240 x 240 px" in told[0][1]
+    with open_slide(path) as slide:
+        for x, y in (tiles[["x_px0", "y_px0"]].to_numpy() * MPP0 / 0.5).round().astype(int):
+            slide.read(x, y, 128, 128, mpp=0.5)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from tlskit.resample import area_average, source_span
 __all__ = ["Lost", "covered_strips", "gather", "region", "stream"]
 
 #: Tiles that one job of a thread decodes, and source columns that one job resamples.
-_TILES_PER_JOB = 4
+_TILES_PER_JOB = 2
 _COLUMNS_PER_JOB = 1024
 
 #: Source pixels that a single region may hold in memory at once.
@@ -93,27 +94,29 @@ def stream(
 
     Windows come in raster order of their positions. Each row of windows is cut from a band of its own, of which only
     what windows cover is read; rows shared with the band before are copied from it. The next band is made by
-    `threads` threads while the caller works on this one. `on_stage`, if given, is told by them what each piece of work
-    was, "read" (and decode) or "resample", and when it began and ended (`time.perf_counter`).
+    `threads` threads while the caller works on this one, and the one after it is begun before they run out of work.
+    `on_stage`, if given, is told by them what each piece of work was, "read" (and decode) or "resample", and when it
+    began and ended (`time.perf_counter`).
     """
     xy_px = np.asarray(xy_px, dtype=np.int64).reshape(-1, 2)
     if not len(xy_px):
         return
     order = np.lexsort((xy_px[:, 0], xy_px[:, 1]))
-    bands = _Bands(level, ratio, xy_px[order], size_px, max(1, threads), on_stage or _nobody)
-    with ThreadPoolExecutor(1) as conductor, ThreadPoolExecutor(max(1, threads)) as pool:
+    bands = _Bands(level, ratio, xy_px[order], size_px, on_stage or _nobody)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
         try:
-            pending = conductor.submit(bands.make, 0, None, pool)
+            image, coming = None, bands.begin(0, pool)
             for step, (y, first, last) in enumerate(bands.steps):
-                band, lost = pending.result()
+                begun = coming
                 if step + 1 < len(bands.steps):
-                    pending = conductor.submit(bands.make, step + 1, band, pool)
+                    coming = bands.begin(step + 1, pool)
+                image, lost = bands.finish(step, begun, image)
                 for i in order[first:last]:
                     left = xy_px[i, 0] - bands.left
-                    window = band[:, left : left + size_px]
+                    window = image[:, left : left + size_px]
                     yield int(i), window, _under(lost, ratio, int(xy_px[i, 0]), int(y), size_px)
         finally:
-            conductor.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _nobody(stage: str, start: float, stop: float) -> None:
@@ -128,102 +131,135 @@ def _under(lost: list[Lost], ratio: float, x: int, y: int, size: int) -> list[Lo
     return [m for m in lost if m.meets(x0, y0, x1, y1)]
 
 
-class _Bands:
-    """The bands of one pass, made one after the other."""
+class _Begun(NamedTuple):
+    """A band in the making."""
 
-    def __init__(self, level, ratio, xy, size, threads, on_stage):
+    image: np.ndarray
+    jobs: list[Future]  # each gives the losses it met
+    pasted: list[tuple[np.ndarray, tuple[int, int], int, int]]  # where tiles go that earlier jobs have made
+    bottom: int  # one past the last row that these jobs make
+
+
+class _Bands:
+    """The bands of one pass, begun and finished one after the other."""
+
+    def __init__(self, level, ratio, xy, size, on_stage):
         self.on_stage = on_stage
-        self.level, self.ratio, self.size, self.threads = level, ratio, size, threads
+        self.level, self.ratio, self.size = level, ratio, size
         ys, first = np.unique(xy[:, 1], return_index=True)
         ends = [*first[1:].tolist(), len(xy)]
         self.steps = list(zip(ys.tolist(), first.tolist(), ends, strict=True))
         self.left = int(xy[:, 0].min())
         self.right = int(xy[:, 0].max()) + size
-        self.strips = covered_strips(xy, size)
-        self.done = 0
+        self.strips = deque(covered_strips(xy, size))
         whole = int(ratio) if ratio == int(ratio) else 0
         tile_w, tile_h = level.tile_px
         #: Working pixels per tile where none straddles two tiles: then each tile is averaged by itself. Else 0.
         self.whole = whole if whole and tile_w % whole == 0 and tile_h % whole == 0 else 0
-        #: Tiles (averaged ones where each is by itself) that strips further down need too, and buffers to reuse.
+        #: Tiles that the threads have been given, and those (averaged where each is by itself) that strips further down
+        #: need too; which jobs read the latter, with the source row above which nobody does once they are done.
+        self.given: dict[tuple[int, int], Future] = {}
         self.held: dict[tuple[int, int], np.ndarray] = {}
+        self.readers: deque[tuple[int, list[Future]]] = deque()
         self.free: list[np.ndarray] = []
+        self.lock = threading.Lock()
         self.scratch = threading.local()
         self.lost: list[Lost] = []
 
-    def make(self, step: int, before: np.ndarray | None, pool) -> tuple[np.ndarray, list[Lost]]:
-        """The band of one row of windows, and the losses that may lie under it."""
+    def begin(self, step: int, pool) -> _Begun:
+        """Give the threads the rows of a band that no band before it has."""
         y = self.steps[step][0]
-        band = np.empty((self.size, self.right - self.left, 3), np.uint8)
-        if before is not None:
-            shared = self.steps[step - 1][0] + self.size - y
-            if shared > 0:
-                band[:shared] = before[-shared:]
-        fill = self._fill_by_tile if self.whole else self._fill
-        while self.done < len(self.strips) and self.strips[self.done][0] < y + self.size:
-            top, bottom, spans = self.strips[self.done]
-            fill(band[top - y : bottom - y], top, bottom, spans, pool)
-            self.done += 1
-        band.flags.writeable = False
+        image = np.empty((self.size, self.right - self.left, 3), np.uint8)
+        jobs, pasted, bottom = [], [], y
+        while self.strips and self.strips[0][0] < y + self.size:
+            top, bottom, spans = self.strips.popleft()
+            if self.whole:
+                made, known = self._by_tile(image[top - y : bottom - y], top, bottom, spans, pool)
+                jobs += made
+                pasted += known
+                continue
+            rows = max(1, int(self.level.tile_px[1] / self.ratio))  # about a row of tiles, to hold no more than that
+            for part in range(top, bottom, rows):
+                end = min(part + rows, bottom)
+                jobs += self._straddling(image[part - y : end - y], part, end, spans, pool)
+        return _Begun(image, jobs, pasted, bottom)
+
+    def finish(self, step: int, begun: _Begun, before: np.ndarray | None) -> tuple[np.ndarray, list[Lost]]:
+        """The band of one row of windows, given the one `before` it; and the losses that may lie under it."""
+        y = self.steps[step][0]
+        shared = self.steps[step - 1][0] + self.size - y if before is not None else 0
+        if shared > 0:
+            begun.image[:shared] = before[-shared:]
+        wait(begun.jobs, return_when=FIRST_EXCEPTION)
         reach = source_span(y, y + self.size, self.ratio)
         self.lost = [m for m in self.lost if m.y + m.height > reach[0]]
-        return band, list(self.lost)
+        for job in begun.jobs:
+            self.lost += job.result()
+        for target, key, at_x, at_y in begun.pasted:
+            _paste(target, self.held[key], at_x, at_y)
+        if self.whole:
+            step_h = self.level.tile_px[1] // self.whole
+            for key in [k for k in list(self.held) if (k[1] + 1) * step_h <= begun.bottom]:
+                del self.held[key]
+        begun.image.flags.writeable = False
+        return begun.image, list(self.lost)
 
-    def _fill_by_tile(self, target, top, bottom, spans, pool) -> None:
-        """Make what windows cover of a strip from tiles that are averaged one by one."""
+    def _by_tile(self, target, top, bottom, spans, pool) -> tuple[list[Future], list[tuple]]:
+        """Make what windows cover of a strip from tiles that are averaged one by one; also what is to be pasted."""
         step_w, step_h = (side // self.whole for side in self.level.tile_px)
-        keys = self._tiles_under(spans, top, bottom, step_w, step_h)
         columns, rows = self._grid()
         for left, right in spans:
             if left < 0 or top < 0 or right > columns * step_w or bottom > rows * step_h:
                 target[:, left - self.left : right - self.left] = 255
 
         def work(some):
+            losses = []
             for key in some:
                 x, y = key[0] * step_w - self.left, key[1] * step_h - top
-                block = self.held.get(key)
-                if block is None:
-                    tile = self._tile(key, self._scratch("tile", self.level.tile_px))
-                    inside = y >= 0 and y + step_h <= len(target) and x >= 0 and x + step_w <= target.shape[1]
-                    block = (
-                        target[y : y + step_h, x : x + step_w] if inside else self._scratch("block", (step_w, step_h))
-                    )
-                    start = time.perf_counter()
-                    area_average(
-                        tile, ratio=float(self.whole), x_px=0, y_px=0, width_px=step_w, height_px=step_h, out=block
-                    )
-                    self.on_stage("resample", start, time.perf_counter())
-                    if inside:
-                        continue
-                    if y + step_h > len(target):
-                        self.held[key] = block.copy()
-                _paste(target, block, x, y)
+                tile, lost = self._tile(key, self._scratch("tile", self.level.tile_px))
+                losses += lost
+                inside = y >= 0 and y + step_h <= len(target) and x >= 0 and x + step_w <= target.shape[1]
+                block = target[y : y + step_h, x : x + step_w] if inside else self._scratch("block", (step_w, step_h))
+                start = time.perf_counter()
+                area_average(
+                    tile, ratio=float(self.whole), x_px=0, y_px=0, width_px=step_w, height_px=step_h, out=block
+                )
+                self.on_stage("resample", start, time.perf_counter())
+                if y + step_h > len(target):
+                    self.held[key] = block.copy()
+                if not inside:
+                    _paste(target, block, x, y)
+            return losses
 
-        _run(pool, work, _portions(keys, _TILES_PER_JOB))
-        for key in [k for k in self.held if (k[1] + 1) * step_h <= bottom]:
-            del self.held[key]
+        keys = self._tiles_under(spans, top, bottom, step_w, step_h)
+        pasted = [(target, k, k[0] * step_w - self.left, k[1] * step_h - top) for k in keys if k in self.given]
+        jobs = self._give(work, [k for k in keys if k not in self.given], pool)
+        self.given = {k: job for k, job in self.given.items() if (k[1] + 1) * step_h > bottom}
+        return jobs, pasted
 
-    def _fill(self, target, top, bottom, spans, pool) -> None:
-        """Make what windows cover of a strip where working pixels straddle tiles: decode all of it, then average."""
+    def _straddling(self, target, top, bottom, spans, pool) -> list[Future]:
+        """Make what windows cover of some rows where working pixels straddle tiles: decode all of it, then average."""
         y0, y1 = source_span(top, bottom, self.ratio)
         sources = [source_span(left, right, self.ratio) for left, right in spans]
         tile_w, tile_h = self.level.tile_px
-        keys = [k for k in self._tiles_under(sources, y0, y1, tile_w, tile_h) if k not in self.held]
 
         def decode(some):
+            losses = []
             for key in some:
-                try:
-                    buffer = self.free.pop()
-                except IndexError:
-                    buffer = np.empty((tile_h, tile_w, 3), np.uint8)
-                self.held[key] = self._tile(key, buffer)
+                self.held[key], lost = self._tile(key, self._buffer())
+                losses += lost
+            return losses
 
-        _run(pool, decode, _portions(keys, _TILES_PER_JOB))
+        keys = self._tiles_under(sources, y0, y1, tile_w, tile_h)
+        decoding = self._give(decode, [k for k in keys if k not in self.given], pool)
+        needed = list(dict.fromkeys(self.given[k] for k in keys))
         step = max(8, int(_COLUMNS_PER_JOB / self.ratio) // 8 * 8)
         cells = [(i, min(i + step, right)) for left, right in spans for i in range(left, right, step)]
 
         def average(cell):
             left, right = cell
+            for job in needed:  # a pool begins first what it was given first: none of these still has to be begun
+                job.result()
             start = time.perf_counter()
             x0, x1 = source_span(left, right, self.ratio)
             source, _ = gather(lambda c, r: (self.held[c, r], ()), self.level, x0, y0, x1, y1)
@@ -239,10 +275,35 @@ class _Bands:
                 out=target[:, left - self.left : right - self.left],
             )
             self.on_stage("resample", start, time.perf_counter())
+            return []
 
-        _run(pool, average, cells)
-        for key in [k for k in self.held if (k[1] + 1) * tile_h < y1]:
-            self.free.append(self.held.pop(key))
+        averaging = [pool.submit(average, cell) for cell in cells]
+        passed = source_span(bottom, bottom + 1, self.ratio)[0]
+        with self.lock:
+            self.readers.append((passed, averaging))
+        self.given = {k: job for k, job in self.given.items() if (k[1] + 1) * tile_h > passed}
+        return decoding + averaging
+
+    def _give(self, work, keys: list, pool) -> list[Future]:
+        """Give the threads tiles to work on, some at a time."""
+        jobs = []
+        for i in range(0, len(keys), _TILES_PER_JOB):
+            some = keys[i : i + _TILES_PER_JOB]
+            jobs.append(pool.submit(work, some))
+            self.given.update(dict.fromkeys(some, jobs[-1]))
+        return jobs
+
+    def _buffer(self) -> np.ndarray:
+        """Memory for a tile: that of one which no job will read any more, if there is one."""
+        tile_w, tile_h = self.level.tile_px
+        with self.lock:
+            while self.readers and all(job.done() for job in self.readers[0][1]):
+                passed, _ = self.readers.popleft()
+                for key in [k for k in list(self.held) if (k[1] + 1) * tile_h <= passed]:
+                    self.free.append(self.held.pop(key))
+            if self.free:
+                return self.free.pop()
+        return np.empty((tile_h, tile_w, 3), np.uint8)
 
     def _grid(self) -> tuple[int, int]:
         (width, height), (tile_w, tile_h) = self.level.size_px, self.level.tile_px
@@ -256,13 +317,11 @@ class _Bands:
             across.update(dict.fromkeys(range(max(0, left) // step_w, min(columns, -(-right // step_w)))))
         return [(c, r) for r in range(max(0, top) // step_h, min(rows, -(-bottom // step_h))) for c in across]
 
-    def _tile(self, key: tuple[int, int], buffer: np.ndarray) -> np.ndarray:
+    def _tile(self, key: tuple[int, int], buffer: np.ndarray) -> tuple[np.ndarray, list[Lost]]:
         start = time.perf_counter()
         pixels, lost = self.level.tile(*key, buffer)
         self.on_stage("read", start, time.perf_counter())
-        if lost:
-            self.lost += lost  # list addition is atomic: several threads may be here
-        return pixels
+        return pixels, lost
 
     def _scratch(self, name: str, size_px: tuple[int, int]) -> np.ndarray:
         """A buffer of this thread, for what is copied on at once: it stays in the processor's cache."""
@@ -271,15 +330,6 @@ class _Bands:
             buffer = np.empty((size_px[1], size_px[0], 3), np.uint8)
             setattr(self.scratch, name, buffer)
         return buffer
-
-
-def _portions(keys: list, size: int) -> list[list]:
-    return [keys[i : i + size] for i in range(0, len(keys), size)]
-
-
-def _run(pool, function, jobs) -> None:
-    for _ in pool.map(function, jobs):
-        pass
 
 
 def covered_strips(xy_px: np.ndarray, size_px: int) -> list[tuple[int, int, list[tuple[int, int]]]]:

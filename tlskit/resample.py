@@ -9,18 +9,18 @@ whatever order a BLAS adds in.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-import threading
 
 import cv2
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 __all__ = ["area_average", "area_weights", "snapped_ratio", "source_span"]
 
 #: Weights of one output row sum to 2**16, of one output column to 2**12, and the rows' result is rounded to 12 bits
-#: (1/16 grey level). 255 * 2**16 and (255 * 16) * 2**12 both stay below 2**24, where float32 counts exactly.
+#: (1/16 grey level). 255 * 2**16 and (255 * 16) * 2**12 both stay below 2**24, where float32 counts exactly; so it does
+#: after the shift, a power of two, with which the weights are multiplied beforehand.
 _ROW_TOTAL = 2**16
 _COLUMN_TOTAL = 2**12
 _ROW_SHIFT = 2.0**-12
@@ -29,8 +29,10 @@ _COLUMN_SHIFT = 2.0**-16
 #: Ends of a pixel closer than this to a source pixel's edge lie on it: float noise must not pull in a neighbour.
 _EDGE = 1e-6
 
-#: Output pixels that one product of matrices makes, and the source columns held in cache while it does.
-_GROUP = 128
+#: Output pixels of one small matrix (more are mostly zeros, fewer leave the processor's registers empty), output
+#: pixels that one product of such matrices makes, and the source columns held in cache while it does.
+_BLOCK = 4
+_GROUP = 256
 _CHUNK_COLUMNS = 1024
 
 
@@ -123,73 +125,86 @@ def area_average(
 def _average(source, ratio, x_px, y_px, x0, y0, out) -> None:
     """Rows first, then columns, in pieces that fit the processor's cache and in memory that is used again and again."""
     height_px, width_px = out.shape[:2]
-    rows = _groups(y_px, height_px, ratio, _ROW_TOTAL, 1)
+    rows = _groups(y_px, height_px, ratio, _ROW_TOTAL, _ROW_SHIFT, 1)
     step = max(8, int(_CHUNK_COLUMNS / ratio) // 8 * 8)
-    for left in range(0, width_px, step):
-        right = min(left + step, width_px)
-        c0, c1 = source_span(x_px + left, x_px + right, ratio)
-        columns = _groups(x_px + left, right - left, ratio, _COLUMN_TOTAL, 3)
-        # Blocks of a product start at even steps, so they reach a little past the pixels that count; what they find
-        # there has weight 0 and only has to be finite.
-        before = max(0, max(c0 - g[2] for g in columns))
-        after = max(0, max(g[2] + (len(g[4]) - 1) * g[3] + g[4].shape[1] // 3 - c1 for g in columns))
-        span = (before + c1 - c0 + after) * 3
-        for first, count, base, apart, weights in rows:
-            n, block, taps = weights.shape
-            depth = (n - 1) * apart + taps
-            plane = _workspace("plane", depth * span).reshape(depth, span)
-            top, bottom = max(base, y0), min(base + depth, y0 + source.shape[0])
-            piece = source[top - y0 : bottom - y0, c0 - x0 : c1 - x0]
-            plane[top - base : bottom - base, before * 3 : (before + c1 - c0) * 3] = piece.reshape(bottom - top, -1)
-            stack = as_strided(plane, (n, taps, span), (apart * span * 4, span * 4, 4))
-            tall = _workspace("tall", n * block * span).reshape(n, block, span)
-            np.matmul(weights, stack, out=tall)
-            tall *= _ROW_SHIFT
-            np.rint(tall, out=tall)
-            tall = tall.reshape(n * block, span)[:count]
-            for at, wide, start, between, matrix in columns:
-                _across(
-                    tall, (start - c0 + before) * 3, between * 3, matrix, out[first : first + count, left + at :], wide
-                )
+    with _workspace() as memory:
+        for left in range(0, width_px, step):
+            right = min(left + step, width_px)
+            c0, c1 = source_span(x_px + left, x_px + right, ratio)
+            columns = _groups(x_px + left, right - left, ratio, _COLUMN_TOTAL, _COLUMN_SHIFT, 3)
+            for row in rows:
+                top = row[0]
+                piece = source[:, c0 - x0 : c1 - x0]
+                _average_group(piece, y0, c0, row, columns, out[top : top + row[1], left:right], memory)
 
 
-def _across(tall, offset, between, matrix, out, wide) -> None:
-    """Average columns of one group: float32 rows `tall` into the first `wide` pixels of the rows of `out`."""
-    count, span = tall.shape
-    n, taps, made = matrix.shape
-    stack = as_strided(tall[:, offset:], (n, count, taps), (between * 4, span * 4, 4))
-    result = _workspace("result", n * count * made).reshape(n, count, made)
-    np.matmul(stack, matrix, out=result)
-    result += 0.5 / _COLUMN_SHIFT
-    result *= _COLUMN_SHIFT
-    full, rest = divmod(wide * 3, made)
-    target = as_strided(out, (count, full, made), (out.strides[0], made, 1))
-    np.copyto(target, result[:full].transpose(1, 0, 2), casting="unsafe")
-    if rest:
-        np.copyto(out[:, full * made // 3 : wide], result[full, :, :rest].reshape(count, -1, 3), casting="unsafe")
+def _average_group(source, y0, c0, row, columns, out, memory) -> None:
+    """One group of rows: `out` from `source`, whose first pixel is source pixel (c0, y0)."""
+    _, count, base, apart, weights = row
+    width = source.shape[1]
+    # Blocks of a product start at even steps, so they reach a little past the pixels that count; what they find there
+    # has weight 0 and only has to be finite.
+    before = max(0, max(c0 - g[2] for g in columns))
+    after = max(0, max(g[2] + (len(g[4]) - 1) * g[3] + g[4].shape[1] // 3 - c0 - width for g in columns))
+    span = (before + width + after) * 3
+    n, block, taps = weights.shape
+    depth = (n - 1) * apart + taps
+    plane = memory("plane", depth * span)
+    top, bottom = max(base, y0), min(base + depth, y0 + len(source))
+    piece = source[top - y0 : bottom - y0].reshape(bottom - top, -1)
+    _view(plane, (top - base) * span + before * 3, piece.shape, (span, 1))[:] = piece
+    tall = memory("tall", n * block * span)
+    product = _view(tall, 0, (n, block, span), (block * span, span, 1))
+    np.matmul(weights, _view(plane, 0, (n, taps, span), (apart * span, span, 1)), out=product)
+    np.rint(product, out=product)
+    for at, wide, start, between, matrix in columns:
+        n, taps, made = matrix.shape
+        reach = _view(tall, (start - c0 + before) * 3, (n, count, taps), (between * 3, span, 1))
+        result = memory("result", count * n * made)
+        np.matmul(reach, matrix, out=_view(result, 0, (n, count, made), (made, n * made, 1)))
+        result += 0.5
+        np.copyto(out[:, at : at + wide], _view(result, 0, (count, wide, 3), (n * made, 3, 1)), casting="unsafe")
 
 
-def _workspace(name: str, size: int) -> np.ndarray:
-    """Float32 memory of this thread; what is in it is left over but finite."""
-    held = getattr(_threads, name, None)
-    if held is None or held.size < size:
-        held = np.zeros(size, np.float32)
-        setattr(_threads, name, held)
-    return held[:size]
+def _view(memory: np.ndarray, offset: int, shape: tuple, steps: tuple) -> np.ndarray:
+    """Numbers of float32 `memory` seen as another array, which may repeat them; `offset` and `steps` count numbers."""
+    return np.ndarray(shape, np.float32, memory, offset * 4, tuple(step * 4 for step in steps))
 
 
-_threads = threading.local()
+@contextlib.contextmanager
+def _workspace():
+    """A function (name, size) that gives float32 memory; what is in it is left over from before, but finite.
+
+    Kept for whoever averages next, in whatever thread: the first use of new memory costs as much as the averaging.
+    """
+    try:
+        held = _spare.pop()
+    except IndexError:
+        held = {}
+
+    def memory(name: str, size: int) -> np.ndarray:
+        if name not in held or held[name].size < size:
+            held[name] = np.zeros(size, np.float32)
+        return held[name][:size]
+
+    try:
+        yield memory
+    finally:
+        _spare.append(held)
+
+
+_spare: list[dict[str, np.ndarray]] = []
 
 
 @functools.lru_cache(maxsize=256)
-def _groups(start: int, count: int, ratio: float, total: int, channels: int) -> list[tuple]:
-    """Weights as stacks of small matrices, each for a few output pixels, whose inputs start at even steps.
+def _groups(start: int, count: int, ratio: float, total: int, shift: float, channels: int) -> list[tuple]:
+    """Weights, times `shift`, as stacks of small matrices, each for a few output pixels, whose inputs start evenly.
 
     Returns a list of (position of the group's first output pixel, its number of output pixels, first input pixel,
     input pixels between blocks, matrices). For one channel matrices are (n, block, taps), applied from the left; for
     three they are (n, 3 taps, 3 block), applied from the right to rows of interleaved colours.
     """
-    block = max(1, min(8, round(16 / ratio)))
+    block = max(1, min(_BLOCK, round(16 / ratio)))
     apart = max(1, round(block * ratio))
     groups = []
     for at in range(0, count, _GROUP):
@@ -203,7 +218,7 @@ def _groups(start: int, count: int, ratio: float, total: int, channels: int) -> 
         i = np.arange(size)
         position = first - base - i // block * apart
         for tap in range(weights.shape[1]):
-            matrix[i // block, i % block, position + tap] = weights[:, tap]
+            matrix[i // block, i % block, position + tap] = weights[:, tap] * shift
         if channels > 1:
             spread = np.zeros((n, taps, channels, block, channels), np.float32)
             for channel in range(channels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import openslide
+from openslide import lowlevel
 
 from tlskit.errors import ParameterError, ScaleError, SlideError, SlideGoneError
 
@@ -24,6 +26,9 @@ PLAUSIBLE_MPP = (0.05, 20.0)
 
 #: x and y may differ by this much (pixels are then taken as square, at the mean).
 ASPECT_TOLERANCE = 0.05
+
+#: Smallest opaque pixel as OpenSlide gives it, a 32-bit number ARGB.
+_OPAQUE = 0xFF000000
 
 _UM_PER_UNIT = {"inch": 25400.0, "centimeter": 10000.0}
 
@@ -72,7 +77,7 @@ class Scan:
         at = (round(x * reported), round(y * reported))
         handle = self._handle()
         try:
-            return _on_white(handle.read_region(at, level, (width, height)))
+            return _read_region(handle, at, level, width, height)
         except openslide.OpenSlideError:
             self._replace(handle)
         try:
@@ -84,7 +89,7 @@ class Scan:
             ) from error
         try:
             with fresh:
-                return _on_white(fresh.read_region(at, level, (width, height)))
+                return _read_region(fresh, at, level, width, height)
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(
                 f"{self.path}: cannot read the region at level-0 pixel {at}, {width} x {height} px of level {level}, "
@@ -228,12 +233,18 @@ def _true_downsample(size0: tuple[int, int], size: tuple[int, int], reported: fl
     return reported
 
 
-def _on_white(image) -> np.ndarray:
-    """OpenSlide's RGBA as RGB on white: transparent is where the scanner recorded nothing."""
-    rgba = np.asarray(image)
-    rgb = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
-    alpha = rgba[..., 3]
-    if alpha.size and alpha.min() < 255:
-        part = alpha[..., None].astype(np.float32) / 255
-        rgb = np.rint(rgb * part + 255 * (1 - part)).astype(np.uint8)
+def _read_region(handle: openslide.OpenSlide, at: tuple[int, int], level: int, width: int, height: int) -> np.ndarray:
+    """Pixels of a level, (height, width, 3) uint8 RGB on white: transparent is where the scanner recorded nothing.
+
+    Not openslide-python's own `read_region`: a PIL image on the way to an array converts and copies every pixel three
+    times with Python's lock held, so that threads wait for one another.
+    """
+    argb = np.empty((height, width), np.uint32)
+    pointer = argb.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
+    lowlevel._read_region(handle._osr, pointer, *at, level, width, height)
+    if not argb.size:
+        return np.empty((height, width, 3), np.uint8)
+    rgb = cv2.cvtColor(argb.view(np.uint8).reshape(height, width, 4), cv2.COLOR_BGRA2RGB)
+    if argb.min() < _OPAQUE:
+        rgb += 255 - (argb >> 24).astype(np.uint8)[..., None]  # colours come multiplied by their opacity
     return rgb

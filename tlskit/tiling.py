@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from tlskit import annotations, cohort, units
 from tlskit.bands import covered_strips
-from tlskit.errors import ParameterError, TlskitError
+from tlskit.errors import ParameterError, SlideError, TlskitError
 from tlskit.files import writing
 from tlskit.slides import Slide
 from tlskit.tissue import tissue_mask
@@ -195,11 +195,13 @@ def tile_cohort(
         See `slides.open_slide` and `truth.read_truth`.
     tile_store : "slide" or "png"
         Leave pixels in the slides (the table is all that is needed), or also write each tile and its mask as
-        ``<tile_id>.png`` and ``<tile_id>-mask.png`` under ``tiles_dir/<slide_id>/``. Both give identical pixels.
+        ``<tile_id>.png`` and ``<tile_id>-mask.png`` under ``tiles_dir/<slide_id>/``. Both give identical pixels, and
+        both read every kept tile once: those that cannot be read are left out here and not met in training.
     workers : int
         Slides tiled at the same time.
     on_failure : callable (slide_id, exception), optional
-        Called for a slide that cannot be tiled, which is then left out; without it the error is raised.
+        Called for a slide that cannot be tiled, which is then left out; without it the error is raised. Also called
+        for a slide with tiles that cannot be read (``dropped_lost``): only they are left out.
 
     Returns
     -------
@@ -226,11 +228,11 @@ def tile_cohort(
             tiles, facts = _tile_slide(
                 slide, row, truth.polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue
             )
-            if tile_store == "png":
-                kept = _write_tiles(slide, tiles, truth, Path(tiles_dir) / row.slide_id, mpp, tile_px, progress)
-                facts |= {"dropped_lost": int((~kept).sum()), "kept_tiles": int(kept.sum())}
-                tiles = tiles[kept]
-        return tiles, facts | {"seconds": time.perf_counter() - start}
+            folder = Path(tiles_dir) / row.slide_id if tile_store == "png" else None
+            kept = _read_tiles(slide, tiles, truth, folder, mpp, tile_px, progress)
+            facts |= {"dropped_lost": int((~kept).sum()), "kept_tiles": int(kept.sum())}
+            loss = None if kept.all() else _loss(slide, kept, mpp)
+        return tiles[kept], facts | {"seconds": time.perf_counter() - start}, loss
 
     tables, facts = [], []
     with progress, ThreadPoolExecutor(max(1, workers)) as pool:
@@ -238,16 +240,18 @@ def tile_cohort(
             pending = [(row, pool.submit(work, row)) for row in cohort.slide_rows(manifest)]
             for row, future in pending:
                 try:
-                    tiles, fact = future.result()
+                    tiles, fact, loss = future.result()
                 except (TlskitError, OSError) as error:
                     if on_failure is None:
                         raise
                     on_failure(row.slide_id, error)
-                    progress.slide_done(0)
+                    progress.slide_done()
                 else:
                     tables.append(tiles)
                     facts.append(fact)
-                    progress.slide_done(len(tiles))
+                    if loss is not None and on_failure is not None:
+                        on_failure(row.slide_id, loss)
+                    progress.slide_done()
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -257,7 +261,7 @@ def tile_cohort(
 
 
 def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue):
-    """Tile table and facts of one slide; no pixels are read but those of the tissue mask."""
+    """Tile table and facts of one slide, from outlines and the small picture that the tissue mask is made of."""
     size_px = slide.size_px(mpp)
     d = units.downsample(mpp, slide.mpp0)
     level = slide.level_for(mpp)
@@ -307,21 +311,37 @@ def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, 
     return tiles, facts
 
 
-def _write_tiles(slide: Slide, tiles, truth: Truth, folder: Path, mpp: float, tile_px: int, progress) -> np.ndarray:
-    """Write tiles and masks as PNG; returns which could be read."""
+def _read_tiles(
+    slide: Slide, tiles, truth: Truth, folder: Path | None, mpp: float, tile_px: int, progress
+) -> np.ndarray:
+    """Read all tiles once, and write them and their masks as PNG where there is a folder; returns which can be read.
+
+    A tile on a damaged region is found out here, once, and not in the middle of a training.
+    """
     kept = np.ones(len(tiles), bool)
     xy = np.stack([units.px0_to_px(tiles[k].to_numpy(), mpp, slide.mpp0) for k in ("x_px0", "y_px0")], axis=1)
     names = tiles["tile_id"].tolist()
     for i, window in slide.windows(xy, tile_px, mpp=mpp, on_lost="skip"):
+        progress.tile_done(tile_px**2)
         if window is None:
             kept[i] = False
-            continue
-        x, y = (int(v) for v in xy[i])
-        mask = truth.coded_at(x, y, tile_px, tile_px, mpp=mpp)
-        _write_png(folder / f"{names[i]}.png", window[..., ::-1])
-        _write_png(folder / f"{names[i]}-mask.png", MASK_GREYS[mask])
-        progress.pixels(tile_px**2)
+        elif folder is not None:
+            x, y = (int(v) for v in xy[i])
+            mask = truth.coded_at(x, y, tile_px, tile_px, mpp=mpp)
+            _write_png(folder / f"{names[i]}.png", window[..., ::-1])
+            _write_png(folder / f"{names[i]}-mask.png", MASK_GREYS[mask])
     return kept
+
+
+def _loss(slide: Slide, kept: np.ndarray, mpp: float) -> SlideError:
+    """What to say of a slide of which some tiles cannot be read."""
+    lost = [region for region in slide.lost if region["level"] == slide.level_for(mpp)]
+    where = "level-0 pixel ({x_px0}, {y_px0}), {width_px0} x {height_px0} px ({reason})".format(**lost[0])
+    return SlideError(
+        f"{slide.path}: {int((~kept).sum())} of {len(kept)} tiles are left out, because they lie on {len(lost)} "
+        f"region(s) that cannot be read, the first at {where}. The other tiles are kept. The file is damaged there: "
+        "copy it again from its source."
+    )
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
@@ -333,12 +353,12 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 class _Progress:
-    """One bar over slides, with tiles kept so far and megapixels a second; fed from several threads."""
+    """One bar over slides, with tiles read so far and their megapixels a second; fed from several threads."""
 
     def __init__(self, n_slides: int, name: str):
         self.bar = tqdm(total=n_slides, desc=name, unit="slide")
         self.lock = threading.Lock()
-        self.start = time.perf_counter()
+        self.start = self.shown = time.perf_counter()
         self.tiles = self.px = 0
 
     def __enter__(self):
@@ -347,18 +367,21 @@ class _Progress:
     def __exit__(self, *exception):
         self.bar.close()
 
-    def pixels(self, count: int) -> None:
+    def tile_done(self, px: int) -> None:
         with self.lock:
-            self.px += count
-            self._show()
+            self.tiles += 1
+            self.px += px
+            if time.perf_counter() - self.shown > 0.5:
+                self._show()
+                self.bar.refresh()
 
-    def slide_done(self, tiles: int) -> None:
+    def slide_done(self) -> None:
         with self.lock:
-            self.tiles += tiles
             self._show()
             self.bar.update(1)
 
     def _show(self) -> None:
+        self.shown = time.perf_counter()
         shown = {"tiles": self.tiles}
         if self.px:
             shown["MPix/s"] = f"{self.px / 1e6 / (time.perf_counter() - self.start):.1f}"
