@@ -127,7 +127,7 @@ def _measure(page, repeats: int) -> dict[str, list[float]]:
                 page.keyboard.press("+")
             page.wait_for_timeout(400)
             painted(page)
-            handle = slider(page, "Map of")
+            handle = slider(page, "Magnification")
             handle.focus()
             for key in ["ArrowRight"] * 3 + ["ArrowLeft"] * 3:
                 # What a map shows for the first time must come from the kernel.

@@ -27,7 +27,7 @@ def test_both_sliders_move_layer_outlines_and_scores(notebook, project):
     first = painted(page, cut=128)
     assert first["map"] == "1x"
     assert page.locator(".tlskit-view").first.get_attribute("data-truth") == str(len(study.targets("S1")))
-    slider(page, "Map of").focus()
+    slider(page, "Magnification").focus()
     page.keyboard.press("ArrowRight")
     painted(page, map="4x")
     slider(page, "Threshold").focus()
