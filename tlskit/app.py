@@ -68,6 +68,7 @@ class _RunPage(ipywidgets.VBox):
         archive = open_archive(resolve(self._outputs_dir) / self.runs.value)
         self.caption.value = f'<span style="color:#7a3b00">{html.escape(archive.caption)}</span>'
         self.desk = explore.slide(archive)
+        self.desk.fold_code()
         measures = _Measures(self.desk, self.desk.message)
         self.children = [*self.children[:1], self.desk, measures]
 
@@ -91,6 +92,7 @@ class _FolderPage(ipywidgets.VBox):
         self.status = ipywidgets.HTML("1. Open a slide. 2. Choose a model. 3. Press Segment.")
         self.chooser = SlideChooser(_first_folder(outputs_dir), on_slide=self.take, message=message)
         self.desk = SlideDesk(["map"], reproduce=self._reproduce, save_to=self._drawn_path)
+        self.desk.fold_code()
         self.measures = _Measures(self.desk, message)
         self.segment.on_click(self._start)
         self.cancel.on_click(self._stop)

@@ -97,10 +97,10 @@ class SlideDesk(Explorer):
         self._ticket = 0
         self._counting = threading.Lock()
         wide = ipywidgets.Layout(width="auto")
-        style = {"description_width": "86px"}
+        style = {"description_width": "96px"}
         self.view = viewer.slide_view(height_px=height_px)
         self.magnification = ipywidgets.SelectionSlider(
-            options=[(name, i) for i, name in enumerate(names)] or [("none", 0)], description="Map of",
+            options=[(name, i) for i, name in enumerate(names)] or [("none", 0)], description="Magnification",
             # Its own layout: it is hidden where there is only one map, and must not take the others with it.
             layout=ipywidgets.Layout(width="auto"), style=style, tooltip="whose model's map is shown",
         )  # fmt: skip
@@ -169,7 +169,9 @@ class SlideDesk(Explorer):
             ],
             layout=ipywidgets.Layout(flex="0 0 330px", width="330px"),
         )
-        left = ipywidgets.VBox([self.view, self._code], layout=ipywidgets.Layout(flex="1 1 440px", min_width="400px"))
+        left = ipywidgets.VBox(
+            [self.view, self._code_box], layout=ipywidgets.Layout(flex="1 1 440px", min_width="400px")
+        )
         main = ipywidgets.HBox(
             [left, panel], layout=ipywidgets.Layout(flex_flow="row wrap", width="100%", grid_gap="14px")
         )

@@ -65,7 +65,7 @@ def slide(
 
     picker = ipywidgets.Dropdown(
         options=archive.slide_ids, description="Slide", layout=ipywidgets.Layout(width="auto"),
-        style={"description_width": "86px"},
+        style={"description_width": "96px"},
     )  # fmt: skip
     desk = SlideDesk(
         [arm.name for arm in archive.arms],
@@ -113,10 +113,9 @@ class _Page(Explorer):
 
     def __init__(self, controls: list[ipywidgets.Widget]):
         super().__init__()
-        # The figure changes under a reader who may not see it: its description says what it is of.
         self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", align_self="flex-start"))
         box = ipywidgets.HBox(controls, layout=ipywidgets.Layout(flex_flow="row wrap", grid_gap="2px 14px"))
-        self.children = [box, self.message, self.image, self._code]
+        self.children = [box, self.message, self.image, self._code_box]
         for control in controls:
             control.observe(self._changed, "value")
         self._changed()

@@ -83,6 +83,8 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, **options):
         self.message = Message()
         self._code = ipywidgets.HTML()
+        title = ipywidgets.HTML('<div style="font-size:12px;color:#555">This view as a line of code:</div>')
+        self._code_box = ipywidgets.VBox([title, self._code])
         self.code = ""
         super().__init__(**options)
 
@@ -90,10 +92,15 @@ class Explorer(ipywidgets.VBox):
         """Show the reproducing lines."""
         self.code = code
         self._code.value = (
-            '<div style="font-size:12px;color:#555">This view as a line of code:</div>'
             '<pre class="tlskit-code" style="margin:2px 0;padding:6px 8px;background:#f4f4f4;white-space:pre-wrap;'
             f'word-break:break-word;font-size:12px;line-height:1.35">{html.escape(code)}</pre>'
         )
+
+    def fold_code(self) -> None:
+        """Put the lines behind a title that opens them, for readers who do not code."""
+        self._code_box.children = [
+            ipywidgets.Accordion([self._code], titles=("This view as a line of code",), selected_index=None)
+        ]
 
 
 def png_of(figure, *, dpi: int = 100) -> bytes:

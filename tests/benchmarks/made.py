@@ -18,16 +18,20 @@ TILE_PX = 256
 
 def halving(side_px: int) -> Path:
     """A square slide with levels 1, 2, 4, ... (JPEG Q80, YCbCr 4:2:0, half glass, about 1.3 bit a pixel)."""
-    path = WORK / f"halving_{side_px}.tif"
+    return halving_of(WORK / f"halving_{side_px}.tif", side_px, side_px)
+
+
+def halving_of(path: Path, width_px: int, height_px: int) -> Path:
+    """The same of any size: tissue over the middle half of its height, glass above and below."""
     if not path.exists():
         import pyvips
 
         field = pyvips.Image.new_from_array(_tissue(4096)).copy(interpretation="srgb")
-        half = -(-side_px // 4096)
-        glass = (pyvips.Image.black(side_px, side_px) + [243, 242, 244]).cast("uchar")
-        picture = glass.insert(field.replicate(half, half).crop(0, 0, side_px, side_px // 2), 0, side_px // 4)
+        glass = (pyvips.Image.black(width_px, height_px) + [243, 242, 244]).cast("uchar")
+        tissue = field.replicate(-(-width_px // 4096), -(-height_px // 4096)).crop(0, 0, width_px, height_px // 2)
+        picture = glass.insert(tissue, 0, height_px // 4)
         picture = picture.copy(interpretation="srgb", xres=1000 / MPP0, yres=1000 / MPP0)
-        picture.set_type(pyvips.GValue.gstr_type, "image-description", _description(side_px, side_px))
+        picture.set_type(pyvips.GValue.gstr_type, "image-description", _description(width_px, height_px))
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part.tif")
         picture.tiffsave(
@@ -109,8 +113,9 @@ def whole(width_px: int, height_px: int, tissue_fraction: float) -> Path:
 
 
 def _description(width_px: int, height_px: int) -> str:
+    size = f"{width_px}x{height_px}"
     return (
-        f"Aperio Image Library made\n{width_px}x{height_px} [0,0 {width_px}x{height_px}] ({TILE_PX}x{TILE_PX}) "
+        f"Aperio Image Library made\n{size} [0,0 {size}] ({TILE_PX}x{TILE_PX}) "
         f"JPEG/RGB Q={QUALITY}|AppMag = {OBJECTIVE_POWER}|MPP = {MPP0}"
     )
 

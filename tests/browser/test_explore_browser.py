@@ -1,9 +1,8 @@
 """The explorers in JupyterLab, in a real browser."""
 
-import re
-
 import pytest
 from looking import objects, painted, scores, slider
+from serving import open_notebook
 
 from tlskit import archive, findings, probmaps
 
@@ -15,11 +14,7 @@ def notebook(page, lab_url, project):
     """explore.ipynb, opened and run to its end."""
     path = project / "notebooks" / "explore.ipynb"
     path.write_text(path.read_text().replace('run_name = \\"demo\\"', 'run_name = \\"made\\"'))
-    page.goto(lab_url.replace("/lab?", "/lab/tree/notebooks/explore.ipynb?"))
-    # A command given before the kernel stands ready is lost.
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached", timeout=120_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name=re.compile("^Run All Cells")).first.click()
+    open_notebook(page, lab_url, "notebooks/explore.ipynb")
     # The notebook scrolls to its last cell, and lays out only what is in sight.
     page.wait_for_selector(".tlskit-view canvas", state="attached", timeout=120_000)
     page.evaluate("document.querySelector('.tlskit-view canvas').scrollIntoView()")
@@ -32,7 +27,7 @@ def test_both_sliders_move_layer_outlines_and_scores(notebook, project):
     first = painted(page, cut=128)
     assert first["map"] == "1x"
     assert page.locator(".tlskit-view").first.get_attribute("data-truth") == str(len(study.targets("S1")))
-    slider(page, "Map of").focus()
+    slider(page, "Magnification").focus()
     page.keyboard.press("ArrowRight")
     painted(page, map="4x")
     slider(page, "Threshold").focus()

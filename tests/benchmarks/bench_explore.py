@@ -1,0 +1,243 @@
+"""Slider to picture and to scores in a browser, for a slide of 80,000 x 60,000 px with four maps; memory of the kernel.
+
+Milliseconds from the input event to the end of the frame that shows its effect, of the page (`tlskit app`) and of
+JupyterLab: the threshold by arrow key and by dragging, and the magnification (first: its pixels must come).
+"""
+
+import json
+import statistics
+import sys
+
+import cv2
+import numpy as np
+import pandas as pd
+import psutil
+import shapely
+import yaml
+
+from tests.benchmarks import made
+from tests.benchmarks.harness import ROOT, WORK, report
+from tlskit import annotations, probmaps, runs, units
+
+WIDTH, HEIGHT = 80_000, 60_000
+MAGNIFICATIONS = (1, 4, 10, 20)
+COARSE_MPP = 10.0
+PROJECT = WORK / "explore"
+#: Ticks of a slider and view in one repeat.
+TICKS = 12
+
+#: Where the slider is listened to: a tick begins with the input event's own time, and its picture and its scores are
+#: there when the frame that holds them is over.
+WATCH = """() => {
+  const canvas = document.querySelector('.tlskit-view canvas');
+  const state = () => {
+    const at = document.querySelector('.tlskit-scores');
+    return { picture: `${canvas.dataset.map} ${canvas.dataset.cut}`,
+             scores: `${canvas.dataset.map} ${at?.dataset.threshold} ${at?.textContent}`,
+             whole: canvas.dataset.missing === '0' };
+  };
+  const painted = (then) => requestAnimationFrame(() => {
+    const channel = new MessageChannel();
+    channel.port1.onmessage = () => then(performance.now());
+    channel.port2.postMessage(0);
+  });
+  window.tick = null;
+  window.arm = () => { window.tick = { before: state(), start: 0, picture: 0, scores: 0 }; };
+  const begin = (event) => { if (tick && !tick.start) tick.start = event.timeStamp; };
+  for (const kind of ['keydown', 'pointermove']) document.addEventListener(kind, begin, true);
+  const look = () => {
+    if (!tick?.start) return;
+    const now = state(), mine = tick;
+    for (const what of ['picture', 'scores']) {
+      if (mine[what] || mine.before[what] === now[what] || (what === 'picture' && !now.whole)) continue;
+      mine[what] = -1;
+      // The canvas says so within the frame that draws it; the scores are laid out and drawn in the next one.
+      if (what === 'picture') {
+        const channel = new MessageChannel();
+        channel.port1.onmessage = () => { mine[what] = performance.now(); };
+        channel.port2.postMessage(0);
+      } else painted((end) => { mine[what] = end; });
+    }
+  };
+  new MutationObserver(look).observe(canvas, { attributes: true });
+  const panel = document.querySelector('.tlskit-scores').closest('.widget-vbox');
+  new MutationObserver(look).observe(panel, { childList: true, subtree: true, characterData: true, attributes: true });
+}"""
+
+
+def main(repeats: int) -> None:
+    sys.path.insert(0, str(ROOT / "tests" / "browser"))
+    import serving
+
+    if serving.chromium_path() is None:
+        raise SystemExit("No Chromium on this machine: apt-get install chromium")
+    run_dir = made_run()
+    figures: dict[str, float | str] = {"slide_px": f"{WIDTH} x {HEIGHT}", "maps": ", ".join(map(_name, MAGNIFICATIONS))}
+    seconds = {}
+    with serving.chromium() as browser:
+        for place, server in (("page", serving.app), ("lab", serving.lab)):
+            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+            page.set_default_timeout(60_000)
+            with server(PROJECT) as (url, pid):
+                if place == "page":
+                    page.goto(url)
+                else:
+                    serving.open_notebook(page, url, "notebooks/one.ipynb")
+                times = _measure(page, repeats)
+                kernels = [child.memory_info().rss for child in psutil.Process(pid).children(recursive=True)]
+                figures[f"{place}_kernel_mb"] = max(kernels) / 1e6
+            page.context.close()
+            for what, found in times.items():
+                figures[f"{place}_{what}_median_ms"] = statistics.median(found)
+                figures[f"{place}_{what}_p95_ms"] = float(np.percentile(found, 95))
+                seconds[f"{place}_{what}"] = [ms / 1000 for ms in found]
+    figures["ticks_each"] = f"{min(map(len, seconds.values()))} to {max(map(len, seconds.values()))}"
+    figures["run"] = run_dir.name
+    report("explore", figures, seconds=seconds)
+
+
+def _measure(page, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds by what was moved and what was waited for."""
+    from looking import painted, slider
+
+    page.wait_for_selector(".tlskit-view canvas", state="attached")
+    page.evaluate("document.querySelector('.tlskit-view canvas').scrollIntoView()")
+    painted(page)
+    page.wait_for_selector(".tlskit-scores")
+    page.evaluate(WATCH)
+    times: dict[str, list[float]] = {}
+
+    def tick(label: str, act) -> None:
+        page.evaluate("arm()")
+        act()
+        page.wait_for_function("tick.picture > 0 && tick.scores > 0")
+        found = page.evaluate("tick")
+        for what in ("picture", "scores"):
+            times.setdefault(f"{label}_{what}", []).append(found[what] - found["start"])
+        page.wait_for_timeout(100)
+
+    first = True
+    for _ in range(repeats):
+        # The whole slide, then closer: the canvas takes + as a key.
+        for view, closer in (("whole", 0), ("tls", 8)):
+            canvas = page.locator(".tlskit-view canvas").first
+            canvas.focus()
+            page.keyboard.press("Home")
+            for _ in range(closer):
+                page.keyboard.press("+")
+            page.wait_for_timeout(400)
+            painted(page)
+            handle = slider(page, "Magnification")
+            handle.focus()
+            for key in ["ArrowRight"] * 3 + ["ArrowLeft"] * 3:
+                # What a map shows for the first time must come from the kernel.
+                label = "magnification_first" if first and key == "ArrowRight" else "magnification"
+                tick(label, lambda key=key: page.keyboard.press(key))
+            for n, _ in enumerate(MAGNIFICATIONS):
+                if n:
+                    handle.focus()
+                    tick("magnification", lambda: page.keyboard.press("ArrowRight"))
+                slider(page, "Threshold").focus()
+                for step in range(TICKS // 2):
+                    key = "ArrowLeft" if step % 2 else "ArrowRight"
+                    tick(f"threshold_{view}", lambda key=key: page.keyboard.press(key))
+                _drag(page, slider(page, "Threshold"), lambda act, label=f"drag_{view}": tick(label, act))
+            handle.focus()
+            page.keyboard.press("Home")
+            painted(page)
+        first = False
+    return times
+
+
+def _drag(page, handle, tick) -> None:
+    """Drag a handle to and fro, a few pixels at a time."""
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in range(1, TICKS // 2 + 1):
+        tick(lambda step=step: page.mouse.move(x + 6 * step, y))
+    page.mouse.move(x, y)
+    page.mouse.up()
+    page.wait_for_timeout(200)
+
+
+def _name(magnification: float) -> str:
+    return f"{magnification:g}x"
+
+
+def made_run():
+    """A run of one slide in a project of its own: smooth noise on tissue, high where an outline is; no training."""
+    run_dir = PROJECT / "outputs" / "wide"
+    for folder in ("notebooks", "params", "outputs/cohorts/wide"):
+        (PROJECT / folder).mkdir(parents=True, exist_ok=True)
+    code = 'from tlskit import explore\nexplore.slide("wide")'
+    cell = {"cell_type": "code", "execution_count": None, "id": "one", "metadata": {}, "outputs": [], "source": code}
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    notebook = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    (PROJECT / "notebooks" / "one.ipynb").write_text(json.dumps(notebook))
+    (PROJECT / "notebooks" / "app.ipynb").write_text((ROOT / "notebooks" / "app.ipynb").read_text())
+    if (run_dir / "run.yaml").exists():
+        return run_dir
+    cohort_dir = PROJECT / "outputs" / "cohorts" / "wide"
+    made.halving_of(cohort_dir / "S1.tif", WIDTH, HEIGHT)
+    rng = np.random.default_rng(0)
+    centres = np.stack([rng.uniform(0.05, 0.95, 40) * WIDTH, rng.uniform(0.3, 0.7, 40) * HEIGHT], axis=1)
+    outlines = [shapely.Point(*c).buffer(r) for c, r in zip(centres, rng.uniform(300, 1800, 40), strict=True)]
+    annotations.write_geojson(cohort_dir / "S1.geojson", outlines, class_name="TLS")
+    (cohort_dir / "manifest.csv").write_text(
+        "slide_id,patient_id,cancer_type,slide_path,annotation_path\nS1,P1,lung,S1.tif,S1.geojson\n"
+    )
+    coarse, truth = _coarse(outlines, rng)
+    for magnification in MAGNIFICATIONS:
+        options = {"magnification": magnification, "outputs_dir": PROJECT / "outputs"}
+        step = runs.open_run("wide", "01_tiling", **options)
+        step.record(magnification=magnification, tile_px=512, target_class="TLS", resolution_by="mpp")
+        mpp = units.mpp_for_magnification(magnification)
+        _write_map(step.maps_dir / "S1.tif", coarse, mpp)
+        rows = [
+            {"slide_id": "S1", "patient_id": "P1", "cancer_type": "lung", "split": "test", "region": "slide",
+             "truth": code, "bin": value, "count": round(count * (COARSE_MPP / mpp) ** 2)}
+            for code in (0, 1)
+            for value, count in enumerate(np.bincount(coarse[truth == bool(code)], minlength=256))
+        ]  # fmt: skip
+        runs.open_run("wide", "05_wsi_evaluation", **options).table(pd.DataFrame(rows), "histograms")
+    settings = {"run_name": "wide", "manifest": "outputs/cohorts/wide/manifest.csv", "target_class": "TLS"}
+    (run_dir / "run.yaml").write_text(yaml.safe_dump(settings))
+    return run_dir
+
+
+def _coarse(outlines, rng) -> tuple[np.ndarray, np.ndarray]:
+    """The map that all magnifications are enlarged from, and its truth, both at `COARSE_MPP`."""
+    width, height = round(WIDTH * made.MPP0 / COARSE_MPP), round(HEIGHT * made.MPP0 / COARSE_MPP)
+    truth = annotations.rasterise(
+        outlines, x_px=0, y_px=0, width_px=width, height_px=height, mpp=COARSE_MPP, mpp0=made.MPP0
+    )
+    noise = cv2.GaussianBlur(rng.standard_normal((height, width)).astype(np.float32), (0, 0), 6)
+    noise = 0.15 + 0.12 * noise / noise.std()
+    noise[: height // 4] = noise[-height // 4 :] = 0
+    probability = np.clip(noise + 0.7 * cv2.GaussianBlur(truth.astype(np.float32), (0, 0), 3), 0, 1)
+    return np.rint(probability * 255).astype(np.uint8), truth
+
+
+def _write_map(path, coarse: np.ndarray, mpp: float) -> None:
+    factor = COARSE_MPP / mpp
+    width, height = (round(side * factor) for side in coarse.shape[::-1])
+    metadata = {"slide_id": "S1", "mpp0": made.MPP0, "magnification": 10 / mpp}
+    with probmaps.MapWriter(path, (width, height), mpp=mpp, metadata=metadata) as writer:
+        for y in range(0, height, 512):
+            for x in range(0, width, 512):
+                # Where a pixel's centre lies among the coarse ones.
+                onto = np.float32(
+                    [[1 / factor, 0, (x + 0.5) / factor - 0.5], [0, 1 / factor, (y + 0.5) / factor - 0.5]]
+                )
+                block = cv2.warpAffine(
+                    coarse, onto, (min(512, width - x), min(512, height - y)),
+                    flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+                )  # fmt: skip
+                writer.write_block(x, y, block)
+        writer.commit()
+
+
+if __name__ == "__main__":
+    main(3)
