@@ -207,8 +207,20 @@ def dies_in_mid_read(bench: Bench):
     )
 
 
+def dies_in_tiling(bench: Bench):
+    """A part of a slide cannot be read: when tiles are cut"""
+    patch_tile(bench["s2.tif"], 0, 0, lambda data: bytes(len(data)), page=1)
+    slides = bench.tile().slides.set_index("slide_id")
+    kept = slides.loc["s2", "kept_tiles"]
+    assert len(slides) == N_SLIDES and slides["dropped_lost"].drop("s2").sum() == 0
+    return (
+        bench.status(),
+        f"{kept} of {kept + slides.loc['s2', 'dropped_lost']} tiles of s2, and all of the other slides",
+    )
+
+
 def dies_in_training(bench: Bench):
-    """A part of a slide cannot be read: in training"""
+    """A part of a slide is damaged after it was tiled: in training"""
     tiles = bench.tile().tiles
     patch_tile(bench["s2.tif"], 0, 0, lambda data: bytes(len(data)), page=1)
     tiles["split"] = tiles["slide_id"].map(lambda slide_id: "val" if slide_id == "s4" else "train")
@@ -381,7 +393,8 @@ def manifest_faults(bench: Bench):
 
 
 ROWS = (
-    cut_off, missing, no_scale, fluorescence, outlines_cut_off, other_class, dies_in_mid_read, dies_in_training,
+    cut_off, missing, no_scale, fluorescence, outlines_cut_off, other_class, dies_in_mid_read, dies_in_tiling,
+    dies_in_training,
     fails_once, vanishes_between, vanishes_within, disk_full, half_a_map, other_magnification, damaged_checkpoint, tab,
     key_twice, unknown_parameter, manifest_faults,
 )  # fmt: skip
