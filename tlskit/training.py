@@ -57,6 +57,8 @@ class Training:
         epoch that was kept.
     n_train_tiles, n_val_tiles
         Tiles in the two sets.
+    lost_tiles
+        Ids of those among them that lie in a damaged part of their slide: they were passed over.
     tiles_per_s
         Median over the epochs.
     device, precision, threads
@@ -74,6 +76,7 @@ class Training:
     val_counts: pd.DataFrame
     n_train_tiles: int
     n_val_tiles: int
+    lost_tiles: list[str]
     tiles_per_s: float
     device: str
     precision: str
@@ -229,6 +232,7 @@ def train(
     history = learner.history_table()
     model.load_state_dict(learner.best_weights)
     params["val_counts"] = learner.best_counts.tolist()
+    params["lost_tiles"] = sorted(set().union(*(dataset.lost for dataset in data.values())))
     saved = save_checkpoint(out_path, Checkpoint(model=model, history=history, params=params, **carried))
     state_path.unlink(missing_ok=True)
     return _summary(out_path, saved, parts)
@@ -245,6 +249,7 @@ def _summary(out_path: Path, checkpoint: Checkpoint, parts: dict[str, pd.DataFra
         val_counts=_with_counts(parts["val"], np.array(checkpoint.params["val_counts"], np.int64).reshape(-1, 5)),
         n_train_tiles=len(parts["train"]),
         n_val_tiles=len(parts["val"]),
+        lost_tiles=checkpoint.params["lost_tiles"],
         tiles_per_s=float(history["tiles_per_s"].median()),
         device=checkpoint.params["device"],
         precision=checkpoint.params["precision"],
