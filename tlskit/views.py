@@ -196,7 +196,8 @@ def tile_page(
     chosen = plots.spread_tiles(tiles, n_tiles, by=order) if len(tiles) else tiles
     figure = plots.tile_gallery(
         chosen, archive.manifest, magnification=of.magnification, tile_px=int(of.values["01_tiling"]["tile_px"]),
-        target_class=archive.target_class, resolution_by=archive.resolution_by, n_tiles=max(1, len(chosen)), columns=6, by=order,
+        target_class=archive.target_class, resolution_by=archive.resolution_by, n_tiles=max(1, len(chosen)), columns=6,
+        by=order,
     )  # fmt: skip
     for ax, tile in zip(figure.axes, chosen.itertuples(), strict=False):
         scores = "" if math.isnan(tile.error) else f"\nwrong {tile.error:.0%}, IoU {tile.iou:.2f}"
