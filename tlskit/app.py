@@ -102,7 +102,10 @@ class _FolderPage(ipywidgets.VBox):
             layout=ipywidgets.Layout(flex="1 1 420px"),
         )
         self.chooser.layout.flex = "1 1 420px"
-        top = ipywidgets.HBox([self.chooser, work], layout=ipywidgets.Layout(flex_flow="row wrap", grid_gap="18px"))
+        top = ipywidgets.HBox(
+            [self.chooser, work],
+            layout=ipywidgets.Layout(flex_flow="row wrap", grid_gap="18px", margin="0 0 12px 0"),
+        )
         self._below = ipywidgets.VBox([])
         self.children = [top, self._below]
         if not self._models:

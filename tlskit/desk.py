@@ -76,7 +76,8 @@ class SlideDesk(Explorer):
     Attributes
     ----------
     value : dict
-        slide_id, map (name), threshold, field (centre x, centre y, width in level-0 px), drawn (outlines, polygons).
+        slide_id, map (name), side_by_side, threshold, field (centre x, centre y, width in level-0 px), drawn (outlines,
+        polygons).
     """
 
     def __init__(
@@ -119,8 +120,9 @@ class SlideDesk(Explorer):
         )
         self.look = ipywidgets.ToggleButtons(
             options=[("prediction", "mask"), ("probability", "probability")],
+            description="Layer",
             layout=wide,
-            style={"button_width": "120px"},
+            style=style | {"button_width": "94px"},
         )
         self.outlines = _check("prediction's edge (yellow)")
         self.show_truth = _check("truth (cyan)")
@@ -130,8 +132,8 @@ class SlideDesk(Explorer):
         self.scores = ipywidgets.HTML()
         self.objects = ipywidgets.HTML()
         self.copy = _button("Copy the outline in the middle", "copies the prediction, else the truth, to be corrected")
-        self.save = _button("Save outlines")
-        self.class_name = ipywidgets.Text("TLS", description="Save as", layout=wide, style=style)
+        self.save = _button("Save outlines", "saves what is drawn as GeoJSON of this class, for QuPath")
+        self.class_name = ipywidgets.Text("TLS", description="Class", layout=wide, style=style)
         # In the browser, without the kernel: this is what makes a slider feel like one.
         for source, trait, target in (
             (self.threshold, "value", "threshold"), (self.opacity, "value", "opacity"),
@@ -141,7 +143,8 @@ class SlideDesk(Explorer):
             ipywidgets.jsdlink((source, trait), (self.view, target))
         self.look.observe(lambda change: setattr(self.view, "style", change["new"]), "value")
         for widget, trait in (
-            (self.threshold, "value"), (self.magnification, "value"), (self.view, "field"), (self.view, "drawn")
+            (self.threshold, "value"), (self.magnification, "value"), (self.side_by_side, "value"),
+            (self.view, "field"), (self.view, "drawn"),
         ):  # fmt: skip
             widget.observe(self._changed, trait)
         self.chosen.on_click(self._use_chosen)
@@ -159,6 +162,7 @@ class SlideDesk(Explorer):
                 self.scores,
                 self.objects,
                 ipywidgets.HBox([self.next_miss, self.next_false], layout=row),
+                self.message,
                 self.look,
                 self.opacity,
                 self.outlines,
@@ -175,7 +179,7 @@ class SlideDesk(Explorer):
         main = ipywidgets.HBox(
             [left, panel], layout=ipywidgets.Layout(flex_flow="row wrap", width="100%", grid_gap="14px")
         )
-        self.children = [main, self.message]
+        self.children = [main]
 
     # -- what is shown -------------------------------------------------------------------------------------------------
 
@@ -222,6 +226,7 @@ class SlideDesk(Explorer):
         self.value = {
             "slide_id": self.sheet.slide_id,
             "map": name,
+            "side_by_side": self.side_by_side.value and len(self.sheet.maps) > 1,
             "threshold": round(threshold, 4),
             "field": list(self.view.field),
             "drawn": self.polygons(),
@@ -230,12 +235,16 @@ class SlideDesk(Explorer):
         chosen = self.sheet.thresholds.get(name)
         self.chosen.disabled = chosen is None
         self.chosen.description = (
-            "No threshold was chosen on validation"
+            "Use the threshold from validation: none chosen"
             if chosen is None
             else f"Use the threshold from validation, {chosen:.2f}"
         )
-        histogram = self.sheet.histograms.get(name)
-        scores = findings.scores_at(histogram, threshold) if histogram is not None else None
+        names = list(self.sheet.maps) if self.value["side_by_side"] else [name]
+        scores = {
+            each: findings.scores_at(self.sheet.histograms[each], threshold)
+            for each in names
+            if each in self.sheet.histograms
+        }
         self.scores.value = _score_table(scores, threshold, bool(name), self.sheet.truth)
         if name and self.sheet.truth is not None:
             self._count_later(name, threshold)
@@ -268,7 +277,7 @@ class SlideDesk(Explorer):
                 found = self.findings_of(name)
                 counts = found.counts(threshold)
                 if ticket == self._ticket:
-                    self.objects.value = _object_table(counts, found.mpp, threshold)
+                    self.objects.value = _object_table(counts, name, found.mpp, threshold)
 
         threading.Thread(target=count, args=(self,), name="tlskit-objects", daemon=True).start()
 
@@ -359,33 +368,45 @@ def _number(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.3f}"
 
 
-def _score_table(scores: dict | None, threshold: float, has_map: bool, truth) -> str:
+def _score_table(scores: Mapping[str, dict], threshold: float, has_map: bool, truth) -> str:
+    """One row a map; the names of the maps only where there is more than one row."""
     if not has_map:
         return _small("No model has been run on this slide yet.")
     if truth is None:
         return _small("Nobody has outlined this slide: no scores.")
-    if scores is None:
+    if not scores:
         return _small("Scores appear once 05_wsi_evaluation has been run for this slide.")
-    cells = "".join(
-        f'<td style="padding:0 10px 0 0">{label}<br>'
-        f'<b class="tlskit-score" data-score="{name}">{_number(scores[name])}</b></td>'
-        for name, label in (("iou", "IoU"), ("dice", "Dice"), ("precision", "Precision"), ("recall", "Recall"))
-    )
+    labels = {"iou": "IoU", "dice": "Dice", "precision": "Precision", "recall": "Recall"}
+    head = _cells(["", *labels.values()] if len(scores) > 1 else labels.values())
+    rows = [
+        (_cells([name]) if len(scores) > 1 else "")
+        + "".join(
+            f'<td style="padding:0 12px 0 0"><b class="tlskit-score" data-score="{score}">{_number(of[score])}</b></td>'
+            for score in labels
+        )
+        for name, of in scores.items()
+    ]
+    of_what = "" if len(scores) > 1 else f"{next(iter(scores))}, "
     return (
         f'<table class="tlskit-scores" data-threshold="{threshold:.2f}" style="line-height:1.35">'
-        f"<tr>{cells}</tr></table>" + _small("pixels of the whole slide")
+        + "".join(f"<tr>{row}</tr>" for row in (head, *rows))
+        + "</table>"
+        + _small(f"{of_what}all pixels of the slide")
     )
 
 
-def _object_table(counts: dict, mpp: float, threshold: float) -> str:
-    cells = "".join(
-        f'<td style="padding:0 10px 0 0">{html.escape(name.capitalize())}<br>'
-        f'<b class="tlskit-objects" data-count="{name}">{number}</b></td>'
-        for name, number in counts.items()
+def _object_table(counts: dict, name: str, mpp: float, threshold: float) -> str:
+    numbers = "".join(
+        f'<td><b class="tlskit-objects" data-count="{kind}">{number}</b></td>' for kind, number in counts.items()
     )
-    return f'<table data-threshold="{threshold:.2f}" style="line-height:1.35"><tr>{cells}</tr></table>' + _small(
-        f"objects, at {mpp:g} um/px"
-    )
+    return (
+        f'<table data-threshold="{threshold:.2f}" style="line-height:1.35">'
+        f"<tr>{_cells(kind.capitalize() for kind in counts)}</tr><tr>{numbers}</tr></table>"
+    ) + _small(f"{name}, objects, counted at {mpp:g} um/px")
+
+
+def _cells(texts) -> str:
+    return "".join(f'<td style="padding:0 12px 0 0">{html.escape(text)}</td>' for text in texts)
 
 
 def _small(text: str) -> str:

@@ -51,13 +51,13 @@ def slide(
     Returns
     -------
     SlideDesk
-        ``value``: slide_id, map (name of the arm), threshold, field, drawn.
+        ``value``: slide_id, map (name of the arm), side_by_side, threshold, field, drawn.
     """
     archive = open_archive(run, outputs_dir=outputs_dir)
 
     def reproduce(value: dict) -> str:
         field = tuple(round(v) for v in value["field"]) or None
-        arms = f", arms=[{value['map']!r}]" if value["map"] else ""
+        arms = f", arms=[{value['map']!r}]" if value["map"] and not value["side_by_side"] else ""
         return (
             f"views.slide_field({archive.name!r}, slide_id={value['slide_id']!r}, threshold={value['threshold']:g}, "
             f"field={field}{arms})\n\nthreshold: {value['threshold']:g}  # in a preset"
@@ -205,7 +205,10 @@ class _Threshold(_Page):
             options=[*((s, s) for s in sets), ("all", "")], description="Slides of", layout=_WIDE, style=_STYLE
         )
         self.score = ipywidgets.Dropdown(
-            options=["dice", "iou", "precision", "recall"], description="Score", layout=_WIDE, style=_STYLE
+            options=[("Dice", "dice"), ("IoU", "iou"), ("Precision", "precision"), ("Recall", "recall")],
+            description="Score",
+            layout=_WIDE,
+            style=_STYLE,
         )
         self.table = ipywidgets.HTML()
         super().__init__([self.threshold, self.split, self.score])
@@ -218,9 +221,14 @@ class _Threshold(_Page):
             self._prepare(key, t)
         rows = views.at_threshold(self._drawn[1], t)
         columns = ["arm", "precision", "recall", "dice", "iou"]
-        self.table.value = rows[columns].to_html(
-            index=False, border=0, float_format="{:.3f}".format, classes="tlskit-at"
-        )
+        labels = dict(zip(columns, ["Magnification", "Precision", "Recall", "Dice", "IoU"], strict=True))
+        self.table.value = (
+            rows[columns]
+            .rename(columns=labels)
+            .to_html(
+                index=False, border=0, float_format="{:.3f}".format, classes="tlskit-at", col_space=90, justify="right"
+            )
+        ).replace("<table", '<table style="line-height:1.4;text-align:right"')
         value = {"threshold": t, "split": key[0], "score": key[1], "scores": rows[columns].to_dict("records")}
         code = f"views.threshold_curves({self._archive.name!r}, threshold={t:g}, split={key[0]!r}, score={key[1]!r})"
         return value, f"{code}\n\nthreshold: {t:g}  # in a preset"
@@ -296,6 +304,7 @@ def _range(label: str) -> ipywidgets.FloatRangeSlider:
         min=0,
         max=1,
         step=0.01,
+        readout_format=".0%",
         description=label,
         continuous_update=False,
         layout=_WIDE,

@@ -62,19 +62,20 @@ def tile_gallery(
     apply_icc: bool = False,
     n_tiles: int = 12,
     columns: int = 4,
+    by: str = "target_fraction",
 ) -> Figure:
     """Tiles from the least to the most covered by the target, with the target's outlines.
 
     Parameters
     ----------
     tiles
-        Tile table; `n_tiles` of it are taken at even steps of ``target_fraction``.
+        Tile table; `n_tiles` of it are taken at even steps of the column `by`, and shown in its order.
     manifest
         Cohort that the tiles come from.
     magnification, tile_px, target_class, resolution_by, apply_icc
         As the tiles were cut.
     """
-    chosen = spread_tiles(tiles, n_tiles)
+    chosen = spread_tiles(tiles, n_tiles, by=by)
     mpp = units.mpp_for_magnification(magnification)
     figure, axes = _grid(len(chosen), columns, panel_in=2.0)
     reader = _Fields(manifest, target_class, resolution_by=resolution_by, apply_icc=apply_icc)

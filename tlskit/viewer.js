@@ -8,7 +8,8 @@ const TRUTH = "#00e5ff";
 const DRAWN = "#ff4fd8";
 const YELLOW = [255, 214, 0];
 const RIM = "rgba(20,20,20,.75)";
-const MAGMA = ["#000004", "#221150", "#5f187f", "#982d80", "#d3436e", "#f8765c", "#febb81", "#fcfdbf"];
+// From unlikely to likely; no end of it is as pale as glass or as pink as tissue (matplotlib's plasma).
+const RAMP = ["#0d0887", "#5c01a6", "#9c179e", "#cc4778", "#ed7953", "#fdb42f", "#f0f921"];
 
 const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
 // The kernel's rule (tlskit.thresholds.cut): smallest stored value that is positive.
@@ -21,11 +22,11 @@ function element(tag, properties = {}, ...children) {
   return node;
 }
 
-function magma(q) {
-  const place = (q / 255) * (MAGMA.length - 1);
-  const at = Math.min(MAGMA.length - 2, Math.floor(place));
+function ramp(q) {
+  const place = (q / 255) * (RAMP.length - 1);
+  const at = Math.min(RAMP.length - 2, Math.floor(place));
   const channel = (text, i) => parseInt(text.slice(1 + 2 * i, 3 + 2 * i), 16);
-  return [0, 1, 2].map((i) => channel(MAGMA[at], i) + (place - at) * (channel(MAGMA[at + 1], i) - channel(MAGMA[at], i)));
+  return [0, 1, 2].map((i) => channel(RAMP[at], i) + (place - at) * (channel(RAMP[at + 1], i) - channel(RAMP[at], i)));
 }
 
 class Tiles {
@@ -76,7 +77,7 @@ function makeLook(cut, opacity, style, rim, outline) {
   const rgba = ([r, g, b], a) => ((Math.round(a * 255) << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
   const above = new Uint32Array(256), below = new Uint32Array(256);
   for (let q = 0; q < 256; q++) {
-    if (style === "probability") above[q] = below[q] = rgba(magma(q), opacity * Math.min(1, q / 40));
+    if (style === "probability") above[q] = below[q] = rgba(ramp(q), Math.min(1, 1.6 * opacity) * Math.min(1, q / 64));
     else above[q] = rgba(YELLOW, opacity);
   }
   return { key: [cut, opacity, style, rim, outline].join(), cut, above, below, edge: rgba(YELLOW, 1), rim: rim && outline };
@@ -94,7 +95,6 @@ function render({ model, el }) {
   let field = [...model.get("field")];
   let panes = [];
   let asked = "";
-  let pending = 0;
   let drawing = null; // vertices of the outline being drawn
   let grabbed = null; // [outline, vertex] being moved
   let pointer = null;
@@ -207,7 +207,7 @@ function render({ model, el }) {
     let shown = 0;
     if (map) {
       const threshold = model.get("threshold");
-      const source = { id: pane.index, d: map.d, levels: map.sizes_px.length, size: (level) => map.sizes_px[level] };
+      const source = mapSource(pane.index);
       const level = levelFor(source, scale * ratio);
       const fat = scale * map.d * 2 ** level > 2.5;
       const look = makeLook(cutOf(threshold), model.get("opacity"), model.get("style"), !fat, model.get("outlines"));
@@ -219,8 +219,9 @@ function render({ model, el }) {
       canvas.dataset.cut = look.cut;
       canvas.dataset.level = level;
     }
+    if (pane.follow && !wanted.size) lookAhead(view, wanted);
     outlines(view);
-    furniture(view, cw, ch);
+    furniture(view, cw, ch, map, pane === panes[0]);
     pane.label.textContent = map ? map.name : "";
     pane.label.style.display = map ? "" : "none";
     Object.assign(canvas.dataset, { map: map ? map.name : "", positive: shown, missing, painted: performance.now() });
@@ -231,18 +232,38 @@ function render({ model, el }) {
     return clamp(Math.floor(Math.log2(1 / (pixels * source.d)) + 0.25), 0, source.levels - 1);
   }
 
+  function inSight(view, source) {
+    // Tiles of a source that the pane shows: their level, their side in level-0 px, and where they lie.
+    const level = levelFor(source, view.scale * view.ratio);
+    const side = source.d * 2 ** level * TILE;
+    const range = (axis) => {
+      const last = Math.ceil(source.size(level)[axis] / TILE) - 1;
+      return [clamp(Math.floor(view.origin[axis] / side), 0, last), clamp(Math.floor(view.end[axis] / side), 0, last)];
+    };
+    const [x0, x1] = range(0), [y0, y1] = range(1);
+    const places = [];
+    for (let y = y0; y <= y1; y++) for (let x = x0; x <= x1; x++) places.push({ key: `${source.id}/${level}/${x}/${y}`, x, y });
+    return { level, side, places };
+  }
+
+  function mapSource(index) {
+    const map = model.get("maps")[index];
+    return { id: index, d: map.d, levels: map.sizes_px.length, size: (level) => map.sizes_px[level] };
+  }
+
+  function lookAhead(view, wanted) {
+    // The other maps of the same field, once all in sight has come: the magnification slider then finds them here.
+    for (const index of model.get("maps").keys())
+      for (const { key } of inSight(view, mapSource(index)).places)
+        if (!tiles.found.has(key) && !tiles.lost.has(key)) wanted.set(key, 1000 + index);
+  }
+
   function layer(view, source, wanted, picture, used = []) {
-    const { context, scale, origin, end } = view;
-    const level = levelFor(source, scale * view.ratio);
+    const { context, scale, origin } = view;
+    const { level, side, places } = inSight(view, source);
     const [w, h] = source.size(level);
-    const side = source.d * 2 ** level * TILE; // of a tile, in level-0 px
-    const range = (axis, n) => [
-      clamp(Math.floor(origin[axis] / side), 0, Math.ceil(n / TILE) - 1),
-      clamp(Math.floor(end[axis] / side), 0, Math.ceil(n / TILE) - 1)];
-    const [x0, x1] = range(0, w), [y0, y1] = range(1, h);
     let missing = 0;
-    for (let y = y0; y <= y1; y++) for (let x = x0; x <= x1; x++) {
-      const key = `${source.id}/${level}/${x}/${y}`;
+    for (const { key, x, y } of places) {
       let tile = tiles.get(key);
       if (tile) used.push(tile);
       else if (!tiles.lost.has(key)) {
@@ -341,7 +362,7 @@ function render({ model, el }) {
     context.restore();
   }
 
-  function furniture(view, cw, ch) {
+  function furniture(view, cw, ch, map, first) {
     const { context, scale, origin, end } = view;
     const mpp0 = model.get("mpp0");
     if (mpp0) {
@@ -357,6 +378,21 @@ function render({ model, el }) {
       context.textAlign = "left";
       context.fillText(length >= 1000 ? `${length / 1000} mm` : `${length} um`, 16, ch - 20);
     }
+    if (map && model.get("style") === "probability") {
+      const [width, left, top] = [120, cw - 150, ch - 34];
+      context.fillStyle = "rgba(255,255,255,.85)";
+      context.fillRect(left - 10, top, width + 30, 26);
+      const colours = context.createLinearGradient(left, 0, left + width, 0);
+      RAMP.forEach((colour, i) => colours.addColorStop(i / (RAMP.length - 1), colour));
+      context.fillStyle = colours;
+      context.fillRect(left, top + 16, width, 7);
+      context.fillStyle = "#111";
+      context.font = "12px system-ui, sans-serif";
+      for (const [text, place, align] of [["0", 0, "left"], ["probability", 0.5, "center"], ["1", 1, "right"]]) {
+        context.textAlign = align;
+        context.fillText(text, left + place * width, top + 12);
+      }
+    }
     if (drawing) { // where Space puts a corner
       context.strokeStyle = "#000";
       context.lineWidth = 1;
@@ -364,7 +400,7 @@ function render({ model, el }) {
       context.strokeRect(cw / 2 - 0.5, ch / 2 - 8, 1, 16);
     }
     const [w, h] = size();
-    if ((end[0] - origin[0]) * (end[1] - origin[1]) > 0.8 * w * h || ch < 250) return;
+    if (!first || (end[0] - origin[0]) * (end[1] - origin[1]) > 0.8 * w * h || ch < 250) return;
     const small = Math.min(130 / w, 110 / h);
     const [left, top] = [cw - w * small - 10, 10];
     context.fillStyle = "#fff";
@@ -397,7 +433,6 @@ function render({ model, el }) {
       if (!tiles.found.has(key) && !tiles.lost.has(key)) wanted.set(key, -1);
     }
     const list = [...wanted].sort((a, b) => a[1] - b[1]).map(([key]) => key);
-    pending = list.length;
     if (list.join() === asked) return;
     asked = list.join();
     clearTimeout(asking);
@@ -422,7 +457,7 @@ function render({ model, el }) {
       const values = new Uint8Array(await new Response(stream).arrayBuffer());
       if (message.source === model.get("source")) tiles.put(key, { values });
     }
-    request();
+    if (key[0] === "s" || panes.some((pane) => pane.index === Number(key.split("/")[0]))) request();
   }
 
   // ---- hands -----------------------------------------------------------------------------------------------------

@@ -197,11 +197,11 @@ def tile_page(
     figure = plots.tile_gallery(
         chosen, archive.manifest, magnification=of.magnification, tile_px=int(of.values["01_tiling"]["tile_px"]),
         target_class=archive.target_class, **archive.reading, n_tiles=max(1, len(chosen)), columns=6,
+        by=order,
     )  # fmt: skip
-    by_fraction = chosen.sort_values(["target_fraction", "tile_id"], kind="stable")
-    for ax, tile in zip(figure.axes, by_fraction.itertuples(), strict=False):
-        iou = "" if math.isnan(tile.iou) else f", IoU {tile.iou:.2f}"
-        ax.set_title(f"{tile.slide_id}\ntarget {tile.target_fraction:.0%}{iou}", fontsize=8)
+    for ax, tile in zip(figure.axes, chosen.itertuples(), strict=False):
+        scores = "" if math.isnan(tile.error) else f"\nwrong {tile.error:.0%}, IoU {tile.iou:.2f}"
+        ax.set_title(f"{tile.slide_id}, target {tile.target_fraction:.0%}{scores}", fontsize=8)
     figure.suptitle(f"{arm}: {len(chosen)} of {len(tiles)} tiles", fontsize=9)
     return figure
 
@@ -328,7 +328,15 @@ def timing(run: Run, *, n_slides: int = 100, outputs_dir: str | Path = "outputs"
     ax.barh(places, table["hours"], color=[c for c, _ in zip(_ARM_COLOURS * 9, places, strict=False)], height=0.6)
     low, high = table["person_hours_low"].iloc[0], table["person_hours_high"].iloc[0]
     ax.axvspan(low, high, color="0.88", zorder=0)
-    ax.text(math.sqrt(low * high), -0.62, "a person", ha="center", va="center", fontsize=8, color="0.35")
+    ax.text(
+        math.sqrt(low * high),
+        -0.62,
+        "a person at 5 to 10 min a slide",
+        ha="center",
+        va="center",
+        fontsize=8,
+        color="0.35",
+    )
     spread = n_slides / 3600
     ax.hlines(places, table["fastest_s"] * spread, table["slowest_s"] * spread, color="black", linewidth=1.2)
     for place, row in zip(places, table.itertuples(), strict=True):
@@ -337,6 +345,7 @@ def timing(run: Run, *, n_slides: int = 100, outputs_dir: str | Path = "outputs"
     ax.set_yticks(places, table["arm"])
     ax.invert_yaxis()
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlim(table["hours"].min() / 2, max(high, table["hours"].max()) * 6)
     ax.set_xlabel(f"hours for {n_slides} slides on the machine that timed them (line: fastest to slowest timed slide)")
     ax.spines[["top", "right"]].set_visible(False)

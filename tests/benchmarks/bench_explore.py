@@ -1,7 +1,8 @@
 """Slider to picture and to scores in a browser, for a slide of 80,000 x 60,000 px with four maps; memory of the kernel.
 
 Milliseconds from the input event to the end of the frame that shows its effect, of the page (`tlskit app`) and of
-JupyterLab: the threshold by arrow key and by dragging, and the magnification (first: its pixels must come).
+JupyterLab: the threshold by arrow key and by dragging, for the whole slide, a closer field, and that field at all four
+magnifications side by side; and the magnification (first: half a second after the field itself has come).
 """
 
 import json
@@ -29,8 +30,8 @@ TICKS = 12
 #: Where the slider is listened to: a tick begins with the input event's own time, and its picture and its scores are
 #: there when the frame that holds them is over.
 WATCH = """() => {
-  const canvas = document.querySelector('.tlskit-view canvas');
   const state = () => {
+    const canvas = document.querySelector('.tlskit-view canvas');
     const at = document.querySelector('.tlskit-scores');
     return { picture: `${canvas.dataset.map} ${canvas.dataset.cut}`,
              scores: `${canvas.dataset.map} ${at?.dataset.threshold} ${at?.textContent}`,
@@ -59,9 +60,9 @@ WATCH = """() => {
       } else painted((end) => { mine[what] = end; });
     }
   };
-  new MutationObserver(look).observe(canvas, { attributes: true });
-  const panel = document.querySelector('.tlskit-scores').closest('.widget-vbox');
-  new MutationObserver(look).observe(panel, { childList: true, subtree: true, characterData: true, attributes: true });
+  const all = { childList: true, subtree: true, characterData: true, attributes: true };
+  new MutationObserver(look).observe(document.querySelector('.tlskit-view'), all);
+  new MutationObserver(look).observe(document.querySelector('.tlskit-scores').closest('.widget-vbox'), all);
 }"""
 
 
@@ -125,8 +126,8 @@ def _measure(page, repeats: int) -> dict[str, list[float]]:
             page.keyboard.press("Home")
             for _ in range(closer):
                 page.keyboard.press("+")
-            page.wait_for_timeout(400)
             painted(page)
+            page.wait_for_timeout(500)
             handle = slider(page, "Magnification")
             handle.focus()
             for key in ["ArrowRight"] * 3 + ["ArrowLeft"] * 3:
@@ -145,6 +146,15 @@ def _measure(page, repeats: int) -> dict[str, list[float]]:
             handle.focus()
             page.keyboard.press("Home")
             painted(page)
+        together = page.get_by_label("all magnifications side by side")
+        together.check()
+        painted(page)
+        slider(page, "Threshold").focus()
+        for step in range(TICKS):
+            key = "ArrowLeft" if step % 2 else "ArrowRight"
+            tick("threshold_side_by_side", lambda key=key: page.keyboard.press(key))
+        together.uncheck()
+        painted(page)
         first = False
     return times
 
