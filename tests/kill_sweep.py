@@ -185,7 +185,8 @@ def kill_runs(
         if wrong or resumed.returncode:
             report(resumed.stdout[-2000:])
         rows += [kill | result for kill in here]
-        report(pd.DataFrame(rows[len(rows) - len(here) :]).to_string(index=False, header=len(rows) == len(here)))
+        if here:
+            report(pd.DataFrame(rows[len(rows) - len(here) :]).to_string(index=False, header=len(rows) == len(here)))
     return pd.DataFrame(rows)
 
 
