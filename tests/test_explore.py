@@ -1,6 +1,7 @@
 """Explorers without a browser: set a value, look at what is shown."""
 
 import json
+import re
 import time
 import zlib
 
@@ -78,6 +79,14 @@ def test_moving_the_threshold_moves_the_scores_to_those_of_the_pixels(desk, stud
         assert f'data-score="iou">{tp / union:.3f}<' in desk.scores.value
         assert f'data-score="recall">{tp / truth.sum():.3f}<' in desk.scores.value
         assert desk.value["threshold"] == threshold and desk.value["map"] == "4x"
+
+
+def test_side_by_side_the_scores_of_all_maps_stand_together(desk, study):
+    desk.side_by_side.value = True
+    for arm in study.arms:
+        iou = findings.scores_at(arm.histograms["S1"], 0.5)["iou"]
+        assert f">{arm.name}</td>" in desk.scores.value and f'data-score="iou">{iou:.3f}<' in desk.scores.value
+    assert "arms=" not in desk.code  # the figure shows all of them, too
 
 
 def test_objects_follow_the_threshold(desk, study):
@@ -174,6 +183,12 @@ def test_tiles_are_chosen_by_set_slide_and_error(study):
         "target_fraction=(0.5, 1.0))"
     )
     assert bytes(box.image.value).startswith(b"\x89PNG") and not box.message.value
+
+
+def test_tiles_stand_in_the_order_asked_for(study):
+    figure = views.tile_page(study, arm="4x", order="error", n_tiles=6)
+    wrong = [int(found[1]) for ax in figure.axes if (found := re.search(r"wrong (\d+)%", ax.get_title()))]
+    assert len(wrong) > 1 and wrong == sorted(wrong) and wrong[-1] > wrong[0]
 
 
 def test_the_marks_of_the_threshold_stand_at_the_scores(study):

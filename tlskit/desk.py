@@ -122,7 +122,7 @@ class SlideDesk(Explorer):
             options=[("prediction", "mask"), ("probability", "probability")],
             description="Layer",
             layout=wide,
-            style=style | {"button_width": "94px"},
+            style=style | {"button_width": "84px"},
         )
         self.outlines = _check("prediction's edge (yellow)")
         self.show_truth = _check("truth (cyan)")
