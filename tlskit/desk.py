@@ -235,9 +235,7 @@ class SlideDesk(Explorer):
         chosen = self.sheet.thresholds.get(name)
         self.chosen.disabled = chosen is None
         self.chosen.description = (
-            "Use the threshold from validation: none chosen"
-            if chosen is None
-            else f"Use the threshold from validation, {chosen:.2f}"
+            "No threshold from validation" if chosen is None else f"Use the threshold from validation, {chosen:.2f}"
         )
         names = list(self.sheet.maps) if self.value["side_by_side"] else [name]
         scores = {
