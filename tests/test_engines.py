@@ -2,9 +2,12 @@
 
 import importlib.util
 import logging
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -325,3 +328,17 @@ def test_a_gpu_gives_what_the_cpu_gives(network, precision):
     tickets = [engine.submit(stack[:3]), engine.submit(stack[3:])]
     got = np.concatenate([engine.result(ticket) for ticket in tickets])
     assert np.abs(got - plain(network, stack)).max() < (1e-4 if precision == "exact" else engines.MAX_DPROB)
+
+
+@needs_openvino
+def test_nobody_outside_is_told_of_a_network_that_is_run(network):
+    """OpenVINO's telemetry sends events from forked copies of the process, at import and at every conversion."""
+    code = (
+        "import sys, psutil; from tlskit import engines; openvino = engines._import_openvino();"
+        "from openvino.tools.ovc import telemetry_utils as t; assert t.tm.__name__.endswith('telemetry_stub');"
+        "assert sys.modules['openvino_telemetry'] is None and not psutil.Process().children()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    make(network, engine="openvino", precision="exact")
+    assert sys.modules["openvino_telemetry"] is None
+    assert not [child for child in psutil.Process().children() if child.cmdline() == psutil.Process().cmdline()]

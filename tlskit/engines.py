@@ -16,6 +16,7 @@ import copy
 import importlib.util
 import io
 import logging
+import sys
 import time
 import warnings
 
@@ -250,6 +251,18 @@ class _no_tf32:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before
 
 
+def _import_openvino():
+    """OpenVINO without its telemetry, which would tell a server outside of every import and conversion.
+
+    It does so from forked copies of this process: where the network is closed, as in hospitals, they pile up, and each
+    costs as much as copying a process of gigabytes. Without the module OpenVINO falls back to a stub of its own.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)
+    import openvino
+
+    return openvino
+
+
 class _OpenVinoEngine(Engine):
     """OpenVINO on the CPU: single windows, as many at a time as it has streams.
 
@@ -261,8 +274,7 @@ class _OpenVinoEngine(Engine):
 
     def __init__(self, checkpoint, precision: str, window_px: int, threads: int | None):
         super().__init__()
-        import openvino
-
+        openvino = _import_openvino()
         start = time.perf_counter()
         self.precision = precision
         applied = _Applied(fold(checkpoint.model), checkpoint.normalisation).eval()
@@ -350,7 +362,7 @@ def _convert(module: nn.Module, inputs: list[tuple[list[int], torch.dtype]]):
 
     Traced with small inputs where there is one image, then given its size: tracing runs the network a few times.
     """
-    import openvino
+    openvino = _import_openvino()
 
     examples = [torch.zeros(shape, dtype=dtype) for shape, dtype in inputs]
     if len(inputs) == 1:
