@@ -12,6 +12,7 @@ one. ``precision: exact`` is the same with `EXACT_DPROB`. The last of the ladder
 
 from __future__ import annotations
 
+import abc
 import copy
 import importlib.util
 import io
@@ -103,7 +104,7 @@ class _Decoding(nn.Module):
         return self.applied.decoded(list(features))
 
 
-class Engine:
+class Engine(abc.ABC):
     """One network on one kind of runtime. Made by `make_engine`.
 
     Attributes
@@ -135,13 +136,13 @@ class Engine:
         """Room for `count` windows, ``(count, S, S, 3) uint8``, in memory the engine takes them from fast."""
         return np.empty((count, window_px, window_px, 3), np.uint8)
 
+    @abc.abstractmethod
     def submit(self, windows: np.ndarray):
         """Hand in ``(B, S, S, 3) uint8``; leave it alone until its `result` was fetched. Returns a ticket."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def result(self, ticket) -> np.ndarray:
         """The probabilities of a ticket, ``(B, S, S) float32``. Tickets are fetched in the order of their making."""
-        raise NotImplementedError
 
     def predict(self, windows: np.ndarray) -> np.ndarray:
         """`submit` and `result` in one."""
