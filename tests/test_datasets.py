@@ -302,3 +302,23 @@ def test_leaving_early_stops_the_threads_and_an_error_comes_in_its_place():
     next(items)
     items.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("tlskit-ahead")]
+
+
+def test_threads_that_make_batches_keep_torch_to_one_core_and_leave_the_others_alone():
+    class Counting:
+        augment = False
+
+        def batch(self, indices, *, seeds):
+            return (torch.tensor(torch.get_num_threads()),)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        made = [
+            (int(count), torch.get_num_threads()) for (count,) in batching.Batches(Counting(), [[0]] * 4, workers=2)
+        ]
+        assert made == [(1, 3)] * 4
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -6,6 +6,7 @@ and leave nothing to pickle.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,19 +103,40 @@ class Batches:
             return tuple(tensor.pin_memory() for tensor in made) if self.pin_memory else made
 
         # A generator: plan and seed are asked for when the first batch is, not when the loop is set up.
-        yield from ahead(make, range(len(plan)), workers=self.workers)
+        with _one_core_each() as begin:
+            yield from ahead(make, range(len(plan)), workers=self.workers, initializer=begin)
 
 
-def ahead(function: Callable, items: Sequence, *, workers: int) -> Iterator:
+@contextlib.contextmanager
+def _one_core_each() -> Iterator[Callable[[], None]]:
+    """What a thread that makes batches calls first, so that torch's operations in it stay on one core.
+
+    Each thread that calls torch gets helpers of its own, which go on spinning after their work: beside the network's
+    own threads they cost a training step up to a third on a CPU. torch keeps the number for this thread, but also for
+    threads that are yet to come; the end gives those the caller's number again.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    try:
+        yield lambda: torch.set_num_threads(1)
+    finally:
+        torch.set_num_threads(count)
+
+
+def ahead(
+    function: Callable, items: Sequence, *, workers: int, initializer: Callable[[], None] | None = None
+) -> Iterator:
     """``map(function, items)``, in order, computed by threads ahead of their use, one item a thread.
 
     With ``workers=0`` each is computed when it is asked for, in the caller's thread. An error in a thread is raised
     where its item would have come. Leaving the iteration early waits for the items under way and drops the rest.
+    Each thread begins with a call of `initializer`.
     """
     if workers == 0:
         yield from map(function, items)
         return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tlskit-ahead")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tlskit-ahead", initializer=initializer)
     waiting: deque = deque()
     try:
         for item in items:
