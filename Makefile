@@ -31,7 +31,7 @@ $(STAMP): requirements.lock
 	  cp requirements.lock $(STAMP); \
 	else touch $(STAMP); fi
 
-demo: env  ## make a synthetic cohort and run the whole study on it (about 18 minutes)
+demo: env  ## make a synthetic cohort and run the whole study on it (15 to 25 minutes on two cores)
 	$(PY) -m tlskit synth outputs/cohorts/demo
 	$(PY) -m tlskit sweep params/demo.yaml
 
