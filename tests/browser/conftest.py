@@ -24,7 +24,7 @@ def page(browser):
     """A tab of 1280 x 900 px; `page.requests` are the addresses that it has asked for."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     tab = context.new_page()
-    tab.set_default_timeout(60_000)
+    tab.set_default_timeout(120_000)  # of a busy machine
     tab.requests = []
     tab.on("request", lambda request: tab.requests.append(request.url))
     yield tab

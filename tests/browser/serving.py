@@ -6,10 +6,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,10 +36,14 @@ def install_chromium() -> str:
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 240}
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     try:
-        subprocess.run([*apt, "update"], check=False, env=environment, **quiet)
-        done = subprocess.run(
-            [*apt, "install", "-y", "--no-install-recommends", "chromium"], check=False, env=environment, **quiet
-        )
+        # Test files run two at a time, and apt-get only once.
+        with FileLock(Path(tempfile.gettempdir()) / "tlskit-chromium.lock"):
+            if chromium_path() is not None:
+                return ""
+            subprocess.run([*apt, "update"], check=False, env=environment, **quiet)
+            done = subprocess.run(
+                [*apt, "install", "-y", "--no-install-recommends", "chromium"], check=False, env=environment, **quiet
+            )
     except subprocess.TimeoutExpired:
         return "apt-get took more than four minutes"
     return "" if done.returncode == 0 else done.stdout.strip().splitlines()[-1]
@@ -98,7 +105,7 @@ def open_notebook(page, lab_url: str, path: str) -> None:
     """Open a notebook in JupyterLab and run all its cells."""
     page.goto(lab_url.replace("/lab?", f"/lab/tree/{path}?"))
     # A command given before the kernel stands ready is lost.
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached", timeout=120_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached", timeout=300_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name=re.compile("^Run All Cells")).first.click()
 

@@ -16,7 +16,7 @@ def notebook(page, lab_url, project):
     path.write_text(path.read_text().replace('run_name = \\"demo\\"', 'run_name = \\"made\\"'))
     open_notebook(page, lab_url, "notebooks/explore.ipynb")
     # The notebook scrolls to its last cell, and lays out only what is in sight.
-    page.wait_for_selector(".tlskit-view canvas", state="attached", timeout=120_000)
+    page.wait_for_selector(".tlskit-view canvas", state="attached", timeout=300_000)
     page.evaluate("document.querySelector('.tlskit-view canvas').scrollIntoView()")
     return page
 
