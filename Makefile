@@ -36,11 +36,14 @@ demo: env  ## make a synthetic cohort and run the whole study on it (15 to 25 mi
 	$(PY) -m tlskit sweep params/demo.yaml
 
 # One process a file: torch, OpenVINO, libvips and the widgets' libraries, loaded into one interpreter one after the
-# other, have been seen to end it with a segmentation fault. Two files at a time, each on one core, slow ones first.
+# other, have been seen to end it with a segmentation fault. Two files at a time, each on one core, slow
+# ones first; those that drive a browser one after the other, since two at a time have been seen to wait for ever.
 test: env  ## run the tests
-	@ls tests/*/test_*.py tests/test_*.py | OMP_NUM_THREADS=1 xargs -P $(JOBS) -I FILE sh -c \
-	  'out=$$($(PY) -m pytest -q FILE 2>&1) || code=1; printf "%s\n%s\n" FILE "$$out"; exit $${code:-0}' \
-	  || { echo "Some tests failed: see FAILED and ERROR above."; exit 1; }
+	@run() { OMP_NUM_THREADS=1 xargs -P $$1 -I FILE sh -c \
+	  'out=$$($(PY) -m pytest -q FILE 2>&1) || code=1; printf "%s\n%s\n" FILE "$$out"; exit $${code:-0}'; }; \
+	ls tests/browser/test_*.py | run 1 || failed=1; \
+	ls tests/notebooks/test_*.py tests/test_*.py | run $(JOBS) || failed=1; \
+	if [ -n "$$failed" ]; then echo "Some tests failed: see FAILED and ERROR above."; exit 1; fi
 	@echo "All tests passed."
 
 lab: env  ## open the notebooks in JupyterLab
