@@ -276,11 +276,15 @@ def test_validation_masks_without_target_do_not_stop_the_training(cohort, tmp_pa
 
 def test_an_interrupt_reaches_the_caller_and_the_next_one_still_works(cohort, tmp_path):
     """Lightning would end the process, and leave the interrupt key dead in a notebook's kernel."""
-    before = signal.getsignal(signal.SIGINT)
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        run(cohort, tmp_path / "c.pt", steps_per_epoch=2000)
-    assert signal.getsignal(signal.SIGINT) is before
+    # A shell starts what it runs in the background with the interrupt ignored.
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            run(cohort, tmp_path / "c.pt", steps_per_epoch=2000)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outer)
 
 
 def test_nothing_but_the_checkpoint_is_written_and_logs_stay_short(tmp_path):
