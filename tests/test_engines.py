@@ -334,7 +334,7 @@ def test_a_gpu_gives_what_the_cpu_gives(network, precision):
 def test_nobody_outside_is_told_of_a_network_that_is_run(network):
     """OpenVINO's telemetry sends events from forked copies of the process, at import and at every conversion."""
     code = (
-        "import sys, psutil; from tlskit import engines; openvino = engines._import_openvino();"
+        "import sys, psutil; from tlskit import compiled; openvino = compiled.import_openvino();"
         "from openvino.tools.ovc import telemetry_utils as t; assert t.tm.__name__.endswith('telemetry_stub');"
         "assert sys.modules['openvino_telemetry'] is None and not psutil.Process().children()"
     )

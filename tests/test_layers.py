@@ -27,8 +27,9 @@ LAYERS = [
     ["predictions", "summaries", "inspection"],
     # tensors: networks, training, inference
     ["compute", "encoders", "folding"],
-    ["models", "learner", "streaming"],
-    ["datasets", "engines"],
+    ["models", "learner", "runtimes", "streaming"],
+    ["datasets", "compiled"],
+    ["engines"],
     ["training", "inference"],
     # judging
     ["evaluation", "timing", "armtables", "windowing", "checks"],

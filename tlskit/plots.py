@@ -238,7 +238,11 @@ def tile_predictions(
     figure, axes = _grid(len(tiles), columns, panel_in=2.0)
     reader = _Fields(manifest, None, **inference.reading_of(checkpoint))
     tiles = tiles.reset_index(drop=True)
-    for index, probability, truth in inference.predict_tiles(checkpoint, tiles, manifest, batch_size=4, workers=0):
+    # PyTorch: compiling the network would take longer than these few tiles.
+    batches = inference.predict_tiles(
+        checkpoint, tiles, manifest, batch_size=4, workers=0, engine="torch", precision="exact", progress=False
+    )
+    for index, probability, truth in batches:
         for i, prob, mask in zip(index, probability, truth, strict=True):
             ax, tile = axes[int(i)], tiles.iloc[int(i)]
             slide, _ = reader.open(tile["slide_id"])

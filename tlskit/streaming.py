@@ -204,12 +204,9 @@ def _forward(batches, blended, engine_for, reader, stop, clock) -> None:
         if engine is None:
             engine = engine_for(batch.windows)
             reader.empty = engine.empty
-        start, before = time.perf_counter(), engine.preprocess_s
+        start = time.perf_counter()
         ticket = engine.submit(batch.windows)
-        done, preprocess = time.perf_counter(), engine.preprocess_s - before
-        if preprocess:
-            clock.add("preprocess", start, start + preprocess)
-        clock.add("forward", start + preprocess, done)
+        clock.add("forward", start, time.perf_counter())
         waiting.append((batch, ticket))
         while len(waiting) >= engine.depth:
             fetch()

@@ -73,11 +73,9 @@ def read_only(path):
 
 def peak_mb(path) -> float:
     """Peak resident memory of a process that only counts, imports included (Linux)."""
-    # VmHWM, not ru_maxrss: the latter starts at what the process held that started this one.
     code = (
-        "import re, sys; from tests.benchmarks import bench_counts as b; from pathlib import Path\n"
-        "b.count(Path(sys.argv[1]))\n"
-        "print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024)"
+        "import sys; from tests.benchmarks import bench_counts as b, harness; from pathlib import Path\n"
+        "b.count(Path(sys.argv[1])); print(harness.peak_mb())"
     )
     out = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=True)
     return float(out.stdout)

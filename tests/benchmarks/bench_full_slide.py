@@ -6,7 +6,6 @@ finding tissue, making and checking the engine, reading from level 0 (the slide 
 blending, writing the map with its pyramid. Weights are random; a forward pass costs the same whatever they are.
 """
 
-import resource
 import time
 
 from tests.benchmarks import bench_inference, harness, made
@@ -36,7 +35,7 @@ def main(repeats=1, *, window_px=WINDOW_PX, halo_px=HALO_PX):
         "full_slide_tissue_mm2": prediction.tissue_mm2,
         "full_slide_s_per_512_px_of_window": prediction.wall_s / prediction.windows / (window_px / 512) ** 2,
         "full_slide_map_mb": out.stat().st_size / 1e6,
-        "full_slide_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "full_slide_peak_mb": harness.peak_mb(),
     }
     figures |= {f"full_slide_stage_{name}_s": s for name, s in prediction.stage_s.items() if s == s}
     out.unlink()

@@ -2,8 +2,9 @@
 
 Figures: ``wsi_wall_over_pure_forward`` (a slide from opening to the finished map, over the same windows preloaded into
 the same engine), ``forward_vs_eager_fp32`` and ``forward_exact_vs_eager_fp32`` (engines over PyTorch as it comes, all
-with the same allocator setting), ``wsi_peak_mb_growth_area_x4`` (peak memory at four times the area, square and as a
-4:1 strip) and ``feed_tiles_per_s`` (windows a second with a network that costs nothing).
+with the same allocator setting), ``forward_fraction_of_matmul`` (float32 arithmetic a second of the rewritten network,
+over that of one large matrix product), ``wsi_peak_mb_growth_area_x4`` (peak memory at four times the area, square and
+as a 4:1 strip) and ``feed_tiles_per_s`` (windows a second with a network that costs nothing).
 
 Weights are random, or those of the trained checkpoint that the variable TLSKIT_BENCH_CHECKPOINT names: a forward pass
 costs the same whatever they are, but which engine ``auto`` picks depends on how much bf16 changes the result.
@@ -63,12 +64,12 @@ def engines_race(repeats):
     """Seconds for a batch by every engine that is installed, and how far each is from plain float32."""
     import importlib.util
 
-    from tlskit import compute, engines
+    from tlskit import compute, engines, runtimes
 
     compute.tune_allocator()
     net = network()
     stack = tissue_windows(made.halving(SIDE_PX0), MPP, BATCH)
-    plain = engines._TorchEngine(net, "exact", compute.pick_device("cpu"), plain=True)
+    plain = runtimes.TorchEngine(net, "exact", compute.pick_device("cpu"), plain=True)
     candidates = {"eager_fp32": plain}
     for name in ("torch", "openvino"):
         if name == "torch" or importlib.util.find_spec(name):
@@ -90,7 +91,15 @@ def engines_race(repeats):
         {name: (lambda engine=engine: engine.predict(stack)) for name, engine in candidates.items()}, repeats=repeats
     )
     reference = plain.predict(stack)
+    gflop, limit = gflop_of(net), matmul_gflops()
+    fastest = min(statistics.median(seconds[name]) for name in seconds if name.endswith("_exact")) / BATCH
     figures = {
+        "forward_gflop_per_window": gflop["as_it_is"],
+        "forward_gflop_per_window_rewritten": gflop["rewritten"],
+        "matmul_fp32_gflops": limit,
+        "forward_fraction_of_matmul": gflop["rewritten"] / fastest / limit,
+    }
+    figures |= {
         figure: harness.ratio(seconds["eager_fp32"], seconds[name]) if name in seconds else float("nan")
         for figure, name in picked.items()
     }
@@ -103,6 +112,30 @@ def engines_race(repeats):
         figures[f"{figure}_dprob"] = engine.made.max_dprob
     figures["forward_weights"] = "trained" if os.environ.get("TLSKIT_BENCH_CHECKPOINT") else "random"
     return figures, seconds
+
+
+def gflop_of(net):
+    """Arithmetic of one window, as the network is and as our engines run it."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tlskit.folding import fold
+
+    found = {}
+    for name, model in (("as_it_is", net.model), ("rewritten", fold(net.model))):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model(torch.zeros(1, 3, TILE_PX, TILE_PX))
+        found[name] = counter.get_total_flops() / 1e9
+    return found
+
+
+def matmul_gflops(side=4096, repeats=5):
+    """What all cores multiply in float32: the best of some large matrix products."""
+    import torch
+
+    a, b = torch.rand(side, side), torch.rand(side, side)
+    took = harness.interleaved({"matmul": lambda: torch.mm(a, b)}, repeats=repeats)["matmul"]
+    return 2 * side**3 / min(took) / 1e9
 
 
 def whole_slide(repeats):
@@ -147,7 +180,7 @@ class _Null:
     """A network that costs nothing and gives 0.37: what is left is reading, blending and writing."""
 
     name, precision, device, depth = "null", "exact", "cpu", 1
-    max_dprob = compile_s = check_s = preprocess_s = 0.0
+    max_dprob = compile_s = check_s = 0.0
 
     def __init__(self):
         self._answer = np.full((BATCH, TILE_PX, TILE_PX), 0.37, np.float32)
@@ -164,8 +197,6 @@ class _Null:
 
 def null_run(path, mpp, tissue=None):
     """One slide with the null network: seconds, windows and this process's peak memory."""
-    import resource
-
     from tlskit import compute, engines, inference
 
     compute.tune_allocator()
@@ -182,7 +213,7 @@ def null_run(path, mpp, tissue=None):
     return {
         "wall_s": seconds,
         "windows": prediction.windows,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": harness.peak_mb(),
         "map_px": prediction.map_px,
     }
 

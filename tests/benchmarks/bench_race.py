@@ -97,15 +97,13 @@ def weights():
 
 def run_ours(engine, precision, folded, keep, overlap):
     """One slide by us, in this process."""
-    import resource
-
     import torch
 
-    from tlskit import engines, inference
+    from tlskit import engines, inference, runtimes
 
     torch.set_num_threads(THREADS)
     if not folded:
-        engines.fold = lambda model: model
+        runtimes.fold = lambda model: model
     if engine == "null":
         return bench_inference.null_run(made.halving(FEED_SIDE_PX0), MPP, tissue=False)
     net = bench_inference.network(MPP)
@@ -124,7 +122,7 @@ def run_ours(engine, precision, folded, keep, overlap):
     return {
         "wall_s": wall_s,
         "windows": prediction.windows,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": harness.peak_mb(),
         "engine": f"{prediction.engine} {prediction.precision}",
     }
 

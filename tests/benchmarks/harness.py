@@ -3,6 +3,7 @@
 A benchmark is a file ``bench_<name>.py`` here with a function ``main(repeats)`` that calls `report`.
 """
 
+import ctypes
 import gc
 import importlib.metadata
 import json
@@ -49,6 +50,19 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 def rate(amount: float, seconds: list[float]) -> float:
     """Amount per second at the median time."""
     return amount / statistics.median(seconds)
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process. Not ru_maxrss: that of a new process starts at its parent's."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def pool_allocations() -> None:
+    """What `tlskit.compute.tune_allocator` does, for the peers of the race, which do not know tlskit."""
+    libc = ctypes.CDLL("libc.so.6")
+    for name, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):
+        libc.mallopt(name, value)
 
 
 def report(name: str, figures: dict[str, float | str], *, seconds: dict[str, list[float]] | None = None) -> Path:

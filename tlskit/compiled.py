@@ -1,0 +1,170 @@
+"""Runtimes that compile the network first: OpenVINO and ONNX Runtime, both on CPUs.
+
+They are imported when they are first used: neither needs to be installed.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+import warnings
+
+import numpy as np
+import torch
+from torch import nn
+
+from tlskit.folding import fold
+from tlskit.runtimes import MAX_STREAMS, Applied, Decoding, Encoding, Engine, streams
+
+__all__ = ["OnnxEngine", "OpenVinoEngine", "import_openvino"]
+
+
+def import_openvino():
+    """OpenVINO without its telemetry, which would tell a server outside of every import and conversion.
+
+    It does so from forked copies of this process: where the network is closed, as in hospitals, they pile up, and each
+    costs as much as copying a process of gigabytes. Without the module OpenVINO falls back to a stub of its own.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)
+    import openvino
+
+    return openvino
+
+
+class OpenVinoEngine(Engine):
+    """OpenVINO on the CPU: single windows, as many at a time as it has streams.
+
+    Streams of one window each beat batches on CPUs: no barriers between cores, and a result never depends on how
+    windows happened to be grouped.
+    """
+
+    name, device, depth = "openvino", "cpu", 2
+
+    def __init__(self, checkpoint, precision: str, window_px: int, threads: int | None):
+        super().__init__()
+        openvino = import_openvino()
+        start = time.perf_counter()
+        self.precision = precision
+        applied = Applied(fold(checkpoint.model), checkpoint.normalisation).eval()
+        side = [1, window_px, window_px, 3]
+        if precision == "mixed":
+            # Two graphs, one after the other: OpenVINO's precision is that of a whole graph.
+            encoder = _convert(Encoding(applied), [(side, torch.uint8)])
+            shapes = [list(output.get_shape()) for output in encoder.outputs]
+            decoder = _convert(Decoding(applied), [(shape, torch.float32) for shape in shapes])
+            graphs = [(encoder, "f32"), (decoder, "bf16")]
+        else:
+            graphs = [(_convert(applied, [(side, torch.uint8)]), "f32" if precision == "exact" else "bf16")]
+        threads = threads or torch.get_num_threads()
+        config = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams(threads, window_px) if threads <= MAX_STREAMS else "AUTO",
+        }
+        core = openvino.Core()
+        compiled = [
+            core.compile_model(graph, "CPU", {**config, "INFERENCE_PRECISION_HINT": hint}) for graph, hint in graphs
+        ]
+        count = int(compiled[0].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        # Twice as many as run at once: a stream that has finished finds its next window waiting.
+        self._requests = [_Chain(compiled) for _ in range(2 * max(1, count))]
+        self._owners: list = [None] * len(self._requests)
+        self._next = 0
+        self.compile_s = time.perf_counter() - start
+
+    def submit(self, windows):
+        ticket = np.empty(windows.shape[:3], np.float32)
+        for n in range(len(windows)):
+            slot = self._next
+            self._next = (slot + 1) % len(self._requests)
+            self._collect(slot)
+            self._requests[slot].start(windows[n : n + 1])
+            self._owners[slot] = (ticket, n, windows)
+        return ticket
+
+    def result(self, ticket):
+        for step in range(len(self._requests)):
+            slot = (self._next + step) % len(self._requests)
+            if self._owners[slot] is not None and self._owners[slot][0] is ticket:
+                self._collect(slot)
+        return ticket
+
+    def _collect(self, slot: int) -> None:
+        if self._owners[slot] is not None:
+            ticket, n, _ = self._owners[slot]
+            ticket[n] = self._requests[slot].wait()
+            self._owners[slot] = None
+
+
+class _Chain:
+    """One window on its way through one compiled graph after another, whose tensors they share."""
+
+    def __init__(self, compiled: list):
+        self._requests = [graph.create_infer_request() for graph in compiled]
+        self._failure: Exception | None = None
+        for this, following in zip(self._requests[:-1], self._requests[1:], strict=True):
+            for n, tensor in enumerate(this.output_tensors):
+                following.set_input_tensor(n, tensor)
+            this.set_callback(self._go_on, following)
+
+    def _go_on(self, following) -> None:
+        try:
+            following.start_async()
+        except Exception as error:  # raised where the result is fetched, not in a thread of OpenVINO's
+            self._failure = error
+
+    def start(self, window: np.ndarray) -> None:
+        self._requests[0].start_async([window], share_inputs=True)
+
+    def wait(self) -> np.ndarray:
+        """The probability, ``(S, S) float32``: a view that holds until the next `start`."""
+        for request in self._requests:  # a request is done after its callback, which has started the next one
+            request.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._requests[-1].get_output_tensor().data[0]
+
+
+def _convert(module: nn.Module, inputs: list[tuple[list[int], torch.dtype]]):
+    """A module as an OpenVINO model for inputs of these shapes and types.
+
+    Traced with small inputs where there is one image, then given its size: tracing runs the network a few times.
+    """
+    openvino = import_openvino()
+
+    examples = [torch.zeros(shape, dtype=dtype) for shape, dtype in inputs]
+    if len(inputs) == 1:
+        examples = [examples[0][:, :64, :64]]
+    types = {torch.uint8: openvino.Type.u8, torch.float32: openvino.Type.f32}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notices about tracing that a user can do nothing about
+        with torch.inference_mode():
+            traced = torch.jit.trace(module.eval(), tuple(examples), check_trace=False)  # `prepare` compares windows
+        return openvino.convert_model(traced, input=[(shape, types[dtype]) for shape, dtype in inputs])
+
+
+class OnnxEngine(Engine):
+    name, precision, device = "onnxruntime", "exact", "cpu"
+
+    def __init__(self, checkpoint, window_px: int, threads: int | None):
+        super().__init__()
+        import onnxruntime
+
+        start = time.perf_counter()
+        applied = Applied(fold(checkpoint.model), checkpoint.normalisation).eval()
+        example = torch.zeros((1, window_px, window_px, 3), dtype=torch.uint8)
+        file = io.BytesIO()
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(applied, (example,), file, dynamo=False, input_names=["windows"], output_names=["p"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        self._session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+        self.compile_s = time.perf_counter() - start
+
+    def submit(self, windows):
+        return np.concatenate([self._session.run(None, {"windows": one[None]})[0] for one in windows])
+
+    def result(self, ticket):
+        return ticket

@@ -1,0 +1,283 @@
+"""What runs a network's forward pass: the interface, and PyTorch.
+
+A runtime takes windows as they are read, ``(B, S, S, 3) uint8``, and gives probabilities, ``(B, S, S) float32``.
+`tlskit.engines` chooses among them; those of other libraries are in `tlskit.compiled`.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
+import torch
+from torch import nn
+
+from tlskit import compute
+from tlskit.folding import fold
+from tlskit.normalisation import check_normalisation, normalise
+
+__all__ = ["Applied", "Decoding", "Encoding", "Engine", "TorchEngine", "has_parts", "streams", "torch_engine"]
+
+#: Windows computed at a time at most, and their largest side for more than one at a time.
+MAX_STREAMS, MAX_STREAM_PX = 8, 1024
+
+
+def has_parts(model: nn.Module) -> bool:
+    """Whether a network is an encoder, a decoder and a head, as those of segmentation-models-pytorch."""
+    return all(
+        isinstance(getattr(model, name, None), nn.Module) for name in ("encoder", "decoder", "segmentation_head")
+    )
+
+
+class Applied(nn.Module):
+    """A network with what goes before and after it: uint8 windows in, probabilities out."""
+
+    def __init__(self, model: nn.Module, normalisation: str):
+        super().__init__()
+        self.model = model
+        check_normalisation(normalisation)
+        self.normalisation = normalisation
+
+    def normalise(self, windows: torch.Tensor) -> torch.Tensor:
+        """``(B, S, S, 3) uint8`` to ``(B, 3, S, S) float32``, without moving the channels in memory."""
+        return normalise(windows.permute(0, 3, 1, 2), self.normalisation)
+
+    def probability(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.model(x)[:, 0].float())
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What the encoder sees at every scale."""
+        return list(self.model.encoder(x))
+
+    def decoded(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """The probability from what the encoder saw."""
+        return torch.sigmoid(self.model.segmentation_head(self.model.decoder(features))[:, 0].float())
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return self.probability(self.normalise(windows))
+
+
+class Encoding(nn.Module):
+    """The first half of `Applied`: windows in, a tuple of features out."""
+
+    def __init__(self, applied: Applied):
+        super().__init__()
+        self.applied = applied
+
+    def forward(self, windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.applied.features(self.applied.normalise(windows)))
+
+
+class Decoding(nn.Module):
+    """The second half of `Applied`: features in, probabilities out."""
+
+    def __init__(self, applied: Applied):
+        super().__init__()
+        self.applied = applied
+
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        return self.applied.decoded(list(features))
+
+
+class Engine(abc.ABC):
+    """One network on one kind of runtime. Made by `make_engine`.
+
+    Attributes
+    ----------
+    name, precision : str
+        What it is: "torch", "openvino", "onnxruntime" or "eager" (PyTorch as it comes); "exact", "bf16", "fp16" or
+        "mixed" (the encoder in float32, the decoder, which does most of the work, in half precision).
+    device : str
+    compile_s : float
+        Seconds to make it: copying, rewriting, conversion, compilation.
+    check_s : float
+        Seconds the comparison with float32 took; 0 where there was none.
+    max_dprob : float
+        Largest difference of a probability to float32 on the first windows; nan before it was measured.
+    depth : int
+        How many submitted batches may wait to be fetched.
+    """
+
+    name = precision = device = ""
+    depth = 1
+
+    def __init__(self):
+        self.compile_s = self.check_s = 0.0
+        self.max_dprob = float("nan")
+
+    def empty(self, count: int, window_px: int) -> np.ndarray:
+        """Room for `count` windows, ``(count, S, S, 3) uint8``, in memory the engine takes them from fast."""
+        return np.empty((count, window_px, window_px, 3), np.uint8)
+
+    @abc.abstractmethod
+    def submit(self, windows: np.ndarray):
+        """Hand in ``(B, S, S, 3) uint8``; leave it alone until its `result` was fetched. Returns a ticket."""
+
+    @abc.abstractmethod
+    def result(self, ticket) -> np.ndarray:
+        """The probabilities of a ticket, ``(B, S, S) float32``. Tickets are fetched in the order of their making."""
+
+    def predict(self, windows: np.ndarray) -> np.ndarray:
+        """`submit` and `result` in one."""
+        return self.result(self.submit(windows))
+
+    def describe(self) -> dict:
+        """What a record needs to say about it."""
+        return {
+            "engine": self.name,
+            "precision": self.precision,
+            "device": self.device,
+            "compile_s": self.compile_s,
+            "check_s": self.check_s,
+            "max_dprob": self.max_dprob,
+        }
+
+
+class TorchEngine(Engine):
+    """PyTorch, a batch at a time on any device. `plain` is the network and its memory as they come.
+
+    `torch_engine` gives CPUs and NVIDIA's or AMD's GPUs a class of their own.
+    """
+
+    name = "torch"
+
+    def __init__(self, checkpoint, precision: str, device: torch.device, *, plain: bool = False):
+        super().__init__()
+        start = time.perf_counter()
+        if plain:
+            self.name = "eager"
+        self.precision, self.device, self._device = precision, str(device), device
+        # Transposed convolutions pay on CPUs, where they were measured; elsewhere the network stays as it is.
+        model = fold(checkpoint.model) if device.type == "cpu" and not plain else copy.deepcopy(checkpoint.model)
+        self._layout = torch.contiguous_format if plain else torch.channels_last
+        self._applied = Applied(model, checkpoint.normalisation).to(device).eval().to(memory_format=self._layout)
+        half = compute.pick_precision("auto", device) if precision == "mixed" else precision
+        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(half)
+        self.compile_s = time.perf_counter() - start
+
+    def submit(self, windows):
+        with torch.inference_mode():
+            return self._probability(torch.from_numpy(windows).to(self._device))
+
+    def result(self, ticket):
+        return ticket.cpu().numpy()
+
+    def _probability(self, windows: torch.Tensor) -> torch.Tensor:
+        x = self._applied.normalise(windows).contiguous(memory_format=self._layout)
+        half = torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
+        if self.precision == "mixed":
+            features = self._applied.features(x)
+            with half:
+                return self._applied.decoded(features)
+        with half:
+            return self._applied.probability(x)
+
+
+class _TorchCpuEngine(TorchEngine):
+    """Single windows, each on cores of its own: no core waits for another one, layer by layer.
+
+    A result depends neither on how windows were grouped nor, up to `MAX_STREAMS` cores, on how many cores there are:
+    means over a channel are summed in one order.
+    """
+
+    depth = 2
+
+    def __init__(self, checkpoint, precision: str, device: torch.device, *, window_px: int, threads: int | None):
+        super().__init__(checkpoint, precision, device)
+        start, before = time.perf_counter(), torch.get_num_threads()
+        threads = threads or before
+        count = streams(threads, window_px)
+        started = threading.Barrier(count)
+
+        def begin():
+            torch.get_num_threads()  # a thread's first call of torch sets its number to the general one
+            torch.set_num_threads(threads // count)
+            started.wait()
+
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="tlskit-forward", initializer=begin)
+        wait([self._pool.submit(int) for _ in range(count)])
+        torch.set_num_threads(before)  # the general number had changed with that of the threads
+        self.compile_s += time.perf_counter() - start
+
+    def submit(self, windows):
+        return [self._pool.submit(self._run, windows[n : n + 1]) for n in range(len(windows))]
+
+    def _run(self, window: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return self._probability(torch.from_numpy(window)).numpy()
+
+    def result(self, ticket):
+        return np.concatenate([future.result() for future in ticket])
+
+
+class _TorchCudaEngine(TorchEngine):
+    """Copies to and from the GPU beside its work."""
+
+    depth = 2
+
+    def __init__(self, checkpoint, precision: str, device: torch.device):
+        super().__init__(checkpoint, precision, device)
+        self._copies = torch.cuda.Stream(device)
+
+    def empty(self, count, window_px):
+        # Page-locked, so that the copy to the GPU runs beside its work.
+        return torch.empty((count, window_px, window_px, 3), dtype=torch.uint8, pin_memory=True).numpy()
+
+    def submit(self, windows):
+        with torch.inference_mode():
+            main = torch.cuda.current_stream(self._device)
+            with torch.cuda.stream(self._copies):
+                on_device = torch.from_numpy(windows).to(self._device, non_blocking=True)
+            main.wait_stream(self._copies)
+            on_device.record_stream(main)
+            with _no_tf32(self.precision in ("exact", "mixed")):
+                probability = self._probability(on_device)
+            fetched = torch.empty(probability.shape, dtype=torch.float32, pin_memory=True)
+            fetched.copy_(probability, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(main)
+            return fetched, done, windows  # windows: kept alive until copied
+
+    def result(self, ticket):
+        fetched, done, _ = ticket
+        done.synchronize()
+        return fetched.numpy()
+
+
+def torch_engine(
+    checkpoint, precision: str, device: torch.device, *, window_px: int, threads: int | None
+) -> TorchEngine:
+    """PyTorch in the form that suits the device."""
+    if device.type == "cpu":
+        return _TorchCpuEngine(checkpoint, precision, device, window_px=window_px, threads=threads)
+    if device.type == "cuda":
+        return _TorchCudaEngine(checkpoint, precision, device)
+    return TorchEngine(checkpoint, precision, device)
+
+
+def streams(threads: int, window_px: int) -> int:
+    """How many windows to compute at a time on this many cores.
+
+    One a core, as long as their layers fit into memory together: a window of 512 px needs about half a gigabyte. A
+    large window keeps several cores busy by itself.
+    """
+    return max(1, min(threads, MAX_STREAMS)) if window_px <= MAX_STREAM_PX else 1
+
+
+class _no_tf32:
+    """float32 on a GPU means float32: no 10-bit products while an exact engine runs."""
+
+    def __init__(self, wanted: bool):
+        self._wanted = wanted
+
+    def __enter__(self):
+        self._before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+        if self._wanted:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+    def __exit__(self, *_):
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before
