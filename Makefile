@@ -19,14 +19,15 @@ help:  ## list what can be made
 
 env: $(STAMP)  ## make the environment once (VENV=.venv), from requirements.lock
 
-# Kept as a copy of the lock: an environment is made anew only when the lock itself has changed.
+# Kept as a copy of the lock: an environment is made anew only when the lock itself has changed. Not compiled: Python
+# does that for the tenth of the files that are ever imported, when they are.
 $(STAMP): requirements.lock
 	@if ! cmp -s requirements.lock $(STAMP); then \
 	  set -e; \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tlskit needs Python 3.11 or newer: make PYTHON=python3.11")'; \
 	  echo "Setting up $(VENV): about 7 GB, a few minutes"; \
 	  test -x $(PY) || $(PYTHON) -m venv $(VENV); \
-	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock; \
 	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	  cp requirements.lock $(STAMP); \
 	else touch $(STAMP); fi

@@ -16,6 +16,7 @@ from tlskit import compute, engines
 from tlskit.errors import ParameterError
 from tlskit.folding import fold
 from tlskit.models import build_model
+from tlskit.runtimes import streams
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino, an optional extra, is not installed")
@@ -135,6 +136,19 @@ def test_a_result_does_not_depend_on_its_company(exact, name):
     stack, engine = windows(5), exact(name)
     together = engine.predict(stack)
     assert np.array_equal(together, np.concatenate([engine.predict(stack[:2]), engine.predict(stack[2:])]))
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_a_result_does_not_depend_on_the_number_of_cores(network, exact, name):
+    stack, before = windows(3), torch.get_num_threads()
+    one = make(network, engine=name, precision="exact", threads=1)
+    assert np.array_equal(one.predict(stack), exact(name).predict(stack))
+    assert torch.get_num_threads() == before, "the caller's number of threads is the caller's"
+
+
+def test_large_windows_are_computed_one_at_a_time():
+    assert [streams(threads, 512) for threads in (1, 2, 8, 64)] == [1, 2, 8, 8]
+    assert streams(8, 2048) == 1
 
 
 @pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])

@@ -31,8 +31,8 @@ def synth(
     out_dir: Annotated[Path, typer.Argument(help="Folder of the cohort.", show_default=False)],
     patients: Annotated[int, typer.Option(help="Number of patients.")] = 14,
     slide_mm: Annotated[tuple[float, float], typer.Option(help="Shortest and longest side of a slide, mm.")] = (
-        2.4,
-        3.4,
+        2.0,
+        2.8,
     ),
     scan_mpp: Annotated[float, typer.Option(help="um/px of the made scans.")] = 0.499,
     objective_power: Annotated[float, typer.Option(help="Objective power that the slides report.")] = 20,

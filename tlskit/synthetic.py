@@ -90,7 +90,7 @@ def _generator(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index, 2022])
 
 
-def plan_section(slide: SlidePlan, *, seed: int = 0, slide_mm: tuple[float, float] = (2.4, 3.4)) -> anatomy.Section:
+def plan_section(slide: SlidePlan, *, seed: int = 0, slide_mm: tuple[float, float] = (2.0, 2.8)) -> anatomy.Section:
     """The plan of the section that `make_cohort` draws for a slide, with all its structures, without painting it."""
     return _draw_plan(slide, slide_mm, _generator(seed, slide.index))
 
@@ -108,7 +108,7 @@ def make_cohort(
     out_dir: str | os.PathLike,
     *,
     n_patients: int = 14,
-    slide_mm: tuple[float, float] = (2.4, 3.4),
+    slide_mm: tuple[float, float] = (2.0, 2.8),
     scan_mpp: float = 0.499,
     objective_power: float = 20,
     seed: int = 0,
