@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,6 +145,20 @@ def test_a_result_does_not_depend_on_the_number_of_cores(network, exact, name):
     one = make(network, engine=name, precision="exact", threads=1)
     assert np.array_equal(one.predict(stack), exact(name).predict(stack))
     assert torch.get_num_threads() == before, "the caller's number of threads is the caller's"
+
+
+def test_the_threads_of_an_engine_end_with_it(network):
+    def threads():
+        return {thread for thread in threading.enumerate() if thread.name.startswith("tlskit-forward")}
+
+    before, engine = threads(), make(network, engine="torch", precision="exact")
+    engine.predict(windows(2))
+    own = threads() - before
+    assert len(own) == 2
+    del engine
+    for thread in own:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
 
 
 def test_large_windows_are_computed_one_at_a_time():

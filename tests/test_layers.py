@@ -30,7 +30,8 @@ LAYERS = [
     ["models", "learner", "runtimes", "streaming"],
     ["datasets", "compiled"],
     ["engines"],
-    ["training", "inference"],
+    ["training", "slidemaps"],
+    ["inference"],
     # judging
     ["evaluation", "timing", "armtables", "windowing", "checks"],
     ["comparison"],

@@ -1,8 +1,9 @@
 """Overlapping windows into one map: window layouts, integer weights, and the strip that adds them up.
 
-Sums are exact. Probabilities are rounded to 24 bits, weights are small integers, and every sum stays below 2**53, so
-that float64 holds it without rounding. The blended value is therefore the same whatever the order of addition: the
-size of strips, batches or a resumed run cannot change a single pixel, and a constant model gives back its constant.
+Sums are exact. Probabilities are rounded to 24 bits, weights are small integers whose products float32 holds, and
+every sum stays below 2**53, so that float64 holds it without rounding. The blended value is therefore the same whatever
+the order of addition: the size of strips, batches or a resumed run cannot change a single pixel, and a constant model
+gives back its constant.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from tlskit.errors import ParameterError
@@ -18,8 +20,10 @@ from tlskit.errors import ParameterError
 __all__ = ["Layout", "Strip", "crop_layout", "hann_layout", "quantise", "strips"]
 
 _ONE = float(2**24)
-#: With 24-bit probabilities, sums stay exact as long as weights add up to no more than this along one axis.
-_MAX_TOTAL = 2**14.5
+#: Weights add up to no more than this along one axis: a product of two of them has 24 bits, with a probability 48.
+_MAX_TOTAL = 2**12
+#: Rows that are worked on at a time: few enough to stay in a core's cache.
+_CACHED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -143,13 +147,13 @@ class Strip:
         count = -(-self.layout.core_px // self.block_px) + 1
         self._bands = deque(np.zeros((self.block_px, self.x_end - self.x0)) for _ in range(count))
         self._dirty = deque([False] * count)
-        self._weights2d = np.outer(self.layout.weights, self.layout.weights)
-        self._product = np.empty_like(self._weights2d)
+        self._weights2d = np.outer(self.layout.weights, self.layout.weights).astype(np.float32)
+        self._p24 = np.empty_like(self._weights2d[:_CACHED_ROWS])
 
     def stop(self) -> None:
         """Give the room back."""
         self._bands.clear()
-        self._product = self._weights2d = None
+        self._p24 = self._weights2d = None
 
     def add(self, row: int, column: int, probability: np.ndarray) -> None:
         """Add one window's core, ``(core_px, core_px) float32`` in [0, 1], at window (row, column)."""
@@ -159,17 +163,19 @@ class Strip:
         top, bottom = max(0, self._top * b - y), min(core, self.size_px[1] - y)
         if left >= right or top >= bottom:
             return
-        product = self._product[top:bottom, left:right]
-        np.multiply(probability[top:bottom, left:right], np.float32(_ONE), out=product, casting="unsafe")
-        np.rint(product, out=product)
-        if self.layout.blend != "crop":
-            product *= self._weights2d[top:bottom, left:right]
-        for band in range((y + top) // b, -(-(y + bottom) // b)):
-            start, stop = max(y + top, band * b), min(y + bottom, (band + 1) * b)
-            self._bands[band - self._top][start - band * b : stop - band * b, x + left : x + right] += product[
-                start - y - top : stop - y - top
-            ]
+        start, end = y + top, y + bottom
+        while start < end:
+            band = start // b
+            stop = min(start + _CACHED_ROWS, end, (band + 1) * b)
+            rows = slice(start - y, stop - y)
+            p24 = np.multiply(
+                probability[rows, left:right], np.float32(_ONE), out=self._p24[: stop - start, left:right]
+            )
+            np.rint(p24, out=p24)
+            sums = self._bands[band - self._top][start - band * b : stop - band * b, x + left : x + right]
+            cv2.accumulateProduct(p24, self._weights2d[rows, left:right], sums)  # multiplies and adds in float64
             self._dirty[band - self._top] = True
+            start = stop
 
     def finish(self, run: np.ndarray, carried: np.ndarray | None):
         """Complete the topmost unfinished row of blocks.
@@ -195,11 +201,15 @@ class Strip:
             sums, owned = band[: y1 - y0], self.x1 - self.x0
             if carried is not None:
                 sums[:, : carried.shape[1]] += carried
-            weights = self._total_weights(y0, y1, run)
-            np.maximum(weights, 1.0, out=weights)  # 0 only where no window was run: there the sum is 0 too
-            mean = np.divide(sums[:, :owned], weights, out=weights)
-            mean *= 255.0 / _ONE
-            values = np.rint(mean, out=mean).astype(np.uint8)
+            values = np.empty((y1 - y0, owned), np.uint8)
+            down, along = self._total_weights(y0, y1, run)
+            for top in range(0, y1 - y0, _CACHED_ROWS):
+                rows = slice(top, top + _CACHED_ROWS)
+                weights = down[rows] @ along
+                np.maximum(weights, 1.0, out=weights)  # 0 only where no window was run: there the sum is 0 too
+                mean = np.divide(sums[rows, :owned], weights, out=weights)
+                mean *= 255.0 / _ONE
+                values[rows] = np.rint(mean, out=mean)
             if self.carry_px:
                 carry = sums[:, owned:].copy()
             band.fill(0)
@@ -207,8 +217,11 @@ class Strip:
         self._dirty.append(False)
         return values, carry
 
-    def _total_weights(self, y0: int, y1: int, run: np.ndarray) -> np.ndarray:
-        """Sum of the weights of the windows that were run, over the owned pixels of rows y0..y1. Exact."""
+    def _total_weights(self, y0: int, y1: int, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights of the windows that were run, over the owned pixels of rows y0..y1: (y1 - y0, n) and (n, width).
+
+        Their matrix product is the sum of the weights at every pixel. Exact.
+        """
         core, stride, weights = self.layout.core_px, self.layout.stride_px, self.layout.weights
         first, last = np.searchsorted(self.ys + core, y0, side="right"), np.searchsorted(self.ys, y1, side="left")
         along = np.zeros((last - first, self.x1 - self.x0))
@@ -220,7 +233,7 @@ class Strip:
                 if run[row, column]:
                     _add_slice(along[n], weights, column * stride - self.x0)
             _add_slice(down[:, n], weights, int(self.ys[row]) - y0)
-        return down @ along
+        return down, along
 
 
 def _add_slice(line: np.ndarray, weights: np.ndarray, at: int) -> None:

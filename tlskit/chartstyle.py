@@ -43,7 +43,6 @@ __all__ = [
     "legend_right",
     "magnification_axis",
     "minutes_axis",
-    "minutes_text",
     "percent",
     "person_band",
     "same",
@@ -104,10 +103,6 @@ def same(values: Sequence) -> str:
     """A number that all arms should share; a range where they do not."""
     low, high = min(values), max(values)
     return f"{low}" if low == high else f"{low}-{high}"
-
-
-def minutes_text(minutes: float) -> str:
-    return f"{minutes:.1f} min" if minutes >= 1 else f"{minutes * 60:.2g} s"
 
 
 def slides_text(table: pd.DataFrame) -> str:

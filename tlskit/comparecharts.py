@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from tlskit import costs, published
+from tlskit import costs, published, units
 from tlskit.chartstyle import (
     BLACK,
     BLUE,
@@ -25,7 +25,6 @@ from tlskit.chartstyle import (
     legend_above,
     magnification_axis,
     minutes_axis,
-    minutes_text,
     person_band,
     same,
     score_name,
@@ -108,7 +107,7 @@ def minutes_per_slide(table: pd.DataFrame, *, with_published: bool = True) -> Fi
             ax.plot(*zip(*known, strict=True), "D", color=GREY, markerfacecolor="white", label=label)
     ax.set_xscale("log")
     for row, mean in zip(rows, table["minutes"], strict=True):
-        ax.annotate(minutes_text(mean), (mean, row), (0, 8), textcoords="offset points", fontsize=8, ha="center")
+        ax.annotate(units.minutes_text(mean), (mean, row), (0, 8), textcoords="offset points", fontsize=8, ha="center")
     ax.set_yticks(rows, labels)
     ax.set_ylim(len(table) - 0.4, -0.75)
     ax.set_xlabel("minutes per slide")

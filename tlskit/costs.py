@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlskit import published
+from tlskit import published, units
 from tlskit.armtables import ARM, collect
 from tlskit.comparison import differences, intervals
 from tlskit.errors import RunError
@@ -113,7 +113,7 @@ def choice(front: pd.DataFrame) -> str:
     best = front.loc[front["estimate"].idxmax()]
     name = {"iou": "IoU", "mcc": "MCC"}.get(chosen["score"], chosen["score"].capitalize())
     low, high = published.PERSON_MINUTES_PER_SLIDE
-    text = f"{chosen['arm']}: {name} {_with_interval(chosen)}, {_minutes(chosen['minutes'])} a slide"
+    text = f"{chosen['arm']}: {name} {_with_interval(chosen)}, {units.minutes_text(chosen['minutes'])} a slide"
     person = "less than" if chosen["minutes"] < low else "as long as" if chosen["minutes"] <= high else "longer than"
     text += f" ({person} the {low:g}-{high:g} min of a person). "
     if chosen["arm"] == best["arm"]:
@@ -128,7 +128,8 @@ def choice(front: pd.DataFrame) -> str:
             text += " and is the fastest."
     else:
         text += (
-            f"The best score is that of {best['arm']} ({_with_interval(best)}, {_minutes(best['minutes'])}), but "
+            f"The best score is that of {best['arm']} "
+            f"({_with_interval(best)}, {units.minutes_text(best['minutes'])}), but "
             f"{chosen['arm']} is {best['minutes'] / chosen['minutes']:.1f} times as fast and at most "
             f"{chosen['margin']:g} worse: paired difference {chosen['difference_to_best']:+.3f} "
             f"(95 % interval {chosen['difference_low']:+.3f} to {chosen['difference_high']:+.3f})."
@@ -152,7 +153,3 @@ def _with_interval(row: pd.Series) -> str:
     if np.isnan(row["low"]):
         return f"{row['estimate']:.3f} (no interval)"
     return f"{row['estimate']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-
-
-def _minutes(minutes: float) -> str:
-    return f"{minutes:.1f} min" if minutes >= 1 else f"{minutes * 60:.0f} s" if minutes >= 1 / 60 else "under 1 s"

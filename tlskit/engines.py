@@ -23,7 +23,7 @@ from torch import nn
 from tlskit import compute
 from tlskit.compiled import OnnxEngine, OpenVinoEngine
 from tlskit.errors import ParameterError
-from tlskit.runtimes import Engine, TorchEngine, has_parts, torch_engine
+from tlskit.runtimes import MAX_STREAM_PX, Engine, TorchEngine, has_parts, torch_engine
 
 __all__ = ["ENGINES", "EXACT_DPROB", "MAX_DPROB", "Engine", "EngineSource", "eager", "make_engine", "prepare"]
 
@@ -38,7 +38,8 @@ EXACT_DPROB = 1e-5
 #: What the optional engines need, and how to get it.
 _PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx"]}
 _INSTALL = {"openvino": "pip install tlskit[openvino]", "onnxruntime": "pip install onnxruntime onnx"}
-#: Windows that are compared: enough to see a difference, few enough not to be felt.
+#: Windows that are compared: enough to see a difference, few enough not to be felt. Of large ones a single one: plain
+#: PyTorch holds all layers of all windows of a call.
 _CHECK_WINDOWS = 4
 
 
@@ -170,7 +171,7 @@ def prepare(checkpoint, windows: np.ndarray, *, made: Engine, engine="auto", pre
         What `make_engine` made of the same `engine` and `precision`.
     """
     start = time.perf_counter()
-    first = np.ascontiguousarray(windows[:_CHECK_WINDOWS])
+    first = np.ascontiguousarray(windows[: _CHECK_WINDOWS if windows.shape[1] <= MAX_STREAM_PX else 1])
     device = torch.device(made.device)
     reference = eager(checkpoint, first, device=device)
     _, rungs = _rungs(checkpoint.model, "torch" if made.name == "torch" else engine, precision, made.device)

@@ -20,6 +20,7 @@ __all__ = [
     "lattice_size",
     "magnification_for_mpp",
     "magnification_name",
+    "minutes_text",
     "mpp_for_magnification",
     "px0_to_px",
     "px_to_px0",
@@ -48,6 +49,11 @@ def magnification_for_mpp(mpp: float) -> float:
 def magnification_name(magnification: float) -> str:
     """``20`` -> ``"20x"``, ``2.5`` -> ``"2.5x"``: the name of an arm's folder and of a row in a table."""
     return f"{magnification:g}x"
+
+
+def minutes_text(minutes: float) -> str:
+    """A duration as one says it: ``1.5`` -> ``"1.5 min"``, ``0.5`` -> ``"30 s"``, ``0.0135`` -> ``"0.81 s"``."""
+    return f"{minutes:.1f} min" if minutes >= 0.995 else f"{minutes * 60:.2g} s"
 
 
 def downsample(mpp: float, mpp0: float) -> float:

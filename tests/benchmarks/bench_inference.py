@@ -50,11 +50,11 @@ def checkpoint(model, mpp):
 
 def tissue_windows(path, mpp, count=None):
     """The windows that inference would run, (N, 512, 512, 3) uint8."""
-    from tlskit import inference, slides
+    from tlskit import slidemaps, slides
 
     with slides.open_slide(path) as slide:
-        layout = inference.layout_for(checkpoint(None, mpp))
-        planned, _ = inference._plan(slide, layout, slide.size_px(mpp), mpp, None)
+        layout = slidemaps.layout_for(checkpoint(None, mpp))
+        planned, _ = slidemaps.plan_windows(slide, layout, slide.size_px(mpp), mpp, None)
         rows, columns = np.nonzero(planned)
         xy = np.stack([columns, rows], 1)[:count] * layout.stride_px
         return np.stack([window for _, window in slide.windows(xy, TILE_PX, mpp=mpp)])

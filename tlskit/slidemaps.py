@@ -1,0 +1,377 @@
+"""One slide through a network into its probability map.
+
+The checkpoint says how it must be applied: um/px, window, overlap, normalisation. None of these is asked for again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from tlskit import __version__, blending, engines, streaming, units
+from tlskit.errors import CheckpointError, ParameterError, SlideError
+from tlskit.probmaps import MapWriter
+
+__all__ = ["STAGES", "Prediction", "layout_for", "map_metadata", "plan_windows", "predict_slide", "reading_of"]
+
+#: Width of the strips a slide is processed in; what is held in memory is proportional to it. Its choice cannot change
+#: a map.
+STRIP_PX = 4096
+BLOCK_PX = 512
+#: Stages of `Prediction.stage_s`, in the order of the work. Several threads do them, so that their sum may exceed the
+#: wall time; "wait_..." is the time for which a thread had nothing to do or nowhere to put its work.
+STAGES = ("open", "tissue", "read", "resample", "preprocess", "forward", "blend", "write")
+
+
+@dataclass
+class Prediction:
+    """What became of one slide.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The probability map.
+    slide_id : str
+    stage_s : dict of str to float
+        Seconds by stage: `STAGES`, then waits: ``wait_decode`` (the reader for decoded rows), ``wait_read`` (the
+        reader for the network), ``wait_forward_in`` (the network for the reader), ``wait_forward_out`` (the network
+        for the blender) and ``wait_blend`` (the blender for the network). "read" (with decoding) and "resample" are
+        the sum over two threads.
+    wall_s : float
+        From the slide's opening to the finished map, without making and checking the engine.
+    windows, windows_skipped : int
+        Windows run, and windows of the grid without tissue.
+    level, reader
+        Pyramid level read, and by what.
+    engine, precision : str
+        What was used in the end.
+    max_dprob : float
+        Largest difference of a probability to plain float32 on the first windows.
+    lost : list of dict
+        Regions of the slide that could not be read, also while tissue was looked for. `invalid_px` pixels of the map
+        could not be predicted for it.
+    compile_s, check_s : float
+        Seconds for making the engine and for comparing it with float32. 0 where an engine was brought along.
+    tissue_mm2 : float
+        Area of tissue; of the whole slide where no tissue was looked for.
+    map_px : (int, int)
+        Size of the map.
+    resumed_windows : int
+        Windows of the grid that an earlier, interrupted run had already brought to an end.
+    events : list of (str, float, float)
+        Every piece of work: stage, start and stop in seconds from the beginning; the first 20,000. For a picture of
+        the overlap.
+    """
+
+    path: Path
+    slide_id: str
+    stage_s: dict[str, float]
+    wall_s: float
+    windows: int
+    windows_skipped: int
+    level: int
+    reader: str
+    engine: str
+    precision: str
+    max_dprob: float
+    lost: list[dict]
+    compile_s: float = 0.0
+    check_s: float = 0.0
+    tissue_mm2: float = 0.0
+    map_px: tuple[int, int] = (0, 0)
+    invalid_px: int = 0
+    resumed_windows: int = 0
+    events: list[tuple[str, float, float]] = field(default_factory=list, repr=False)
+
+
+def layout_for(checkpoint, *, overlap: float | None = None, window_px: int | None = None, halo_px: int | None = None):
+    """How windows lie: those of the checkpoint's tiles under Hann weights, or larger ones with a halo.
+
+    Parameters
+    ----------
+    checkpoint
+        With ``tile_px`` and, unless `overlap` is given, ``overlap``.
+    overlap : float, optional
+        Share by which windows overlap; by default as in training.
+    window_px : int, optional
+        Larger windows, of which only the centre counts. They need far fewer products, but a network with
+        squeeze-and-excitation sees the whole window: measure first what that does to the scores
+        (`tlskit.windowing.compare_windows`).
+    halo_px : int, optional
+        Rim that is thrown away of a larger window; by default an eighth of the training tile, at least 64 px.
+
+    Returns
+    -------
+    blending.Layout
+    """
+    tile_px = int(checkpoint.tile_px)
+    if window_px is None or window_px == tile_px and halo_px is None:
+        return blending.hann_layout(tile_px, getattr(checkpoint, "overlap", 0.5) if overlap is None else overlap)
+    if window_px < tile_px or window_px % 32:
+        raise ParameterError(
+            f"`window_px` should be a multiple of 32 and at least the training tile ({tile_px} px), not {window_px}."
+        )
+    return blending.crop_layout(window_px, max(64, tile_px // 4) if halo_px is None else halo_px)
+
+
+def predict_slide(
+    checkpoint,
+    slide,
+    out_path,
+    *,
+    slide_id: str | None = None,
+    magnification: float | None = None,
+    overlap: float | None = None,
+    batch_size: int = 8,
+    window_px: int | None = None,
+    halo_px: int | None = None,
+    tissue=None,
+    engine="auto",
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    progress: bool = True,
+    resume: bool = True,
+    strip_px: int = STRIP_PX,
+    block_px: int = BLOCK_PX,
+) -> Prediction:
+    """Predict one slide and write its probability map while the slide streams through.
+
+    Windows cover the whole slide, edges included (what lies beyond is white); those without tissue are not run, and
+    where no window was run the probability is 0. Elsewhere it is the mean of the windows there, by their weights.
+    Memory does not grow with the slide. An interrupted run is taken up where it stopped, and gives the identical file.
+
+    Parameters
+    ----------
+    checkpoint : models.Checkpoint
+        Or anything with ``model`` (giving logits), ``magnification``, ``mpp``, ``tile_px`` and ``normalisation``.
+    slide : slides.Slide or path
+        Left open if it was given open.
+    out_path : path
+        The map; see `probmaps`.
+    slide_id : str, optional
+        By default the file's name without its suffix.
+    magnification : float, optional
+        What the caller believes it to be; any other checkpoint is refused.
+    overlap, window_px, halo_px
+        See `layout_for`.
+    batch_size : int
+        Windows handed to the engine at a time.
+    tissue : tissue.Tissue, False or None
+        Where there is tissue. None finds it; False runs every window.
+    engine : str or engines.EngineSource
+        One of `engines.ENGINES`, or a source that several slides share.
+    precision, device, threads
+        See `engines.make_engine`.
+    progress : bool
+        Show a bar.
+    resume : bool
+        Take up the journal of an interrupted run. Otherwise such a journal is thrown away.
+    strip_px, block_px : int
+        Width of the strips and side of the map's blocks.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is for another magnification, or its network gives no numbers.
+    SlideError, ScaleError
+        If the slide cannot be opened, was scanned too coarsely, or no part of it can be read. Where only a part
+        cannot be read, the map marks it invalid.
+    """
+    clock = streaming.Clock()
+    _check_checkpoint(checkpoint, magnification)
+    if batch_size < 1:
+        raise ParameterError(f"`batch_size` should be at least 1, not {batch_size!r}.")
+    layout = layout_for(checkpoint, overlap=overlap, window_px=window_px, halo_px=halo_px)
+    source = engine
+    if not isinstance(source, engines.EngineSource):
+        source = engines.EngineSource(
+            checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads
+        )
+    elif source.window_px != layout.window_px:
+        raise ParameterError(f"The engine is for windows of {source.window_px} px, not {layout.window_px}.")
+    opened = None
+    with clock.stage("open"):
+        if isinstance(slide, (str, Path)):
+            from tlskit.slides import open_slide
+
+            slide = opened = open_slide(slide, **reading_of(checkpoint))
+        _check_colours(checkpoint, slide)
+        size_px = tuple(slide.size_px(checkpoint.mpp))
+        level = slide.level_for(checkpoint.mpp)
+    try:
+        with clock.stage("tissue"):
+            planned, tissue_mm2 = plan_windows(slide, layout, size_px, checkpoint.mpp, tissue)
+        slide_id = Path(slide.path).stem if slide_id is None else slide_id
+        metadata = map_metadata(checkpoint, slide, slide_id, layout, tissue, source.asked)
+        metadata["windows_sha256"] = hashlib.sha256(np.packbits(planned).tobytes()).hexdigest()
+        cut = blending.strips(size_px, layout, strip_px=strip_px, block_px=block_px)
+
+        def begin(resume: bool):
+            writer = MapWriter(
+                out_path, size_px, mpp=checkpoint.mpp, block_px=block_px, metadata=metadata, resume=resume
+            )
+            return writer, streaming.resume_point(writer, cut, planned)
+
+        writer, position = begin(resume)
+        if position is None:  # the journal's files contradict one another
+            writer.discard()
+            writer, position = begin(False)
+        with writer:
+            n_planned = int(planned.sum())
+            resumed = n_planned - sum(len(rows) for _, rows, _ in streaming.remaining(cut, position))
+            choice = _EngineChoice(source, writer)
+            bar = tqdm(total=n_planned, initial=resumed, desc=slide_id, unit="window", disable=not progress)
+            with bar:
+                streaming.stream(
+                    slide, choice, writer, cut, layout, position,
+                    mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, on_windows=bar.update,
+                )  # fmt: skip
+            if n_planned and not position.run.any():
+                raise SlideError(
+                    f"{slide.path}: none of {n_planned} windows could be read. The file is damaged; copy it "
+                    "again from where it came."
+                )
+            invalid = streaming.invalid_boxes(layout, size_px, planned, position.run)
+            writer.metadata.update(
+                engine=choice.name,
+                precision=choice.precision,
+                windows=int(position.run.sum()),
+                windows_skipped=planned.size - n_planned,
+                windows_lost=n_planned - int(position.run.sum()),
+                invalid=invalid,
+                lost=list(slide.lost),
+                tissue_mm2=tissue_mm2,
+                level=level,
+                reader=slide.reader,
+            )
+            finishing = time.perf_counter()
+        clock.add("write", finishing, time.perf_counter())
+        lost = list(slide.lost)
+    finally:
+        if opened is not None:
+            opened.close()
+    wall_s = time.perf_counter() - clock.zero - choice.made_s
+    stage_s = {name: clock.seconds.get(name, 0.0) for name in STAGES}
+    stage_s |= {name: s for name, s in sorted(clock.seconds.items()) if name.startswith("wait_")}
+    return Prediction(
+        path=Path(out_path), slide_id=slide_id, stage_s=stage_s, wall_s=wall_s,
+        windows=int(position.run.sum()), windows_skipped=planned.size - n_planned,
+        level=level, reader=slide.reader, engine=choice.name, precision=choice.precision,
+        max_dprob=choice.max_dprob, lost=lost, compile_s=choice.compile_s, check_s=choice.check_s,
+        tissue_mm2=tissue_mm2, map_px=size_px, invalid_px=sum(w * h for _, _, w, h in invalid),
+        resumed_windows=resumed, events=clock.events,
+    )  # fmt: skip
+
+
+class _EngineChoice:
+    """Fetches the engine when the first windows are there, and remembers which it was and what it took."""
+
+    def __init__(self, source: engines.EngineSource, writer: MapWriter):
+        self._source, self._writer = source, writer
+        self._noted = next((note["engine"] for note in writer.notes if "engine" in note), None)
+        self.made_s = self.compile_s = self.check_s = 0.0
+        self.name, self.precision, self.max_dprob = self._noted or ("", "", float("nan"))
+
+    def __call__(self, windows: np.ndarray) -> engines.Engine:
+        start, before = time.perf_counter(), self._source.made
+        if self._noted:
+            # A map is made by one engine: what was chosen before the interruption holds for the rest.
+            made = self._source.exactly(self.name, self.precision)
+        else:
+            made = self._source.get(windows)
+            self.name, self.precision, self.max_dprob = made.name, made.precision, made.max_dprob
+            self._writer.commit({"engine": [self.name, self.precision, self.max_dprob]})
+        if made is not before:
+            self.compile_s, self.check_s = made.compile_s, made.check_s
+        self.made_s = time.perf_counter() - start
+        return made
+
+
+def _check_checkpoint(checkpoint, magnification: float | None) -> None:
+    mpp = units.mpp_for_magnification(checkpoint.magnification)
+    if abs(mpp - checkpoint.mpp) > 1e-9 * mpp:
+        raise CheckpointError(
+            f"The checkpoint contradicts itself: {checkpoint.magnification:g}x is {mpp:g} um/px, but it says "
+            f"{checkpoint.mpp:g}. It was not written by this package, or was altered; train again."
+        )
+    if magnification is not None and magnification != checkpoint.magnification:
+        raise CheckpointError(
+            f"The checkpoint was trained at {units.magnification_name(checkpoint.magnification)}, but "
+            f"{units.magnification_name(magnification)} is asked for. Give the checkpoint of that arm, or train one."
+        )
+
+
+def reading_of(checkpoint) -> dict:
+    """How a checkpoint wants slides to be opened: arguments of `slides.open_slide`."""
+    return {
+        "resolution_by": getattr(checkpoint, "resolution_by", "mpp"),
+        "apply_icc": getattr(checkpoint, "apply_icc", False),
+    }
+
+
+def _check_colours(checkpoint, slide) -> None:
+    wanted, given = getattr(checkpoint, "apply_icc", False), getattr(slide, "apply_icc", False)
+    if wanted != given:
+        raise CheckpointError(
+            f"The checkpoint was trained with `apply_icc: {str(wanted).lower()}`, but {Path(slide.path).name} was "
+            f"opened with apply_icc={given}. Open it as the checkpoint says, or give its path."
+        )
+
+
+def plan_windows(slide, layout, size_px, mpp, tissue) -> tuple[np.ndarray, float]:
+    """Which windows to run, (rows, columns) bool, and the area of tissue in mm2."""
+    xs, ys = layout.starts(size_px[0]), layout.starts(size_px[1])
+    if tissue is False:
+        return np.ones((len(ys), len(xs)), bool), units.area_mm2(size_px[0] * size_px[1], mpp)
+    if tissue is None:
+        from tlskit.tissue import tissue_mask
+
+        tissue = tissue_mask(slide)
+    x_px0, y_px0 = np.meshgrid(*(units.px_to_px0(at, mpp, slide.mpp0) for at in (xs, ys)))
+    side_px0 = np.full(x_px0.size, layout.core_px * mpp / slide.mpp0)
+    fractions = tissue.fractions(x_px0.ravel(), y_px0.ravel(), side_px0)
+    planned = (np.asarray(fractions) > 0).reshape(x_px0.shape)
+    for box in slide.lost:
+        # What could not be read when tissue was looked for is not glass: it is tried again here, and then either
+        # predicted or marked invalid.
+        across = (x_px0[0] + side_px0[0] > box["x_px0"]) & (x_px0[0] < box["x_px0"] + box["width_px0"])
+        down = (y_px0[:, 0] + side_px0[0] > box["y_px0"]) & (y_px0[:, 0] < box["y_px0"] + box["height_px0"])
+        planned |= down[:, None] & across
+    return planned, float(tissue.area_mm2)
+
+
+def map_metadata(checkpoint, slide, slide_id, layout, tissue, asked) -> dict:
+    """What a map is a function of: equal metadata, equal map."""
+    path = Path(slide.path)
+    return {
+        "tlskit": __version__,
+        "slide_id": slide_id,
+        "slide_file": path.name,
+        "slide_bytes": path.stat().st_size if path.exists() else 0,
+        "size_px0": [int(side) for side in slide.size_px0],
+        "mpp0": float(slide.mpp0),
+        "mpp_source": slide.mpp_source,
+        "magnification": float(checkpoint.magnification),
+        "checkpoint_sha256": getattr(checkpoint, "sha256", ""),
+        "parameters": {
+            "window_px": layout.window_px,
+            "halo_px": layout.halo_px,
+            "stride_px": layout.stride_px,
+            "blend": layout.blend,
+            "normalisation": checkpoint.normalisation,
+            "apply_icc": getattr(checkpoint, "apply_icc", False),
+            "tissue_only": tissue is not False,
+            "engine": asked[0],
+            "precision": asked[1],
+        },
+    }
