@@ -360,7 +360,7 @@ def test_reading_network_and_blending_run_in_threads_of_their_own(tmp_path):
     assert all(0 <= start <= stop <= result.wall_s + 1 for stage, start, stop in result.events if stage != "read")
     for stage in ("open", "tissue", "read", "preprocess", "forward", "blend", "write"):
         assert result.stage_s[stage] >= 0
-    assert {"wait_read", "wait_forward_in", "wait_forward_out", "wait_blend"} <= set(result.stage_s)
+    assert {"wait_read", "wait_forward_in", "wait_forward_out", "wait_blend", "wait_write"} <= set(result.stage_s)
     assert result.stage_s["forward"] > 0 and result.wall_s > result.stage_s["forward"]
 
 
@@ -431,7 +431,7 @@ def test_sums_are_whole_numbers_without_rounding(overlap):
         expected[:, at] += np.rint(probability.astype(np.float64) * 2**24).astype(np.int64) * weights
         total[:, at] += weights
     assert expected.max() < 2**53 and np.array_equal(strip._bands[0], expected)
-    values, carry = strip.finish(np.ones((1, 6), bool), None)
+    values, carry = strip.finish(strip.take(), np.ones((1, 6), bool), None)
     assert carry is None and np.array_equal(values, np.rint(expected / total * (255 / 2**24)).astype(np.uint8))
 
 

@@ -145,7 +145,9 @@ class Strip:
         self._top = block_row
         # A window may reach as far below the topmost unfinished row of blocks as its core is high.
         count = -(-self.layout.core_px // self.block_px) + 1
-        self._bands = deque(np.zeros((self.block_px, self.x_end - self.x0)) for _ in range(count))
+        bands = [np.zeros((self.block_px, self.x_end - self.x0)) for _ in range(count + 1)]
+        self._spare = bands.pop()
+        self._bands = deque(bands)
         self._dirty = deque([False] * count)
         self._weights2d = np.outer(self.layout.weights, self.layout.weights).astype(np.float32)
         self._p24 = np.empty_like(self._weights2d[:_CACHED_ROWS])
@@ -153,6 +155,7 @@ class Strip:
     def stop(self) -> None:
         """Give the room back."""
         self._bands.clear()
+        self._spare = None
         self._p24 = self._weights2d = None
 
     def add(self, row: int, column: int, probability: np.ndarray) -> None:
@@ -177,11 +180,29 @@ class Strip:
             self._dirty[band - self._top] = True
             start = stop
 
-    def finish(self, run: np.ndarray, carried: np.ndarray | None):
-        """Complete the topmost unfinished row of blocks.
+    def take(self) -> tuple[int, np.ndarray, bool]:
+        """Take out the topmost unfinished row of blocks, for `finish`; windows may be added below it meanwhile.
+
+        Returns
+        -------
+        block_row : int
+        sums : (block_px, x_end - x0) float64
+        any : bool
+            Whether anything was added to them.
+        """
+        taken = self._top, self._bands.popleft(), self._dirty.popleft()
+        self._bands.append(self._spare)
+        self._dirty.append(False)
+        self._top += 1
+        return taken
+
+    def finish(self, taken: tuple[int, np.ndarray, bool], run: np.ndarray, carried: np.ndarray | None):
+        """Complete a row of blocks that was taken out, before the next one is.
 
         Parameters
         ----------
+        taken
+            What `take` gave.
         run : (window rows, window columns) bool
             The windows that were predicted, over the whole map.
         carried : (rows, columns) float64 or None
@@ -192,10 +213,9 @@ class Strip:
         values : (rows, x1 - x0) uint8, or None where nothing was predicted
         carry : (rows, carry_px) float64, or None where it is all 0
         """
-        y0 = self._top * self.block_px
+        block_row, band, dirty = taken
+        y0 = block_row * self.block_px
         y1 = min(y0 + self.block_px, self.size_px[1])
-        band, dirty = self._bands.popleft(), self._dirty.popleft()
-        self._top += 1
         values = carry = None
         if dirty or carried is not None:
             sums, owned = band[: y1 - y0], self.x1 - self.x0
@@ -213,8 +233,7 @@ class Strip:
             if self.carry_px:
                 carry = sums[:, owned:].copy()
             band.fill(0)
-        self._bands.append(band)
-        self._dirty.append(False)
+        self._spare = band
         return values, carry
 
     def _total_weights(self, y0: int, y1: int, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

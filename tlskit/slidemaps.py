@@ -40,8 +40,8 @@ class Prediction:
     stage_s : dict of str to float
         Seconds by stage: `STAGES`, then waits: ``wait_decode`` (the reader for decoded rows), ``wait_read`` (the
         reader for the network), ``wait_forward_in`` (the network for the reader), ``wait_forward_out`` (the network
-        for the blender) and ``wait_blend`` (the blender for the network). "read" (with decoding) and "resample" are
-        the sum over two threads.
+        for the blender), ``wait_blend`` (the blender for the network) and ``wait_write`` (the blender for the writer).
+        "read" (with decoding) and "resample" are the sum over two threads.
     wall_s : float
         From the slide's opening to the finished map, without making and checking the engine.
     windows, windows_skipped : int

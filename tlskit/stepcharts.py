@@ -163,7 +163,8 @@ _THREADS = {
     "decoding": {"read": BLUE, "resample": SKY},
     "cutting windows": {"preprocess": PURPLE, "wait_decode": LIGHT_GREY, "wait_read": LIGHT_GREY},
     "network": {"forward": VERMILION, "wait_forward_in": LIGHT_GREY, "wait_forward_out": LIGHT_GREY},
-    "map": {"blend": GREEN, "write": ORANGE, "wait_blend": LIGHT_GREY},
+    "blending": {"blend": GREEN, "wait_blend": LIGHT_GREY, "wait_write": LIGHT_GREY},
+    "writing": {"write": ORANGE},
 }
 _STAGE_NAMES = {"tissue": "finding tissue", "read": "read and decode", "preprocess": "copy", "write": "write the map"}
 

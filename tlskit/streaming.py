@@ -1,9 +1,10 @@
-"""The pipeline that takes windows through a network into a map: three threads with short queues between them.
+"""The pipeline that takes windows through a network into a map: four threads with short queues between them.
 
-One thread reads windows, the caller's thread runs the network, a third blends and writes. A slide is cut into vertical
-strips and rows of blocks, so that memory does not grow with its size. After every row of blocks the journal of the map
-notes how far it is; sums that the next strip needs lie in a file beside it. A run that was killed starts again at
-the row of blocks it had not finished, and because sums are exact (see `blending`) it ends with the identical file.
+One thread reads windows, the caller's thread runs the network, a third adds up, a fourth divides and writes. A slide is
+cut into vertical strips and rows of blocks, so that memory does not grow with its size. After every row of blocks the
+journal of the map notes how far it is; sums that the next strip needs lie in a file beside it. A run that was killed
+starts again at the row of blocks it had not finished, and because sums are exact (see `blending`) it ends with the
+identical file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 import zlib
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -259,16 +261,22 @@ class _Reader:
 
 
 class _Blender:
-    """Adds windows up, and hands every completed row of blocks to the map's writer."""
+    """Adds windows up, and hands every completed row of blocks to a thread that finishes and writes it."""
 
     def __init__(self, writer, strips, layout, progress, *, clock, on_windows):
         self._writer, self._strips, self._layout = writer, strips, layout
         self._progress, self._clock, self._on_windows = progress, clock, on_windows
         self._lost: list[tuple[int, int]] = []
+        self._writing: Future | None = None
 
     def run(self, get) -> None:
         if self._progress.strip == len(self._strips):
             return
+        with ThreadPoolExecutor(1, thread_name_prefix="tlskit-write") as self._pool:
+            self._blend(get)
+            self._await_writing()
+
+    def _blend(self, get) -> None:
         self._strip.start(self._progress.block_row)
         halo, core = self._layout.halo_px, self._layout.core_px
         while True:
@@ -304,26 +312,32 @@ class _Blender:
         """Finish the rows of blocks that need none but the first `rows_in` rows of this strip's windows."""
         strip = self._strip
         while strip.rows_above(self._progress.block_row) <= rows_in:
-            block_row = self._progress.block_row
-            start = time.perf_counter()
-            before = self._strips[strip.number - 1] if strip.number else None
-            carried = _read_carry(self._writer, before, block_row) if before else None
-            values, carry = strip.finish(self._progress.run, carried if carried is None or carried.any() else None)
-            middle = time.perf_counter()
-            self._clock.add("blend", start, middle)
-            self._write(strip, block_row, values, carry)
-            self._clock.add("write", middle, time.perf_counter())
+            self._await_writing()  # one row of blocks at a time: what waits to be written is held in memory
+            self._writing = self._pool.submit(self._write, strip, strip.take(), self._lost)
+            self._lost = []
             self._progress.block_row += 1
             if self._progress.block_row == strip.block_rows:
+                self._await_writing()  # the next strip reads this one's carry
                 strip.stop()
-                if before:
-                    _carry_path(self._writer, before.number).unlink(missing_ok=True)
+                if strip.number:
+                    _carry_path(self._writer, strip.number - 1).unlink(missing_ok=True)
                 self._progress.strip, self._progress.block_row = strip.number + 1, 0
                 if self._progress.strip < len(self._strips):
                     self._strip.start()
                 return
 
-    def _write(self, strip: Strip, block_row: int, values, carry) -> None:
+    def _await_writing(self) -> None:
+        if self._writing is not None:
+            start = time.perf_counter()
+            self._writing.result()
+            self._clock.add("wait_write", start, time.perf_counter())
+
+    def _write(self, strip: Strip, taken: tuple, lost: list[tuple[int, int]]) -> None:
+        start, block_row = time.perf_counter(), taken[0]
+        carried = _read_carry(self._writer, self._strips[strip.number - 1], block_row) if strip.number else None
+        values, carry = strip.finish(taken, self._progress.run, carried if carried is None or carried.any() else None)
+        middle = time.perf_counter()
+        self._clock.add("blend", start, middle)
         b = self._writer.block_px
         if values is not None:
             for x in range(strip.x0, strip.x1, b):
@@ -335,8 +349,8 @@ class _Blender:
             with open(path, "r+b" if path.exists() else "w+b") as file:
                 file.seek(block_row * b * strip.carry_px * carry.itemsize)
                 file.write(carry)
-        self._writer.commit({"strip": strip.number, "row": block_row, "crc": crc, "lost": self._lost})
-        self._lost = []
+        self._writer.commit({"strip": strip.number, "row": block_row, "crc": crc, "lost": lost})
+        self._clock.add("write", middle, time.perf_counter())
 
 
 def _carry_path(writer: MapWriter, number: int):
