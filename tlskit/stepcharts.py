@@ -100,16 +100,16 @@ def training_history(history: pd.DataFrame) -> Figure:
     middle.plot(epochs, history["val_iou"], "s-", color=ORANGE)
     best = history.loc[history["val_iou"].idxmax()] if history["val_iou"].notna().any() else history.iloc[-1]
     middle.plot([best["epoch"]], [best["val_iou"]], "*", color=VERMILION, markersize=14)
-    middle.annotate(
+    middle.annotate(  # above: no other epoch lies higher
         f"kept: {best['val_iou']:.3f}",
         (best["epoch"], best["val_iou"]),
-        xytext=(9 if best["epoch"] <= epochs.median() else -9, -4),
+        xytext=(0, 8),
         textcoords="offset points",
         ha="left" if best["epoch"] <= epochs.median() else "right",
-        va="top",
         fontsize=8,
     )
-    middle.set_ylim(0, 1)
+    middle.set_ylim(0, 1.12)
+    middle.set_yticks(np.linspace(0, 1, 6))
     middle.set_ylabel("validation IoU at 0.5\n(all pixels pooled)")
     right.bar(epochs, history["tiles_per_s"], color=GREEN, width=0.7)
     right.set_ylabel("training tiles per second")
