@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from tlskit.errors import ParameterError
+from tlskit.errors import CheckpointError, ParameterError
 
 __all__ = ["Layout", "Strip", "crop_layout", "hann_layout", "quantise", "strips"]
 
@@ -212,6 +212,11 @@ class Strip:
         -------
         values : (rows, x1 - x0) uint8, or None where nothing was predicted
         carry : (rows, carry_px) float64, or None where it is all 0
+
+        Raises
+        ------
+        CheckpointError
+            If a probability that was added is nan or infinite.
         """
         block_row, band, dirty = taken
         y0 = block_row * self.block_px
@@ -229,6 +234,11 @@ class Strip:
                 np.maximum(weights, 1.0, out=weights)  # 0 only where no window was run: there the sum is 0 too
                 mean = np.divide(sums[rows, :owned], weights, out=weights)
                 mean *= 255.0 / _ONE
+                if not np.isfinite(mean.sum()):
+                    raise CheckpointError(
+                        "The network's output is not a number (nan or infinite). Its weights are damaged or training "
+                        "diverged; train again, e.g. with a lower learning_rate or `precision: exact`."
+                    )
                 values[rows] = np.rint(mean, out=mean)
             if self.carry_px:
                 carry = sums[:, owned:].copy()

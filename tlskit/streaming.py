@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tlskit.blending import Layout, Strip
-from tlskit.errors import CheckpointError
 from tlskit.probmaps import MapWriter
 
 __all__ = ["Batch", "Clock", "Progress", "invalid_boxes", "remaining", "resume_point", "stream"]
@@ -293,11 +292,6 @@ class _Blender:
                 self._complete(row)
                 start = time.perf_counter()
                 core_probability = probability[n, halo : halo + core, halo : halo + core]
-                if not np.isfinite(core_probability.sum()):
-                    raise CheckpointError(
-                        "The network's output is not a number (nan or infinite). Its weights are damaged or training "
-                        "diverged; train again, e.g. with a lower learning_rate or `precision: exact`."
-                    )
                 self._strip.add(row, column, core_probability)
                 self._clock.add("blend", start, time.perf_counter())
             self._on_windows(len(batch.places) + len(batch.lost))
