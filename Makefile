@@ -38,8 +38,8 @@ demo: env  ## make a synthetic cohort and run the whole study on it (16 to 20 mi
 	$(PY) -m tlskit sweep params/demo.yaml
 
 # One process a file: torch, OpenVINO, libvips and the widgets' libraries, loaded into one interpreter one after the
-# other, have been seen to end it with a segmentation fault. Two files at a time, each on one core, slow
-# ones first; those that drive a browser one after the other, since two at a time have been seen to wait for ever.
+# other, have been seen to end it with a segmentation fault. Two files at a time, each on one core, slow ones first;
+# those that drive a browser one after the other, since two at a time have been seen to wait for ever.
 test: env  ## run the tests
 	@run() { OMP_NUM_THREADS=1 xargs -P $$1 -I FILE sh -c \
 	  'out=$$($(PY) -m pytest -q FILE 2>&1) || code=1; printf "%s\n%s\n" FILE "$$out"; exit $${code:-0}'; }; \

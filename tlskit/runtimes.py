@@ -180,8 +180,8 @@ class TorchEngine(Engine):
 class _TorchCpuEngine(TorchEngine):
     """Single windows, each on cores of its own: no core waits for another one, layer by layer.
 
-    A result depends neither on how windows were grouped nor, up to `MAX_STREAMS` cores, on how many cores there are:
-    means over a channel are summed in one order.
+    A result does not depend on how windows were grouped, nor on how many cores there are where each window has one
+    (up to `MAX_STREAMS` cores and `MAX_STREAM_PX`): means over a channel are summed in one order.
     """
 
     depth = 2

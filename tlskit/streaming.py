@@ -291,8 +291,7 @@ class _Blender:
                     self._complete(len(self._strip.ys))
                 self._complete(row)
                 start = time.perf_counter()
-                core_probability = probability[n, halo : halo + core, halo : halo + core]
-                self._strip.add(row, column, core_probability)
+                self._strip.add(row, column, probability[n, halo : halo + core, halo : halo + core])
                 self._clock.add("blend", start, time.perf_counter())
             self._on_windows(len(batch.places) + len(batch.lost))
         while self._progress.strip < len(self._strips):
