@@ -8,7 +8,7 @@ root = Path(__file__).resolve().parent.parent
 project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
 pins = dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", (root / "requirements.lock").read_text(), re.M))
 extras = project["optional-dependencies"]
-wanted = sorted({*project["dependencies"], *extras["app"], *extras["openvino"], *extras["dev"]})
+wanted = sorted({*project["dependencies"], *(name for names in extras.values() for name in names)})
 lines = []
 for requirement in wanted:
     name, extra = re.match(r"([A-Za-z0-9._-]+)(\[[a-z]+\])?", requirement).groups()

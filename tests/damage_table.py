@@ -22,20 +22,14 @@ from made_disk import NoSmallDisk, enlarge, small_disk
 from made_slides import patch_tile, quartering_slide, vips_slide
 from shapely import box
 
-from tlskit import (
-    annotations,
-    cohort,
-    evaluation,
-    inference,
-    models,
-    params,
-    probmaps,
-    runs,
-    sweep,
-    tiling,
-    training,
-)
+from tlskit.cohort import manifest as cohort
 from tlskit.errors import TlskitError
+from tlskit.evaluation import counting as evaluation
+from tlskit.maps import inference, probmaps
+from tlskit.networks import models, training
+from tlskit.outlines import reading as annotations
+from tlskit.study import params, runs, sweep
+from tlskit.tiles import tiling
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "damage.md"
 ENCODER = "tu-mobilenetv3_small_050"
@@ -224,7 +218,7 @@ def dies_in_training(bench: Bench):
     tiles = bench.tile().tiles
     patch_tile(bench["s2.tif"], 0, 0, lambda data: bytes(len(data)), page=1)
     tiles["split"] = tiles["slide_id"].map(lambda slide_id: "val" if slide_id == "s4" else "train")
-    with LogOf("tlskit.datasets") as log:
+    with LogOf("tlskit.tiles.datasets") as log:
         trained = training.train(
             tiles, bench.manifest, out_path=bench["c.pt"], magnification=10, tile_px=64, overlap=0.5,
             target_class="TLS", encoder=ENCODER, encoder_weights="none", epochs=1, precision="exact", device="cpu",

@@ -25,7 +25,7 @@ import psutil
 import yaml
 
 from tlskit.files import write_text
-from tlskit.runs import read_status
+from tlskit.study.runs import read_status
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -196,7 +196,8 @@ def main() -> int:
     parser.add_argument("--per-run", type=int, default=4, help="kills of one run, one after the other")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments of the kills")
     given = parser.parse_args()
-    from tlskit import params, synthetic
+    from tlskit.study import params
+    from tlskit.synthetic import cohort as synthetic
 
     work = ROOT / "outputs" / "kill_sweep"
     manifest = synthetic.make_cohort(work / "cohort", n_patients=4, slide_mm=(0.9, 1.0), seed=1, workers=2)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlskit import objects
-from tlskit.metrics import COUNTS
+from tlskit.metrics import objects
+from tlskit.metrics.scores import COUNTS
 
 #: What the cohort says of itself.
 CAPTION = "made-up numbers"

@@ -14,7 +14,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tlskit import annotations, cohort, probmaps, runs, slides, synthetic, units
+from tlskit import units
+from tlskit.cohort import manifest as cohort
+from tlskit.maps import probmaps
+from tlskit.outlines import reading as annotations
+from tlskit.slides import slide as slides
+from tlskit.study import runs
+from tlskit.synthetic import cohort as synthetic
 
 MAGNIFICATIONS = (1, 4, 10, 20)
 TILE_PX = 128

@@ -41,9 +41,9 @@ def synth(
     overwrite: Annotated[bool, typer.Option(help="Replace a cohort made with other settings.")] = False,
 ) -> None:
     """Make a synthetic cohort: slides, QuPath outlines and a manifest."""
-    from tlskit import synthetic
+    from tlskit.synthetic import make_cohort
 
-    manifest = synthetic.make_cohort(
+    manifest = make_cohort(
         out_dir, n_patients=patients, slide_mm=slide_mm, scan_mpp=scan_mpp, objective_power=objective_power,
         seed=seed, workers=workers, overwrite=overwrite,
     )  # fmt: skip
@@ -58,11 +58,11 @@ def check(
     resolution_by: Annotated[str, typer.Option(help="mpp or objective, for a manifest.")] = "mpp",
 ) -> None:
     """Look for what would go wrong, before a run: parameters, slides, scales, outlines, split."""
-    from tlskit import checks
+    from tlskit.cohort import checks
 
     settings = {"target_class": target_class, "ignore_class": ignore_class, "resolution_by": resolution_by}
     if target.suffix in (".yaml", ".yml"):
-        from tlskit import sweep
+        from tlskit.study import sweep
 
         preset = sweep.prepare(target)
         typer.echo(f"{target.name}: every parameter is known and has a value of its kind.\n")
@@ -95,11 +95,14 @@ def predict(
     mpp: Annotated[float | None, typer.Option(help="um/px of the slides, where they do not say it.")] = None,
 ) -> None:
     """Run a trained network over slides: a probability map and a QuPath GeoJSON of each."""
-    from tlskit import cohort, inference, models, predictions
+    from tlskit.cohort import from_slides
+    from tlskit.evaluation import predictions
+    from tlskit.maps import inference
+    from tlskit.networks import models
 
     network = models.load_checkpoint(checkpoint)
     threshold = network.threshold if threshold is None else threshold
-    slides = cohort.from_slides(slide, mpp_override=mpp)
+    slides = from_slides(slide, mpp_override=mpp)
     failed: dict[str, Exception] = {}
     maps = inference.predict_cohort(
         network, slides, out / "maps", overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
@@ -127,7 +130,7 @@ def compare(
     slides: Annotated[str, typer.Option(help="common: leave out slides that an arm lacks; same: refuse.")] = "same",
 ) -> None:
     """Rebuild a run's comparison and report from its tables; no slide or network is opened."""
-    from tlskit import report
+    from tlskit.study import report
 
     typer.echo(f"{report.write_report(run_dir, threshold_by=threshold_by, draws=draws, slides=slides)}")
 
@@ -138,7 +141,7 @@ def export_qupath_scripts(
     target_class: Annotated[str, typer.Option(help="QuPath class of the outlines.")] = "TLS",
 ) -> None:
     """Write two QuPath scripts: outlines and manifest out of a project, predictions into it."""
-    from tlskit import qupath
+    from tlskit.outlines import qupath
 
     for path in qupath.write_scripts(folder, target_class=target_class):
         typer.echo(f"{path}")
@@ -147,7 +150,7 @@ def export_qupath_scripts(
 @app.command()
 def plan(preset: Preset, parameter: Parameters = None, arm: Arms = None, step: Steps = None) -> None:
     """List the notebooks that a sweep would run, and which are done already."""
-    from tlskit import sweep
+    from tlskit.study import sweep
 
     jobs = sweep.plan(sweep.prepare(preset, _overrides(parameter)), arms=arm, steps=step)
     for job in jobs:
@@ -165,10 +168,10 @@ def sweep(
     retry: Annotated[bool, typer.Option(help="Run again the steps in which a slide failed.")] = False,
 ) -> None:
     """Run the notebooks over the preset's grid; skip what is done; exit with 1 if a step or a slide failed."""
-    from tlskit import sweep as sweeps
+    from tlskit.study import prepare, run_sweep
 
-    status = sweeps.run_sweep(
-        sweeps.prepare(preset, _overrides(parameter)), arms=arm, steps=step, force=force, retry=retry,
+    status = run_sweep(
+        prepare(preset, _overrides(parameter)), arms=arm, steps=step, force=force, retry=retry,
         report=typer.echo,
     )  # fmt: skip
     steps = status[status["slide_id"] == ""]
@@ -191,9 +194,9 @@ def open_app(
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """Open the page: look at a run, or segment a slide from a folder. On this machine only, until Ctrl+C."""
-    from tlskit import app as pages
+    from tlskit.explore import serve
 
-    pages.serve(port=port, open_browser=browser)
+    serve(port=port, open_browser=browser)
 
 
 def _overrides(parameter: list[str] | None) -> dict:

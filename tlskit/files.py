@@ -123,7 +123,7 @@ def sha256_of_file(path: str | Path) -> str:
 
 def code_state() -> str:
     """Hash of the package's source: what it makes is out of date once it has changed."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
     texts = (f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in sources)
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 

@@ -10,9 +10,10 @@ import numpy as np
 import shapely
 
 from tests.benchmarks.harness import ROOT, WORK, interleaved, rate, report
-from tlskit import evaluation, probmaps
-from tlskit.tissue import Tissue
-from tlskit.truth import Truth
+from tlskit.evaluation import counting as evaluation
+from tlskit.maps import probmaps
+from tlskit.outlines.truth import Truth
+from tlskit.slides.tissue import Tissue
 
 WIDTH, HEIGHT, MPP = 40_000, 30_000, 0.5
 TILE_PX = 512

@@ -18,7 +18,10 @@ import yaml
 
 from tests.benchmarks import made
 from tests.benchmarks.harness import ROOT, WORK, report
-from tlskit import annotations, probmaps, runs, units
+from tlskit import units
+from tlskit.maps import probmaps
+from tlskit.outlines import reading as annotations
+from tlskit.study import runs
 
 WIDTH, HEIGHT = 80_000, 60_000
 MAGNIFICATIONS = (1, 4, 10, 20)

@@ -15,7 +15,8 @@ OVERLAP = 0.125
 
 
 def main(repeats=1, *, overlap=OVERLAP):
-    from tlskit import compute, inference
+    from tlskit.maps import inference
+    from tlskit.networks import hardware as compute
 
     path = made.whole(*SIZE_PX0, TISSUE_FRACTION)
     compute.tune_allocator()

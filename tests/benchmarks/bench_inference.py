@@ -32,7 +32,7 @@ def network(mpp=MPP):
     """A checkpoint with random weights, the same at every call, or with trained ones."""
     import torch
 
-    from tlskit import models
+    from tlskit.networks import models
 
     trained = os.environ.get("TLSKIT_BENCH_CHECKPOINT")
     if trained:
@@ -50,7 +50,8 @@ def checkpoint(model, mpp):
 
 def tissue_windows(path, mpp, count=None):
     """The windows that inference would run, (N, 512, 512, 3) uint8."""
-    from tlskit import slidemaps, slides
+    from tlskit.maps import slide_inference as slidemaps
+    from tlskit.slides import slide as slides
 
     with slides.open_slide(path) as slide:
         layout = slidemaps.layout_for(checkpoint(None, mpp))
@@ -64,7 +65,8 @@ def engines_race(repeats):
     """Seconds for a batch by every engine that is installed, and how far each is from plain float32."""
     import importlib.util
 
-    from tlskit import compute, engines, runtimes
+    from tlskit.networks import engines, runtimes
+    from tlskit.networks import hardware as compute
 
     compute.tune_allocator()
     net = network()
@@ -119,7 +121,7 @@ def gflop_of(net):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from tlskit.folding import fold
+    from tlskit.networks.fusion import fold
 
     found = {}
     for name, model in (("as_it_is", net.model), ("rewritten", fold(net.model))):
@@ -140,7 +142,8 @@ def matmul_gflops(side=4096, repeats=5):
 
 def whole_slide(repeats):
     """Wall time of a slide over the bare forward pass of its windows, turn by turn."""
-    from tlskit import engines, inference
+    from tlskit.maps import inference
+    from tlskit.networks import engines
 
     net, path = network(), made.halving(SIDE_PX0)
     windows = tissue_windows(path, MPP)
@@ -197,7 +200,9 @@ class _Null:
 
 def null_run(path, mpp, tissue=None):
     """One slide with the null network: seconds, windows and this process's peak memory."""
-    from tlskit import compute, engines, inference
+    from tlskit.maps import inference
+    from tlskit.networks import engines
+    from tlskit.networks import hardware as compute
 
     compute.tune_allocator()
     source = engines.EngineSource(None, window_px=TILE_PX)
@@ -236,7 +241,7 @@ def strip() -> Path:
     if not path.exists():
         import pyvips
 
-        from tlskit.tiffs import write_slide
+        from tlskit.slides.tiffs import write_slide
 
         whole = pyvips.Image.new_from_file(str(made.halving(SIDE_PX0)), access="random")
         part = whole.crop(0, SIDE_PX0 // 4, SIDE_PX0, SIDE_PX0 // 2)

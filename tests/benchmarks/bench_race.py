@@ -99,7 +99,8 @@ def run_ours(engine, precision, folded, keep, overlap):
     """One slide by us, in this process."""
     import torch
 
-    from tlskit import engines, inference, runtimes
+    from tlskit.maps import inference
+    from tlskit.networks import engines, runtimes
 
     torch.set_num_threads(THREADS)
     if not folded:
@@ -132,7 +133,7 @@ def compare(peer, python):
 
     Windows side by side: where they overlap, the peers take the plain mean and we weigh by Hann, which differs.
     """
-    from tlskit import probmaps
+    from tlskit.maps import probmaps
 
     path = harness.WORK / f"race_{peer}.npy"
     theirs(peer, python, "as_installed", map_path=path, stride=512)
@@ -146,7 +147,7 @@ def compare(peer, python):
 
 
 def main(repeats=5):
-    from tlskit import compute
+    from tlskit.networks import hardware as compute
 
     peers = {peer: python for peer in REQUIREMENTS if (python := environment(peer))}
     if not peers:

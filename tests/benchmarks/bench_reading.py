@@ -16,7 +16,8 @@ import openslide
 import simplejpeg
 
 from tests.benchmarks import harness, made
-from tlskit import slides, tiling
+from tlskit.slides import slide as slides
+from tlskit.tiles import tiling
 
 SIDE_PX0 = 20_480
 TILE_PX = 512

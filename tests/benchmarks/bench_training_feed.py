@@ -22,9 +22,11 @@ def main(repeats: int = 5) -> None:
     import torch
     from segmentation_models_pytorch.losses import DiceLoss
 
-    from tlskit import compute, models, tiling
-    from tlskit.batching import Batches
-    from tlskit.datasets import TileDataset
+    from tlskit.networks import hardware as compute
+    from tlskit.networks import models
+    from tlskit.tiles import tiling
+    from tlskit.tiles.batching import Batches
+    from tlskit.tiles.datasets import TileDataset
 
     compute.tune_allocator()
     # Where a CPU only emulates bf16, training does not use it, and a slow step would flatter the feed.
@@ -84,7 +86,8 @@ def main(repeats: int = 5) -> None:
 
 def cohort_of(path) -> pd.DataFrame:
     """One slide with targets, at a real scan's um/px."""
-    from tlskit import annotations, cohort
+    from tlskit.cohort import manifest as cohort
+    from tlskit.outlines import reading as annotations
 
     outlines = harness.WORK / "feed.geojson"
     targets = [shapely.Point(x, y).buffer(700) for x in range(3000, 18_000, 3000) for y in range(7000, 14_000, 3000)]

@@ -59,7 +59,7 @@ def peak_mb() -> float:
 
 
 def pool_allocations() -> None:
-    """What `tlskit.compute.tune_allocator` does, for the peers of the race, which do not know tlskit."""
+    """What `tlskit.networks.hardware.tune_allocator` does, for the peers of the race, which do not know tlskit."""
     libc = ctypes.CDLL("libc.so.6")
     for name, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):
         libc.mallopt(name, value)

@@ -37,7 +37,7 @@ def project(tmp_path_factory):
     import pandas as pd
     from made_run import make_run
 
-    from tlskit import models
+    from tlskit.networks import models
 
     folder = tmp_path_factory.mktemp("project")
     run_dir = make_run(folder, n_slides=2, size_mm=(2.0, 1.6), magnifications=(1, 4, 10), target_class="TLS")

@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 import pytest
 from looking import VIEW, objects, painted, scores, slider
 
-from tlskit import archive, findings, probmaps
+from tlskit.evaluation import slide_findings as findings
+from tlskit.maps import probmaps
+from tlskit.study import archive
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -4,7 +4,9 @@ import pytest
 from looking import objects, painted, scores, slider
 from serving import open_notebook
 
-from tlskit import archive, findings, probmaps
+from tlskit.evaluation import slide_findings as findings
+from tlskit.maps import probmaps
+from tlskit.study import archive
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -47,7 +49,7 @@ def test_both_sliders_move_layer_outlines_and_scores(notebook, project):
 
 
 def test_an_outline_is_drawn_by_keyboard_and_saved(notebook, project):
-    from tlskit import annotations
+    from tlskit.outlines import reading as annotations
 
     page = notebook
     painted(page)

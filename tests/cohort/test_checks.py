@@ -8,8 +8,9 @@ import pytest
 import pyvips
 from shapely.geometry import Polygon, box
 
-from tlskit import annotations, checks
-from tlskit.tiffs import write_slide
+from tlskit.cohort import checks
+from tlskit.outlines import reading as annotations
+from tlskit.slides.tiffs import write_slide
 
 SIZE = (1200, 1000)
 TARGET = box(300, 300, 700, 600)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tlskit import cohort
+from tlskit.cohort import manifest as cohort
 from tlskit.errors import ManifestError, TlskitError
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 HEADER = "slide_id,patient_id,cancer_type,slide_path,annotation_path"
 
 

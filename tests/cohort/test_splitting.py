@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlskit import splitting
+from tlskit.cohort import splitting
 from tlskit.errors import LeakageError, RunError
 
 

@@ -7,10 +7,15 @@ import pandas as pd
 import pytest
 import shapely
 
-from tlskit import evaluation, metrics, probmaps, thresholds, tiffs, units
+from tlskit import units
 from tlskit.errors import MapError, ParameterError
-from tlskit.grids import area_means
-from tlskit.truth import Truth
+from tlskit.evaluation import counting as evaluation
+from tlskit.maps import probmaps
+from tlskit.metrics import scores as metrics
+from tlskit.metrics import thresholds
+from tlskit.metrics.grids import area_means
+from tlskit.outlines.truth import Truth
+from tlskit.slides import tiffs
 
 MPP0 = 0.5
 SIZE = (1201, 897)
@@ -252,7 +257,7 @@ def test_tiles_are_counted_in_their_order(monkeypatch):
         yield np.array([2, 0]), prob[[2, 0]], truth[[2, 0]]
         yield np.array([1]), prob[[1]], truth[[1]]
 
-    from tlskit import inference
+    from tlskit.maps import inference
 
     monkeypatch.setattr(inference, "predict_tiles", predict_tiles)
     counts = evaluation.evaluate_tiles(None, tiles, None, threshold={"fixed": 0.5, "validation": 0.25})

@@ -11,10 +11,16 @@ from made_slides import patch_tile, vips_slide
 from shapely import box
 from torch import nn
 
-from tlskit import annotations, datasets, evaluation, learner, metrics, probmaps, tiling, units
+from tlskit import units
 from tlskit.errors import AnnotationError, ParameterError, SlideError
-from tlskit.slides import open_slide
-from tlskit.truth import IGNORED, Truth, read_truth
+from tlskit.evaluation import counting as evaluation
+from tlskit.maps import probmaps
+from tlskit.metrics import scores as metrics
+from tlskit.networks import loop as learner
+from tlskit.outlines import reading as annotations
+from tlskit.outlines.truth import IGNORED, Truth, read_truth
+from tlskit.slides.slide import open_slide
+from tlskit.tiles import datasets, tiling
 
 MPP0, SIZE = 0.5, (1024, 768)
 TARGETS = [box(100, 100, 400, 300), box(600, 400, 900, 700)]

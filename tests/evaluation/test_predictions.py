@@ -11,8 +11,13 @@ from made_run import write_map
 from made_slides import vips_slide
 from shapely.geometry import shape
 
-from tlskit import annotations, cohort, datasets, evaluation, predictions, slides, tiling
+from tlskit.cohort import manifest as cohort
 from tlskit.errors import MapError
+from tlskit.evaluation import counting as evaluation
+from tlskit.evaluation import predictions
+from tlskit.outlines import reading as annotations
+from tlskit.slides import slide as slides
+from tlskit.tiles import datasets, tiling
 
 MPP0, MPP, SIZE = 0.5, 2.0, (300, 240)  # the map's pixels
 
@@ -117,7 +122,8 @@ def test_a_scan_s_offset_is_honoured_on_every_way_in_and_out(made, tmp_path, mon
         slide.bounds_px0 = (*origin, 1000, 800)
         return slide
 
-    monkeypatch.setattr(cohort, "open_row", with_room)
+    for module in (tiling, datasets, evaluation, predictions):
+        monkeypatch.setattr(module, "open_row", with_room)
     again = results(tmp_path / "b", manifest.assign(annotation_path=str(shifted)))
     assert again[0].equals(tiles) and np.array_equal(again[1], masks)
     assert again[2].equals(counts) and again[3].equals(table)

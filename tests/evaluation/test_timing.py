@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from tlskit import cohort, inference, stepcharts, timing
+from tlskit.cohort import manifest as cohort
 from tlskit.errors import ParameterError, ScaleError, SlideError
-from tlskit.tiffs import write_slide
+from tlskit.evaluation import timing
+from tlskit.figures import stepcharts
+from tlskit.maps import inference
+from tlskit.slides.tiffs import write_slide
 
 
 def table(walls, *, mpp=0.5, stride_px=256, windows=(10, 30), tissue_mm2=(1.0, 4.0)):
@@ -33,7 +36,7 @@ def table(walls, *, mpp=0.5, stride_px=256, windows=(10, 30), tissue_mm2=(1.0, 4
 
 
 def test_a_summary_gives_median_spread_and_rates():
-    made = timing.summarise(table([[9.0, 4.0, 6.0, 5.0], [20.0, 15.0, 15.0, 18.0]]))
+    made = timing.summarise_timings(table([[9.0, 4.0, 6.0, 5.0], [20.0, 15.0, 15.0, 18.0]]))
     assert list(made["slide_id"]) == ["s0", "s1", "all"] * 2 and list(made["warm"]) == [False] * 3 + [True] * 3
     warm = made[made["warm"]].set_index("slide_id")
     assert warm.loc["s0", ["n", "wall_s", "wall_s_min", "wall_s_max", "wall_s_iqr"]].tolist() == [3, 5, 4, 6, 1]
@@ -48,12 +51,12 @@ def test_a_summary_gives_median_spread_and_rates():
 
 
 def test_a_slide_without_tissue_has_no_time_per_tissue():
-    made = timing.summarise(table([[9.0]], windows=(0,), tissue_mm2=(0.0,)))
+    made = timing.summarise_timings(table([[9.0]], windows=(0,), tissue_mm2=(0.0,)))
     assert made["s_per_cm2"].isna().all() and made["s_per_window"].isna().all()
 
 
 def test_a_projection_is_windows_on_tissue_times_seconds_a_window():
-    made = timing.project(table([[9.0, 4.0, 8.0, 6.0], [99.0, 16.0, 20.0, 18.0]])).iloc[0]
+    made = timing.project_timings(table([[9.0, 4.0, 8.0, 6.0], [99.0, 16.0, 20.0, 18.0]])).iloc[0]
     # 80,000 x 60,000 px at 0.25 um/px is 20 x 15 mm; 40 % of that is 120 mm2; a window advances 256 * 0.5 um
     assert made["tissue_mm2"] == pytest.approx(120)
     windows = 120 / 0.128**2
@@ -67,16 +70,16 @@ def test_a_projection_is_windows_on_tissue_times_seconds_a_window():
 
 def test_a_projection_needs_something_to_stand_on():
     with pytest.raises(ParameterError, match="no timed slide had a window"):
-        timing.project(table([[9.0]], windows=(0,), tissue_mm2=(0.0,)))
+        timing.project_timings(table([[9.0]], windows=(0,), tissue_mm2=(0.0,)))
     with pytest.raises(ParameterError, match="tissue_fraction"):
-        timing.project(table([[9.0]]), tissue_fraction=40)
+        timing.project_timings(table([[9.0]]), tissue_fraction=40)
     with pytest.raises(ScaleError):
-        timing.project(table([[9.0]]), mpp0=1.0)  # a 10x scan at 20x
+        timing.project_timings(table([[9.0]]), mpp0=1.0)  # a 10x scan at 20x
 
 
 def test_nothing_timed_is_an_error():
     with pytest.raises(ParameterError, match="no slide was timed"):
-        timing.summarise(table([]))
+        timing.summarise_timings(table([]))
 
 
 class Small(nn.Module):
@@ -136,7 +139,7 @@ def test_every_stage_of_every_pass_is_in_the_table(rows):
         assert (one["windows"] > 0).all() and (one["windows_skipped"] > 0).all()
     assert made["warm"].equals(made["repeat"] > 0)
     assert set(made["threads"]) == {torch.get_num_threads()} and set(made["stride_px"]) == {64}
-    assert len(timing.summarise(made)) == 6 and timing.project(made)["minutes"].item() > 0
+    assert len(timing.summarise_timings(made)) == 6 and timing.project_timings(made)["minutes"].item() > 0
     assert [one.slide_id for one in passes] == ["a", "b", "a", "b"]
     # The timeline draws every piece of work once over the whole slide, each as long as it took.
     drawn = stepcharts.stage_timeline(passes[-1]).axes[0].collections

@@ -10,9 +10,11 @@ import torch
 from shapely import box
 from torch import nn
 
-from tlskit import annotations, inference, windowing
 from tlskit.errors import ParameterError, SlideError
-from tlskit.tiffs import write_slide
+from tlskit.evaluation import windowing
+from tlskit.maps import inference
+from tlskit.outlines import reading as annotations
+from tlskit.slides.tiffs import write_slide
 
 
 class Dark(nn.Module):

@@ -10,10 +10,18 @@ import pytest
 from made_run import make_run
 from shapely.geometry import Polygon
 
-from tlskit import annotations, app, archive, chooser, explore, findings, probmaps, slides, views
 from tlskit.errors import ParameterError, RunError
-from tlskit.handles import Message, note
-from tlskit.metrics import COUNTS
+from tlskit.evaluation import slide_findings as findings
+from tlskit.explore import app
+from tlskit.explore import explorers as explore
+from tlskit.explore import folder_chooser as chooser
+from tlskit.explore import static_views as views
+from tlskit.explore.widgets import Message, note
+from tlskit.maps import probmaps
+from tlskit.metrics.scores import COUNTS
+from tlskit.outlines import reading as annotations
+from tlskit.slides import slide as slides
+from tlskit.study import archive
 
 HTML = "<b onclick=alert(1)>TLS</b>"
 
@@ -102,8 +110,8 @@ def test_objects_follow_the_threshold(desk, study):
 def test_the_line_of_code_makes_the_same_view(desk, run_dir):
     desk.threshold.value = 0.3
     line = desk.code.splitlines()[0]
-    assert line.startswith("views.slide_field('made', slide_id='S1', threshold=0.3, field=None")
-    figure = eval(line.replace("'made'", "run", 1), {"views": views, "run": run_dir})  # the test's own line
+    assert line.startswith("explore.slide_field('made', slide_id='S1', threshold=0.3, field=None")
+    figure = eval(line.replace("'made'", "run", 1), {"explore": views, "run": run_dir})  # the test's own line
     assert len(figure.axes) == 1 and figure.axes[0].get_title().startswith("1x")
     assert "threshold: 0.3" in desk.code
 
@@ -179,14 +187,14 @@ def test_tiles_are_chosen_by_set_slide_and_error(study):
     wanted = everything[(everything["split"] == "test") & (everything["target_fraction"] >= 0.5)]
     assert box.value["tile_ids"] == list(wanted["tile_id"]) and len(wanted)
     assert (
-        box.code == "views.tile_page('made', arm='4x', order='target_fraction', n_tiles=2, split='test', "
+        box.code == "explore.tile_page('made', arm='4x', order='target_fraction', n_tiles=2, split='test', "
         "target_fraction=(0.5, 1.0))"
     )
     assert bytes(box.image.value).startswith(b"\x89PNG") and not box.message.value
 
 
 def test_tiles_stand_in_the_order_asked_for(study):
-    figure = views.tile_page(study, arm="4x", order="error", n_tiles=6)
+    figure = explore.tile_page(study, arm="4x", order="error", n_tiles=6)
     wrong = [int(found[1]) for ax in figure.axes if (found := re.search(r"wrong (\d+)%", ax.get_title()))]
     assert len(wrong) > 1 and wrong == sorted(wrong) and wrong[-1] > wrong[0]
 
@@ -212,7 +220,7 @@ def test_the_cost_of_a_cohort_is_its_slides_times_the_warm_seconds(study):
 
 def test_an_order_that_is_none_is_refused(study):
     with pytest.raises(ParameterError, match="order"):
-        views.tile_page(study, arm="4x", order="colour")
+        explore.tile_page(study, arm="4x", order="colour")
 
 
 def test_scores_of_a_histogram_are_those_of_its_pixels():

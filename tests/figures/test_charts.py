@@ -6,7 +6,10 @@ import pytest
 from made_archive import write_archive
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from tlskit import armtables, auditcharts, charts, comparecharts, comparison, costs, metrics
+from tlskit.evaluation import arm_tables as armtables
+from tlskit.evaluation import comparison, costs
+from tlskit.figures import auditcharts, charts, comparecharts
+from tlskit.metrics import scores as metrics
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +34,21 @@ def of_arm(run_dir, table):
 
 
 CHARTS = {
-    "scores": lambda run: charts.scores(metrics.score_table(of_arm(run, "05_counts_per_tile"))),
+    "scores": lambda run: charts.score_bars(metrics.score_table(of_arm(run, "05_counts_per_tile"))),
     "per_slide": lambda run: charts.per_slide(metrics.per_unit(of_arm(run, "05_counts_per_slide"))),
     "iou_by_magnification": lambda run: comparecharts.iou_by_magnification(comparison.iou_by_magnification(run)),
-    "minutes_per_slide": lambda run: comparecharts.minutes_per_slide(costs.minutes_per_slide(run)),
-    "audit": lambda run: auditcharts.audit(comparison.audit(run)),
-    "intervals": lambda run: comparecharts.intervals(comparison.intervals(run, draws=200)),
-    "differences": lambda run: comparecharts.differences(comparison.differences(run, draws=200)),
+    "minutes_per_slide": lambda run: comparecharts.minutes_bars(costs.minutes_per_slide(run)),
+    "audit": lambda run: auditcharts.audit_chart(comparison.audit(run)),
+    "intervals": lambda run: comparecharts.score_intervals(comparison.intervals(run, draws=200)),
+    "differences": lambda run: comparecharts.difference_intervals(comparison.differences(run, draws=200)),
     "pr_curves": lambda run: charts.pr_curves(comparison.pr_curves(run), chosen={"4x": 0.4}),
     "threshold_curves": lambda run: charts.threshold_curves(comparison.pr_curves(run), chosen={"4x": 0.4}),
-    "calibration": lambda run: charts.calibration(comparison.calibration(run)),
+    "calibration": lambda run: charts.calibration_curves(comparison.calibration(run)),
     "ceilings": lambda run: comparecharts.ceilings(comparison.grid_table(run)),
     "object_recall": lambda run: comparecharts.object_recall(comparison.object_table(run)),
     "agreement": lambda run: comparecharts.agreement(of_arm(run, "05_objects_per_slide")),
-    "pareto": lambda run: comparecharts.pareto(costs.pareto(run, draws=200)),
-    "published_audit": lambda run: auditcharts.published_audit(),
+    "pareto": lambda run: comparecharts.pareto_front(costs.pareto(run, draws=200)),
+    "published_audit": lambda run: auditcharts.published_audit_chart(),
 }
 
 
@@ -93,7 +96,7 @@ def test_the_line_of_a_cohort_has_the_tables_values(run_dir):
 
 def test_the_chosen_arm_and_its_reason_stand_on_the_pareto_figure(run_dir):
     front = costs.pareto(run_dir, draws=200)
-    figure = comparecharts.pareto(front)
+    figure = comparecharts.pareto_front(front)
     title = figure.axes[0].get_title(loc="left").replace("\n", " ")
     assert title == "Chosen: " + costs.choice(front)
     assert "a person\n5-10 min" in [t.get_text() for t in figure.axes[0].texts]
@@ -101,7 +104,7 @@ def test_the_chosen_arm_and_its_reason_stand_on_the_pareto_figure(run_dir):
 
 def test_the_audit_figure_rings_the_winner_of_each_row(run_dir):
     audit = comparison.audit(run_dir)
-    figure = auditcharts.audit(audit)
+    figure = auditcharts.audit_chart(audit)
     named = [t.get_text() for t in figure.axes[1].texts]
     winners = comparison.audit_winners(audit).query("level == 'wsi'")["iou"]
     assert set(winners) <= set(named)

@@ -6,8 +6,11 @@ import pytest
 from made_run import make_run
 from shapely.geometry import Point
 
-from tlskit import annotations, cohort, plots, slides
-from tlskit.metrics import per_unit
+from tlskit.cohort import manifest as cohort
+from tlskit.figures import plots
+from tlskit.metrics.scores import per_unit
+from tlskit.outlines import reading as annotations
+from tlskit.slides import slide as slides
 
 
 @pytest.fixture(scope="module")

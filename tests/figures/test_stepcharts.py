@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tlskit import stepcharts
+from tlskit.figures import stepcharts
 
 
 def test_kept_and_dropped_tiles_add_up_to_the_grid():

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from tlskit import annotations, blending, inference, probmaps, streaming
 from tlskit.errors import CheckpointError, ParameterError, SlideError
-from tlskit.slides import open_slide
-from tlskit.tiffs import write_slide
+from tlskit.maps import blending, inference, probmaps, streaming
+from tlskit.outlines import reading as annotations
+from tlskit.slides.slide import open_slide
+from tlskit.slides.tiffs import write_slide
 
 WHITE = 255
 ENGINES = [
@@ -558,7 +559,7 @@ def test_a_cohort_survives_a_bad_slide_and_keeps_what_is_done(tmp_path, painted)
     assert list(changed["kept"]) == [False, False]
 
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "slides"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real slides of ../shared/data are not here")

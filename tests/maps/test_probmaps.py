@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from tlskit import probmaps
 from tlskit.errors import MapError, ParameterError
+from tlskit.maps import probmaps
 
 
 def smooth(width, height, seed=0):

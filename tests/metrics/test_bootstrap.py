@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlskit import bootstrap, metrics
 from tlskit.errors import ComparisonError, ParameterError
+from tlskit.metrics import bootstrap
+from tlskit.metrics import scores as metrics
 
 
 def draw_patients(n, rng):

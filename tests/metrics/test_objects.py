@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tlskit import annotations, objects
 from tlskit.errors import ParameterError
-from tlskit.truth import Truth
+from tlskit.metrics import objects
+from tlskit.outlines import reading as annotations
+from tlskit.outlines.truth import Truth
 
 
 def exhaustive(quality, minimum):

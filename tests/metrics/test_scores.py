@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from tlskit import metrics
 from tlskit.errors import ParameterError
+from tlskit.metrics import scores as metrics
 
 counts_of_unit = st.tuples(*[st.integers(0, 6)] * 4).filter(lambda c: sum(c) > 0)
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from tlskit import metrics, thresholds
 from tlskit.errors import ParameterError, RunError
+from tlskit.metrics import scores as metrics
+from tlskit.metrics import thresholds
 
 
 def histograms(stored, truth, slide_id="a", region="slide", **columns):

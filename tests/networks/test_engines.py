@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from tlskit import compute, engines
 from tlskit.errors import ParameterError
-from tlskit.folding import fold
-from tlskit.models import build_model
-from tlskit.runtimes import streams
+from tlskit.networks import engines
+from tlskit.networks import hardware as compute
+from tlskit.networks.fusion import fold
+from tlskit.networks.models import build_model
+from tlskit.networks.runtimes import streams
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino, an optional extra, is not installed")
@@ -213,7 +214,7 @@ def test_auto_gives_up_a_precision_that_costs_accuracy(name, caplog):
     stack, model = windows(2), Steep()
     made = make(model, engine=name, precision="auto")
     assert made.precision == "bf16"
-    with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
+    with caplog.at_level(logging.WARNING, logger="tlskit.networks.engines"):
         engine = engines.prepare(checkpoint(model), stack, made=made, engine=name, precision="auto")
     assert engine.precision == "exact" and made.max_dprob > engines.MAX_DPROB
     assert engine.max_dprob <= engines.MAX_DPROB
@@ -277,7 +278,7 @@ def test_mixed_is_the_same_network_in_two_parts(network, name):
 def test_a_precision_that_was_asked_for_is_kept_but_not_silently(caplog):
     stack, model = windows(2), Steep()
     made = make(model, engine="torch", precision="bf16")
-    with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
+    with caplog.at_level(logging.WARNING, logger="tlskit.networks.engines"):
         engine = engines.prepare(checkpoint(model), stack, made=made, engine="torch", precision="bf16")
     assert engine is made and engine.max_dprob > engines.MAX_DPROB and "asked for" in caplog.text
 
@@ -287,7 +288,7 @@ def test_exact_ends_at_plain_pytorch(network, name, monkeypatch, caplog):
     stack = windows(3)
     made = make(network, engine=name, precision="exact")
     monkeypatch.setattr(engines, "EXACT_DPROB", 0.0)  # no engine that sums in another order holds this
-    with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
+    with caplog.at_level(logging.WARNING, logger="tlskit.networks.engines"):
         engine = engines.prepare(checkpoint(network), stack, made=made, engine=name, precision="exact", threads=2)
     assert (engine.name, engine.precision, engine.max_dprob) == ("eager", "exact", 0.0)
     assert 0 < made.max_dprob < 1e-5 and "trying eager at exact" in caplog.text
@@ -305,7 +306,7 @@ def test_a_network_that_openvino_cannot_take_falls_back_to_torch(caplog):
         def forward(self, x):
             return torch.linalg.eigh(x[:, :1, :8, :8] @ x[:, :1, :8, :8].mT)[0].sum() + x[:, :1]
 
-    with caplog.at_level(logging.WARNING, logger="tlskit.engines"):
+    with caplog.at_level(logging.WARNING, logger="tlskit.networks.engines"):
         engine = make(Untraceable(), engine="auto", precision="exact")
     assert engine.name == "torch" and "PyTorch is used instead" in caplog.text
     stack = windows(1)

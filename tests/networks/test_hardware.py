@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from tlskit import compute
 from tlskit.errors import ParameterError
+from tlskit.networks import hardware as compute
 
 
 def test_auto_takes_a_device_that_computes():
@@ -54,7 +54,7 @@ def test_hardware_is_plain_json_without_the_name_of_the_machine():
     import getpass
     import socket
 
-    record = compute.hardware()
+    record = compute.describe_hardware()
     text = json.dumps(record)
     assert record["cpu"] and record["cpu_count"] >= 1 and record["threads"] >= 1 and record["memory_gb"] > 0
     assert socket.gethostname() not in text and getpass.getuser() not in text
@@ -89,5 +89,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_importing_compute_loads_no_torch():
-    script = "import sys, tlskit.compute; sys.exit('torch' in sys.modules)"
+    script = "import sys, tlskit.networks.hardware; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

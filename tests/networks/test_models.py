@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from tlskit.errors import CheckpointError, ParameterError
 from tlskit.files import sha256_of_file
-from tlskit.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
+from tlskit.networks.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
 
 ENCODER = "mobilenet_v2"  # a third of efficientnet-b0's time
 

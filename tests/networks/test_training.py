@@ -15,10 +15,13 @@ import pandas as pd
 import pytest
 import torch
 
-from tlskit import annotations, learner, tiffs, training
-from tlskit.datasets import TileDataset
 from tlskit.errors import ParameterError, TrainingError
-from tlskit.models import load_checkpoint
+from tlskit.networks import loop as learner
+from tlskit.networks import training
+from tlskit.networks.models import load_checkpoint
+from tlskit.outlines import reading as annotations
+from tlskit.slides import tiffs
+from tlskit.tiles.datasets import TileDataset
 
 TILE_PX = 64
 ENCODER = "tu-mobilenetv3_small_050"  # a tenth of efficientnet-b0's time on tiles this small
@@ -293,7 +296,7 @@ def test_nothing_but_the_checkpoint_is_written_and_logs_stay_short(tmp_path):
         f"""
         import logging, sys
         from pathlib import Path
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.path.dirname(os.path.dirname(__file__))!r}]
         import test_training
         folder = Path("../cohort"); folder.mkdir()
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")

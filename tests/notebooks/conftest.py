@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tlskit import sweep
+from tlskit.study import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     """Folder of the preset `smoke`, swept over a synthetic cohort with real kernels."""
-    from tlskit import synthetic
+    from tlskit.synthetic import cohort as synthetic
 
     folder = tmp_path_factory.mktemp("smoke")
     manifest = synthetic.make_cohort(folder / "cohort", n_patients=6, slide_mm=(1.3, 1.5), seed=1, workers=2)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tlskit import params
-from tlskit.sweep import COMPARE, STEPS
+from tlskit.study import params
+from tlskit.study.sweep import COMPARE, STEPS
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -5,7 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tlskit import cohort, inference, models, runs, sweep, tiling, tissue
+from tlskit.cohort import manifest as cohort
+from tlskit.maps import inference
+from tlskit.networks import models
+from tlskit.slides import tissue
+from tlskit.study import runs, sweep
+from tlskit.tiles import tiling
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlskit import runs, splitting
-from tlskit.sweep import STEPS
+from tlskit.cohort import splitting
+from tlskit.study import runs
+from tlskit.study.sweep import STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

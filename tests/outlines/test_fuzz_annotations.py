@@ -15,8 +15,8 @@ from collections import Counter
 
 import pytest
 
-from tlskit import annotations
 from tlskit.errors import AnnotationError, ManifestError
+from tlskit.outlines import reading as annotations
 
 N_FILES = int(os.environ.get("TLSKIT_FUZZ", "3000"))
 SLOWEST_S = 1.0
@@ -202,7 +202,7 @@ def test_a_damaged_file_gives_a_clean_error_or_valid_outlines_in_time(kind, tmp_
 
 
 def test_a_damaged_manifest_gives_a_clean_error_or_a_table(tmp_path):
-    from tlskit import cohort
+    from tlskit.cohort import manifest as cohort
 
     rng = random.Random(7)
     seed = (b"slide_id,patient_id,cancer_type,slide_path,annotation_path,mpp_override,split\n"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tlskit import qupath
+from tlskit.outlines import qupath
 
 
 def code_of(text: str) -> str:
@@ -45,7 +45,7 @@ def test_every_name_that_is_used_is_imported_declared_or_qupaths_own(scripts):
 
 
 def test_the_export_writes_the_columns_that_a_manifest_needs(scripts):
-    from tlskit import cohort
+    from tlskit.cohort import manifest as cohort
 
     header = re.search(r'def rows = \["([^"]+)"\]', scripts[0])[1]
     assert header == ",".join(cohort.COLUMNS)

@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial import Delaunay
 from shapely.geometry import MultiPolygon, Point, Polygon, box
 
-from tlskit import annotations
+from tlskit.outlines import reading as annotations
 
 MAGNIFICATIONS = {20: 0.5, 10: 1.0, 4: 2.5, 1: 10.0}
 

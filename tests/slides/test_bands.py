@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tlskit.bands import Lost, covered_strips, region, stream
+from tlskit.slides.bands import Lost, covered_strips, region, stream
 
 
 class ArrayLevel:
@@ -158,6 +158,6 @@ def test_strips_are_the_union_of_the_windows_each_pixel_once(seed):
 def test_a_large_region_in_pieces_equals_one_in_one(monkeypatch):
     level = ArrayLevel(500, 600)
     whole = region(level.tile, level, ratio=1.7, x_px=-5, y_px=-5, width_px=320, height_px=380)[0]
-    monkeypatch.setattr("tlskit.bands._REGION_PX", 20_000)
+    monkeypatch.setattr("tlskit.slides.bands._REGION_PX", 20_000)
     pieces = region(level.tile, level, ratio=1.7, x_px=-5, y_px=-5, width_px=320, height_px=380)[0]
     np.testing.assert_array_equal(whole, pieces)

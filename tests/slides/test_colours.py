@@ -14,9 +14,13 @@ from made_slides import picture, vips_slide
 from PIL import Image, ImageCms
 from torch import nn
 
-from tlskit import cohort, datasets, inference, models, probmaps, tissue
+from tlskit.cohort import manifest as cohort
 from tlskit.errors import CheckpointError, SlideError
-from tlskit.slides import open_slide
+from tlskit.maps import inference, probmaps
+from tlskit.networks import models
+from tlskit.slides import tissue
+from tlskit.slides.slide import open_slide
+from tlskit.tiles import datasets
 
 MPP0 = 0.5
 ENCODER = "tu-mobilenetv3_small_050"

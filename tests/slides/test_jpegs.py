@@ -6,10 +6,10 @@ import pytest
 import tifffile
 from made_slides import CODINGS, DATA, NO_DATA, patch_tile, picture, quartering_slide, vips_slide
 
-from tlskit import slides
 from tlskit.errors import SlideGoneError
-from tlskit.jpegs import JpegLevel, open_jpeg_tiles
-from tlskit.scans import Scan
+from tlskit.slides import slide as slides
+from tlskit.slides.jpegs import JpegLevel, open_jpeg_tiles
+from tlskit.slides.scans import Scan
 
 
 def level_through_openslide(path, level):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tlskit.resample import area_average, area_weights, snapped_ratio, source_span
+from tlskit.slides.resample import area_average, area_weights, snapped_ratio, source_span
 
 RATIOS = [0.97, 1.0, 1.25, 1.97706603, 2.0, 2.5, 3.0, 4.0, 5.0, 7.9, 20.04]
 

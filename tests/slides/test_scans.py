@@ -6,7 +6,7 @@ import tifffile
 from made_slides import DATA, NO_DATA, picture, quartering_slide, vips_slide
 
 from tlskit.errors import ParameterError, ScaleError, SlideError
-from tlskit.scans import Scan, find_mpp0
+from tlskit.slides.scans import Scan, find_mpp0
 
 
 def mpp0_of(path, mpp_override=None, resolution_by="mpp"):

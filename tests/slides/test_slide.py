@@ -10,9 +10,9 @@ import openslide
 import pytest
 from made_slides import DATA, NO_DATA, patch_tile, picture, quartering_slide, vips_slide
 
-from tlskit import slides
 from tlskit.errors import ScaleError, SlideError
-from tlskit.slides import open_slide
+from tlskit.slides import slide as slides
+from tlskit.slides.slide import open_slide
 
 MPP_OF = {20: 0.5, 10: 1.0, 4: 2.5, 1: 10.0}
 

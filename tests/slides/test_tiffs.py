@@ -8,8 +8,9 @@ import pytest
 import pyvips
 import tifffile
 
-from tlskit import files, tiffs
+from tlskit import files
 from tlskit.errors import ParameterError
+from tlskit.slides import tiffs
 
 
 @pytest.fixture

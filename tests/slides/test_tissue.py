@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from made_slides import vips_slide
 
-from tlskit import tissue
 from tlskit.errors import SlideError
-from tlskit.slides import open_slide
-from tlskit.tissue import Tissue, tissue_mask
+from tlskit.slides import tissue
+from tlskit.slides.slide import open_slide
+from tlskit.slides.tissue import Tissue, tissue_mask
 
 MPP0 = 2.0
 EOSIN, HAEMATOXYLIN, PALE = (226, 150, 190), (118, 80, 150), (238, 214, 228)
@@ -174,7 +174,7 @@ def test_no_tissue_is_guessed_where_the_slide_could_not_be_read(tmp_path, monkey
     picture = field()
     picture[:] = EOSIN
     with slide_of(tmp_path, picture, pyramid=False) as slide:
-        from tlskit.bands import Lost
+        from tlskit.slides.bands import Lost
 
         level = slide._level(0)
         original = level.tile

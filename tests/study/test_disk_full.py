@@ -10,9 +10,10 @@ import pytest
 from made_disk import NoSmallDisk, enlarge, small_disk
 from made_project import sweep_command, sweep_environment, write_archiving_project
 
-from tlskit import probmaps, runs
 from tlskit.errors import DiskFullError, SlideError
 from tlskit.files import is_disk_full, write_text, writing
+from tlskit.maps import probmaps
+from tlskit.study import runs
 
 
 @pytest.fixture

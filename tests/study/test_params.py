@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tlskit import params
 from tlskit.errors import ParameterError
+from tlskit.study import params
 
 CELL = """run_name = "demo"  # name of the run
 magnification = 4  # working magnification

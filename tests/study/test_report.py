@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from made_archive import CAPTION, write_archive
 
-from tlskit import report, reportpage
 from tlskit.errors import ComparisonError
+from tlskit.study import report
+from tlskit.study import report_page as reportpage
 
 
 class Page(HTMLParser):
@@ -92,7 +93,7 @@ def test_tables_and_figures_stand_beside_the_page(run_dir, page):
     assert {"table_one", "audit", "grid", "intervals", "differences", "objects", "pareto"} <= tables
     for path in (run_dir / "compare" / "figures").glob("*.png"):
         assert path.with_suffix(".pdf").is_file()
-    from tlskit import comparison
+    from tlskit.evaluation import comparison
 
     archived = pd.read_csv(run_dir / "compare" / "tables" / "table_one.csv")
     assert archived["iou"].tolist() == pytest.approx(comparison.table_one(run_dir)["iou"].tolist())

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlskit import files, runs
+from tlskit import files
 from tlskit.errors import RunError, SlideError
+from tlskit.study import runs
 
 plt.switch_backend("Agg")
 

@@ -7,10 +7,10 @@ import pytest
 from made_project import PARAMETERS, STEPS, notebook, write_project
 from typer.testing import CliRunner
 
-from tlskit import sweep
 from tlskit.__main__ import app
 from tlskit.errors import ParameterError
-from tlskit.runs import read_status
+from tlskit.study import sweep
+from tlskit.study.runs import read_status
 
 
 @pytest.fixture

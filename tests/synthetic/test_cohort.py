@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from shapely.geometry import box, shape
 
-from tlskit import anatomy, histology, nuclei, stains, synthetic, textures
 from tlskit.errors import ParameterError, RunError
+from tlskit.synthetic import anatomy, histology, nuclei, stains, textures
+from tlskit.synthetic import cohort as synthetic
 
 SMALL = {"n_patients": 3, "slide_mm": (0.8, 0.95), "seed": 5, "progress": False}
 

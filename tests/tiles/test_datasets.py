@@ -14,9 +14,12 @@ import pytest
 import torch
 from shapely.geometry import Point, box
 
-from tlskit import annotations, batching, datasets, tiffs, units
+from tlskit import units
 from tlskit.errors import ParameterError, RunError, SlideError
-from tlskit.normalisation import normalise
+from tlskit.outlines import reading as annotations
+from tlskit.slides import tiffs
+from tlskit.tiles import batching, datasets
+from tlskit.tiles.normalisation import normalise
 
 MPP0, MAGNIFICATION, TILE_PX = 0.5, 10, 64  # two level-0 pixels along a working pixel
 

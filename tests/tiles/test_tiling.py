@@ -9,9 +9,11 @@ import pytest
 import shapely
 from made_slides import patch_tile, quartering_slide, vips_slide
 
-from tlskit import annotations, cohort, tiling
+from tlskit.cohort import manifest as cohort
 from tlskit.errors import AnnotationError, ParameterError, SlideError
-from tlskit.slides import open_slide
+from tlskit.outlines import reading as annotations
+from tlskit.slides.slide import open_slide
+from tlskit.tiles import tiling
 
 MPP0 = 0.2529
 
@@ -289,7 +291,7 @@ def test_the_number_of_workers_changes_nothing(manifest):
 
 def test_both_readers_give_the_same_tissue_and_so_the_same_tiles(manifest, monkeypatch):
     fast = tile(manifest.iloc[:1], keep_tiles="tissue")
-    monkeypatch.setattr(cohort, "open_row", lambda row, **reading: open_slide(row.slide_path, fast=False))
+    monkeypatch.setattr(tiling, "open_row", lambda row, **reading: open_slide(row.slide_path, fast=False))
     plain = tile(manifest.iloc[:1], keep_tiles="tissue")
     assert plain.slides.reader[0] == "openslide"
     pd.testing.assert_frame_equal(fast.tiles, plain.tiles)

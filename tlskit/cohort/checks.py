@@ -16,9 +16,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit import cohort, splitting
+from tlskit.cohort import splitting
+from tlskit.cohort.inspection import COLUMNS, PLAUSIBLE_UM2, Finding, Wanted, inspect_slide
+from tlskit.cohort.manifest import COLUMNS as MANIFEST_COLUMNS
+from tlskit.cohort.manifest import inspect_manifest, slide_rows
 from tlskit.errors import LeakageError, ManifestError
-from tlskit.inspection import COLUMNS, PLAUSIBLE_UM2, Finding, Wanted, inspect_slide
 
 __all__ = ["COLUMNS", "SEVERITIES", "as_text", "check_manifest"]
 
@@ -74,16 +76,16 @@ def check_manifest(
     """
     whole = Finding("")
     try:
-        slides, faults = cohort.inspect_manifest(path)
+        slides, faults = inspect_manifest(path)
     except ManifestError as error:
-        slides, faults = pd.DataFrame(columns=[*cohort.COLUMNS, "mpp_override", "split"]), []
+        slides, faults = pd.DataFrame(columns=[*MANIFEST_COLUMNS, "mpp_override", "split"]), []
         whole.add_error("manifest", error)
     for fault in faults:
         whole.add("error", "manifest", f"{fault}.", "Correct the CSV.")
     wanted = Wanted(
         target_class, resolution_by, tile_px, magnifications, ignore_class, missing_target, plausible_um2, apply_icc
     )  # fmt: skip
-    rows = list(cohort.slide_rows(slides))
+    rows = list(slide_rows(slides))
     with ThreadPoolExecutor(max(1, workers)) as pool:
         looks = pool.map(lambda row: inspect_slide(row, wanted), rows)
         found = list(tqdm(looks, total=len(rows), desc="check", unit="slide", disable=not rows))

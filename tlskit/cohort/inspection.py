@@ -13,9 +13,19 @@ from typing import NamedTuple
 import numpy as np
 import shapely
 
-from tlskit import annotations, cohort, units
+from tlskit import units
+from tlskit.cohort.manifest import SlideRow, open_row
 from tlskit.errors import AnnotationError, ScaleError, SlideError
-from tlskit.outlines import UNCLASSIFIED
+from tlskit.outlines import (
+    UNCLASSIFIED,
+    Annotations,
+    describe,
+    placement,
+    rasterise,
+    read_annotations,
+    targets_of,
+    without_ignored,
+)
 
 __all__ = ["COLUMNS", "PLAUSIBLE_UM2", "Finding", "Wanted", "inspect_slide"]
 
@@ -68,12 +78,12 @@ class Finding:
         self.add("error", problem, what, remedy)
 
 
-def inspect_slide(row: cohort.SlideRow, wanted: Wanted) -> Finding:
+def inspect_slide(row: SlideRow, wanted: Wanted) -> Finding:
     """Open a slide, decode it small, read its outlines; whatever is wrong becomes a row of the finding."""
     finding = Finding(row.slide_id)
     summary = ""
     try:
-        with cohort.open_row(row, resolution_by=wanted.resolution_by, apply_icc=wanted.apply_icc) as slide:
+        with open_row(row, resolution_by=wanted.resolution_by, apply_icc=wanted.apply_icc) as slide:
             finding.mpp0, finding.icc_profile = slide.mpp0, slide.icc_profile
             finding.fingerprint = slide.properties.get("openslide.quickhash-1", "")
             summary, thumbnail = _look_at_slide(slide, finding, wanted)
@@ -144,13 +154,11 @@ def _read_targets(row, finding: Finding, wanted: Wanted, slide=None) -> list:
         return []
     try:
         origin_px0 = slide.bounds_px0[:2] if slide else (0, 0)
-        found = annotations.read_annotations(row.annotation_path, origin_px0=origin_px0)
+        found = read_annotations(row.annotation_path, origin_px0=origin_px0)
         _look_at_report(found, slide, finding)
-        rest, ignored = annotations.without_ignored(found, wanted.ignore_class)
+        rest, ignored = without_ignored(found, wanted.ignore_class)
         finding.n_ignored = len(ignored)
-        targets = annotations.targets_of(
-            rest, wanted.target_class, missing=wanted.missing_target, path=row.annotation_path
-        )
+        targets = targets_of(rest, wanted.target_class, missing=wanted.missing_target, path=row.annotation_path)
     except AnnotationError as error:
         finding.add_error("class" if " of the class " in str(error) else "outlines", error)
         return []
@@ -159,13 +167,13 @@ def _read_targets(row, finding: Finding, wanted: Wanted, slide=None) -> list:
     return targets
 
 
-def _look_at_report(found: annotations.Annotations, slide, finding: Finding) -> None:
+def _look_at_report(found: Annotations, slide, finding: Finding) -> None:
     report = found.report
     changed = [
         r for r in report["repaired"] if abs(r["area_after_px0"] - r["area_before_px0"])
         > _REPAIR_CHANGE * max(r["area_before_px0"], r["area_after_px0"])
     ]  # fmt: skip
-    said = annotations.describe(found)
+    said = describe(found)
     if said:
         finding.add(
             "warning" if changed or report["off_plane"] else "note", "outlines", " ".join(said),
@@ -188,7 +196,7 @@ def _look_at_report(found: annotations.Annotations, slide, finding: Finding) -> 
         )
 
 
-def _look_at_names(found: annotations.Annotations, target_class, finding: Finding) -> None:
+def _look_at_names(found: Annotations, target_class, finding: Finding) -> None:
     """Names that differ from the class by case, spaces or punctuation alone are likely slips."""
     wanted = [target_class] if isinstance(target_class, str) else list(target_class)
     plain = {re.sub(r"\W+", "", name).lower() for name in wanted}
@@ -201,7 +209,7 @@ def _look_at_names(found: annotations.Annotations, target_class, finding: Findin
 
 
 def _well_placed(targets: list, slide, finding: Finding) -> bool:
-    where = annotations.placement(
+    where = placement(
         targets, size_px0=slide.size_px0, mpp0=slide.mpp0, level_downsamples=slide.level_downsamples,
         bounds_px0=slide.bounds_px0,
     )  # fmt: skip
@@ -238,7 +246,7 @@ def _plausible(targets: list, slide, finding: Finding, plausible_um2: tuple[floa
 def _look_for_glass(targets: list, mpp0: float, image: np.ndarray, mpp: float, finding: Finding) -> None:
     """Targets on bare glass are of another slide, or shifted."""
     height, width = image.shape[:2]
-    mask = annotations.rasterise(targets, x_px=0, y_px=0, width_px=width, height_px=height, mpp=mpp, mpp0=mpp0)
+    mask = rasterise(targets, x_px=0, y_px=0, width_px=width, height_px=height, mpp=mpp, mpp0=mpp0)
     bare = float((image[mask].min(axis=1) > _GLASS).mean()) if mask.any() else 0.0
     if bare > 0.5:
         finding.add(

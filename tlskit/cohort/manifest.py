@@ -24,8 +24,7 @@ import pandas as pd
 
 from tlskit.errors import ManifestError
 from tlskit.files import resolve, write_text
-from tlskit.scans import PLAUSIBLE_MPP
-from tlskit.slides import Slide, open_slide
+from tlskit.slides import PLAUSIBLE_MPP, Slide, open_slide
 
 __all__ = [
     "COLUMNS",

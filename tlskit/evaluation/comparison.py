@@ -1,7 +1,7 @@
 """Across magnifications: the scores of all arms of a run side by side, from the archive alone.
 
 No slide, map or model is opened. Every function takes the run's folder and returns a table. What a slide costs, and
-which arm one would choose for it, is in `tlskit.costs`.
+which arm one would choose for it, is in `tlskit.evaluation.costs`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlskit import bootstrap, metrics, objects, published, thresholds
-from tlskit.armtables import ARM, collect, only_slides_of, test_counts, test_histograms
+from tlskit import metrics
 from tlskit.errors import ParameterError
-from tlskit.metrics import EMPTY_RULES, SCORES
+from tlskit.evaluation.arm_tables import ARM, collect, only_slides_of, test_counts, test_histograms
+from tlskit.metrics import EMPTY_RULES, SCORES, bootstrap, objects, published, thresholds
 
 __all__ = [
     "agreement_table",
@@ -60,7 +60,7 @@ def table_one(
     threshold_by
         ``fixed`` (0.5) or ``validation`` (chosen for each arm); tiles counted at one threshold only keep that one.
     poolings, batch_size
-        Of `tlskit.metrics.score`.
+        Of `tlskit.metrics.scores.score`.
     with_published
         Whether to put the printed table below.
     slides
@@ -113,7 +113,7 @@ def style_table_one(table: pd.DataFrame):
 def iou_by_magnification(
     run_dir: str | Path, *, threshold_by: str = "fixed", score: str = "iou", **options
 ) -> pd.DataFrame:
-    """One score of `table_one` in long form, for `tlskit.charts.iou_by_magnification`.
+    """One score of `table_one` in long form, for `tlskit.figures.charts.iou_by_magnification`.
 
     Returns
     -------
@@ -189,14 +189,14 @@ def object_table(
     rules: Sequence[str] = objects.MATCH_RULES,
     slides: str = "same",
 ) -> pd.DataFrame:
-    """Objects found, missed and false by arm and rule of matching: `tlskit.objects.object_scores`."""
+    """Objects found, missed and false by arm and rule of matching: `tlskit.metrics.objects.object_scores`."""
     of_slides = test_counts(run_dir, "05_objects_per_slide", threshold_by, slides)
     found = only_slides_of(collect(run_dir, "05_objects"), of_slides, threshold_by)
     return pd.concat([objects.object_scores(found, of_slides, rule=r, by=ARM) for r in rules], ignore_index=True)
 
 
 def agreement_table(run_dir: str | Path, *, threshold_by: str = "fixed", slides: str = "same") -> pd.DataFrame:
-    """Number and area of objects of each slide, predicted against true: `tlskit.objects.agreement` by arm.
+    """Number and area of objects of each slide, predicted against true: `tlskit.metrics.objects.agreement` by arm.
 
     Returns
     -------
@@ -223,12 +223,12 @@ def threshold_table(run_dir: str | Path, *, slides: str = "same") -> pd.DataFram
 
 
 def pr_curves(run_dir: str | Path, *, region: str = "slide", slides: str = "same") -> pd.DataFrame:
-    """`tlskit.thresholds.pr_curve` of the test slides, by arm."""
+    """`tlskit.metrics.thresholds.pr_curve` of the test slides, by arm."""
     return thresholds.pr_curve(test_histograms(run_dir, slides), by=ARM, region=region)
 
 
 def calibration(run_dir: str | Path, *, n_bins: int = 10, region: str = "tissue", slides: str = "same") -> pd.DataFrame:
-    """`tlskit.thresholds.calibration` of the test slides, by arm."""
+    """`tlskit.metrics.thresholds.calibration` of the test slides, by arm."""
     return thresholds.calibration(test_histograms(run_dir, slides), n_bins=n_bins, by=ARM, region=region)
 
 
@@ -243,7 +243,7 @@ def intervals(
     seed: int = 0,
     slides: str = "same",
 ) -> pd.DataFrame:
-    """Each arm's scores with 95 % intervals: `tlskit.bootstrap.intervals`.
+    """Each arm's scores with 95 % intervals: `tlskit.metrics.bootstrap.intervals`.
 
     `on` is ``grid`` (the common grid, inside tissue) or ``wsi`` (each magnification's own pixels, whole slides).
     """
@@ -263,7 +263,7 @@ def differences(
     seed: int = 0,
     slides: str = "same",
 ) -> pd.DataFrame:
-    """Every pairwise difference between arms with its 95 % interval: `tlskit.bootstrap.differences`. `on` as above."""
+    """Every pairwise difference between arms with its 95 % interval (`bootstrap.differences`). `on` as above."""
     counts = test_counts(run_dir, _BOOTSTRAPPED[_known(on)], threshold_by, slides)
     table = bootstrap.differences(counts, scores=scores, pooling=pooling, by=ARM, draws=draws, seed=seed)
     return table.assign(on=on, threshold_by=threshold_by)

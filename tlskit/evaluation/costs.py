@@ -1,6 +1,6 @@
 """What a magnification costs: minutes per slide, quality against them, and the arm that one would choose.
 
-From the archive alone, like `tlskit.comparison`.
+From the archive alone, like `tlskit.evaluation.comparison`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlskit import published, units
-from tlskit.armtables import ARM, collect
-from tlskit.comparison import differences, intervals
+from tlskit import units
 from tlskit.errors import RunError
+from tlskit.evaluation.arm_tables import ARM, collect
+from tlskit.evaluation.comparison import differences, intervals
+from tlskit.metrics import published
 
 __all__ = ["choice", "minutes_per_slide", "pareto"]
 

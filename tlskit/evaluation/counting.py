@@ -13,7 +13,7 @@ stands for ``slide_id patient_id cancer_type`` and, where the input has it, ``sp
 ``05_counts_per_tile``, by `evaluate_slides`: one row a tile of a grid without overlap and threshold; at the right and
     bottom edge tiles are cut, so that the counts of a slide's tiles add up to the slide's.
     tile_id, ids, x_px, y_px (working px), threshold_by, threshold, tp, fp, fn, tn.
-``05_histograms``, by `evaluate_slides`: see `tlskit.thresholds`.
+``05_histograms``, by `evaluate_slides`: see `tlskit.metrics.thresholds`.
     ids, region (``slide``, ``tissue``), truth (0, 1), bin (0 to 255), count.
 ``05_grid_counts``, by `evaluate_grid`: one row a slide and threshold, inside tissue, on the common grid.
     ids, threshold_by, threshold, grid_mpp, mpp (of the map), tp, fp, fn, tn, ceiling_tp, ceiling_fp, ceiling_fn,
@@ -41,13 +41,13 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit import cohort, objects, tissue, units
+from tlskit import units
+from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import MapError, ParameterError
-from tlskit.grids import area_means
-from tlskit.metrics import COUNTS, count_pixels
-from tlskit.probmaps import ProbMap, open_map
-from tlskit.thresholds import counts_at, cut, joint_histogram, named_thresholds
-from tlskit.truth import IGNORED, Truth, read_truth
+from tlskit.maps import ProbMap, open_map
+from tlskit.metrics import COUNTS, area_means, count_pixels, counts_at, cut, joint_histogram, named_thresholds, objects
+from tlskit.outlines import IGNORED, Truth, read_truth
+from tlskit.slides import tissue
 
 __all__ = ["GridCounts", "SlideCounts", "evaluate_grid", "evaluate_slides", "evaluate_tiles"]
 
@@ -92,7 +92,7 @@ def evaluate_tiles(
     Parameters
     ----------
     checkpoint
-        A `tlskit.models.Checkpoint`.
+        A `tlskit.networks.models.Checkpoint`.
     tiles
         Tile table; all its rows are evaluated, so select the test tiles first.
     manifest
@@ -100,14 +100,14 @@ def evaluate_tiles(
     threshold
         A number, or several by name: ``{"fixed": 0.5, "validation": 0.37}``.
     batch_size, workers, **options
-        Of `tlskit.inference.predict_tiles` (``tile_store``, ``tiles_dir``).
+        Of `tlskit.maps.inference.predict_tiles` (``tile_store``, ``tiles_dir``).
 
     Returns
     -------
     DataFrame
         ``04_counts_per_tile`` of the module's text.
     """
-    from tlskit import inference
+    from tlskit.maps import inference
 
     named = named_thresholds(threshold)
     cuts = [cut(t) for t in named.values()]
@@ -165,7 +165,7 @@ def evaluate_slides(
     missing_target
         ``error`` or ``empty``: of `truth.read_truth`.
     resolution_by
-        Of `tlskit.slides.open_slide`.
+        Of `tlskit.slides.slide.open_slide`.
     on_failure
         Called with (slide_id, exception) for a slide that cannot be evaluated; without it the error is raised.
 
@@ -219,7 +219,7 @@ def evaluate_grid(
     with_objects
         Whether to find objects; they need the whole grid in memory (20 Mpx for 20 x 15 mm at 4 um/px).
     min_object_um2, closing_um, max_hole_um2
-        Of `tlskit.objects.post_process`, for predicted objects; true ones are the outlines as drawn.
+        Of `tlskit.metrics.objects.post_process`, for predicted objects; true ones are the outlines as drawn.
 
     Returns
     -------
@@ -249,7 +249,7 @@ def _over_slides(
     resolution_by, on_failure: OnFailure,
 ):  # fmt: skip
     """Tables of all slides stacked, as a tuple of `kind`; a slide that fails leaves no row in any of them."""
-    known = {row.slide_id: row for row in cohort.slide_rows(manifest)}
+    known = {row.slide_id: row for row in slide_rows(manifest)}
     results = []
     for row in tqdm(list(maps.itertuples(index=False)), desc="slides", unit="slide"):
         try:
@@ -261,7 +261,7 @@ def _over_slides(
             with open_map(row.map_path) as prob_map:
                 # Tissue is looked for in the colours that the network saw.
                 apply_icc = prob_map.metadata.get("parameters", {}).get("apply_icc", False)
-                with cohort.open_row(of_manifest, resolution_by=resolution_by, apply_icc=apply_icc) as slide:
+                with open_row(of_manifest, resolution_by=resolution_by, apply_icc=apply_icc) as slide:
                     _check_scale(prob_map, slide)
                     truth = read_truth(
                         of_manifest, slide, target_class, ignore_class=ignore_class, missing=missing_target

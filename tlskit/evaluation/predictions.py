@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlskit import annotations, cohort, objects, probmaps, thresholds
+from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import TlskitError
+from tlskit.maps import probmaps
+from tlskit.metrics import objects, thresholds
+from tlskit.outlines import polygonise, rasterise, write_geojson
 
 __all__ = ["outline_map", "write_outlines"]
 
@@ -32,13 +35,13 @@ def outline_map(
     Parameters
     ----------
     map_path
-        Probability map of `tlskit.inference.predict_slide`.
+        Probability map of `tlskit.maps.inference.predict_slide`.
     mpp0
         um/px of the slide's level 0.
     threshold
         Probability from which a pixel counts.
     min_object_um2, closing_um
-        Post-processing of `tlskit.objects.post_process`; holes are kept.
+        Post-processing of `tlskit.metrics.objects.post_process`; holes are kept.
 
     Returns
     -------
@@ -57,11 +60,11 @@ def outline_map(
         closing_um=closing_um,
         max_hole_um2=0.0,
     )
-    polygons = annotations.polygonise(mask, mpp=mpp, mpp0=mpp0)
+    polygons = polygonise(mask, mpp=mpp, mpp0=mpp0)
     rows = []
     for polygon in polygons:
         left, top, right, bottom = (int(round(v * mpp0 / mpp)) for v in polygon.bounds)
-        inside = annotations.rasterise(
+        inside = rasterise(
             [polygon], x_px=left, y_px=top, width_px=right - left, height_px=bottom - top, mpp=mpp, mpp0=mpp0
         )
         probabilities = values[top:bottom, left:right][inside] / 255
@@ -107,16 +110,16 @@ def write_outlines(
     DataFrame
         One row an object: slide_id, object, area_um2, mean_probability, max_probability.
     """
-    rows = {row.slide_id: row for row in cohort.slide_rows(manifest)}
+    rows = {row.slide_id: row for row in slide_rows(manifest)}
     tables = []
     for made in maps.itertuples():
         try:
-            with cohort.open_row(rows[made.slide_id], resolution_by=resolution_by) as slide:
+            with open_row(rows[made.slide_id], resolution_by=resolution_by) as slide:
                 mpp0, origin_px0 = slide.mpp0, slide.bounds_px0[:2]
             polygons, measured = outline_map(
                 made.map_path, mpp0=mpp0, threshold=threshold, min_object_um2=min_object_um2
             )
-            annotations.write_geojson(
+            write_geojson(
                 Path(out_dir) / f"{made.slide_id}.geojson",
                 polygons,
                 class_name=class_name,

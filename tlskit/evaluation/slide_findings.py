@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tlskit import objects
-from tlskit.metrics import COUNTS, ratios
-from tlskit.thresholds import counts_at, cut
-from tlskit.truth import Truth
+from tlskit.metrics import COUNTS, counts_at, cut, objects, ratios
+from tlskit.outlines import Truth
 
 if TYPE_CHECKING:
     from shapely.geometry import Polygon
 
-    from tlskit.probmaps import ProbMap
+    from tlskit.maps import ProbMap
 
 __all__ = ["Findings", "level_near", "scores_at"]
 
-#: Rule by which a predicted and a true object are a pair: see `tlskit.objects.MATCH_RULES`.
+#: Rule by which a predicted and a true object are a pair: see `tlskit.metrics.objects.MATCH_RULES`.
 RULE = "iou10"
 
 
@@ -67,7 +65,7 @@ class Findings:
         um/px to look at. Objects smaller than a few of these pixels come and go; the study's own tables
         (``05_objects``) stand on a finer grid.
     min_object_um2, closing_um
-        Of `tlskit.objects.post_process`.
+        Of `tlskit.metrics.objects.post_process`.
     """
 
     def __init__(
@@ -97,7 +95,7 @@ class Findings:
         return objects.post_process(self._values >= cut(threshold), mpp=self.mpp, **self._processing)
 
     def at(self, threshold: float) -> pd.DataFrame:
-        """Table of objects, as `tlskit.objects.compare` gives it, with ``ok``: whether it has its match."""
+        """Table of objects, as `tlskit.metrics.objects.compare` gives it, with ``ok``: whether it has its match."""
         key = cut(threshold)
         with self._lock:
             if key not in self._tables:
@@ -129,6 +127,6 @@ class Findings:
 
     def outlines(self, threshold: float) -> list[Polygon]:
         """Predicted objects as polygons in level-0 px, along pixel edges."""
-        from tlskit import annotations
+        from tlskit.outlines import polygonise
 
-        return annotations.polygonise(self.mask(threshold), mpp=self.mpp, mpp0=self.mpp0)
+        return polygonise(self.mask(threshold), mpp=self.mpp, mpp0=self.mpp0)

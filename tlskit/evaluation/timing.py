@@ -14,11 +14,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit import cohort, compute, engines, inference, units
+from tlskit import units
+from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import ParameterError, TlskitError
-from tlskit.published import PERSON_MINUTES_PER_SLIDE
+from tlskit.maps import inference
+from tlskit.metrics import PERSON_MINUTES_PER_SLIDE
+from tlskit.networks import describe_hardware, engines
 
-__all__ = ["project", "summarise", "time_inference"]
+__all__ = ["project_timings", "summarise_timings", "time_inference"]
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +85,13 @@ def time_inference(
         raise ParameterError(f"`repeats` should be at least 1, not {repeats!r}.")
     load_s = 0.0
     if isinstance(checkpoint, (str, Path)):
-        from tlskit.models import load_checkpoint
+        from tlskit.networks import load_checkpoint
 
         start = time.perf_counter()
         checkpoint = load_checkpoint(checkpoint, device=device)
         load_s = time.perf_counter() - start
     if isinstance(manifest_rows, pd.DataFrame):
-        manifest_rows = cohort.slide_rows(manifest_rows)
+        manifest_rows = slide_rows(manifest_rows)
     slides = list(manifest_rows)
     layout = inference.layout_for(
         checkpoint, **{name: options.get(name) for name in ("overlap", "window_px", "halo_px")}
@@ -112,7 +115,7 @@ def time_inference(
                     if repeat == 0:
                         _forget(row.slide_path)
                     start = time.perf_counter()
-                    with cohort.open_row(row, **inference.reading_of(checkpoint)) as slide:
+                    with open_row(row, **inference.reading_of(checkpoint)) as slide:
                         open_s = time.perf_counter() - start
                         prediction = inference.predict_slide(
                             checkpoint, slide, folder / f"{row.slide_id}.tif", slide_id=row.slide_id, engine=source,
@@ -160,7 +163,7 @@ def _rows(prediction: inference.Prediction, repeat: int, open_s: float) -> list[
 
 def _setting(checkpoint, layout, batch_size: int, source: engines.EngineSource) -> dict:
     made = source.made
-    hardware = compute.hardware(made.device if made else "auto")
+    hardware = describe_hardware(made.device if made else "auto")
     return {
         "magnification": float(checkpoint.magnification),
         "mpp": float(checkpoint.mpp),
@@ -175,7 +178,7 @@ def _setting(checkpoint, layout, batch_size: int, source: engines.EngineSource) 
 
 def _warm_up(source, row, checkpoint, layout, batch_size) -> None:
     """Make, check and run the engine once, on windows from the middle of a slide."""
-    with cohort.open_row(row, **inference.reading_of(checkpoint)) as slide:
+    with open_row(row, **inference.reading_of(checkpoint)) as slide:
         width, height = slide.size_px(checkpoint.mpp)
         side = layout.window_px
         window = slide.read(width // 2 - side // 2, height // 2 - side // 2, side, side, mpp=checkpoint.mpp)
@@ -191,7 +194,7 @@ def _forget(path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def summarise(timings: pd.DataFrame) -> pd.DataFrame:
+def summarise_timings(timings: pd.DataFrame) -> pd.DataFrame:
     """Medians and spread of wall times: one row a slide, cold and warm, and one for all slides together.
 
     Parameters
@@ -247,7 +250,7 @@ def _spread(seconds: pd.Series) -> dict:
     }
 
 
-def project(
+def project_timings(
     timings: pd.DataFrame,
     *,
     size_px0: tuple[int, int] = (80_000, 60_000),

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlskit import cohort, engines, inference
+from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import write_text
-from tlskit.probmaps import open_map
-from tlskit.truth import Truth, read_truth
+from tlskit.maps import inference, open_map
+from tlskit.networks import engines
+from tlskit.outlines import Truth, read_truth
 
 __all__ = ["compare_windows"]
 
@@ -76,7 +77,7 @@ def compare_windows(
         window and halo, is in the JSON file.
     """
     if isinstance(manifest_rows, pd.DataFrame):
-        manifest_rows = cohort.slide_rows(manifest_rows)
+        manifest_rows = slide_rows(manifest_rows)
     threshold = float(checkpoint.threshold if threshold is None else threshold)
     cut = math.ceil(threshold * 255)
     sizes = {"tile": {}, "window": {"window_px": window_px, "halo_px": halo_px}}
@@ -93,7 +94,7 @@ def compare_windows(
         try:
             seconds, maps = {}, {}
             for name, options in sizes.items():
-                with cohort.open_row(row, **inference.reading_of(checkpoint)) as slide:
+                with open_row(row, **inference.reading_of(checkpoint)) as slide:
                     truth = _truth_of(row, slide, checkpoint, missing_target)
                     made = inference.predict_slide(
                         checkpoint, slide, out_dir / f"window_{layouts[name].window_px}" / f"{row.slide_id}.tif",

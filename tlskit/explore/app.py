@@ -16,14 +16,18 @@ from pathlib import Path
 import ipywidgets
 import numpy as np
 
-from tlskit import annotations, explore, findings, probmaps, slides
-from tlskit.archive import Archive, Arm, find_runs, open_archive
-from tlskit.chooser import SlideChooser
-from tlskit.desk import Sheet, SlideDesk
 from tlskit.errors import RunError, TlskitError
+from tlskit.evaluation import Findings
+from tlskit.explore import explorers
+from tlskit.explore.folder_chooser import SlideChooser
+from tlskit.explore.segmenting import Job
+from tlskit.explore.slide_explorer import Sheet, SlideDesk
+from tlskit.explore.widgets import Download, Message, guarded
 from tlskit.files import project_root, resolve
-from tlskit.handles import Download, Message, guarded
-from tlskit.segmenting import Job
+from tlskit.maps import probmaps
+from tlskit.outlines import write_geojson
+from tlskit.slides import open_slide
+from tlskit.study import Archive, Arm, find_runs, open_archive
 
 __all__ = ["area_table", "page", "serve"]
 
@@ -67,7 +71,7 @@ class _RunPage(ipywidgets.VBox):
             old.close()
         archive = open_archive(resolve(self._outputs_dir) / self.runs.value)
         self.caption.value = f'<span style="color:#7a3b00">{html.escape(archive.caption)}</span>'
-        self.desk = explore.slide(archive)
+        self.desk = explorers.slide(archive)
         self.desk.fold_code()
         measures = _Measures(self.desk, self.desk.message)
         self.children = [*self.children[:1], self.desk, measures]
@@ -115,7 +119,7 @@ class _FolderPage(ipywidgets.VBox):
     def take(self, path: Path) -> None:
         """Take a slide up: show it, with its map where it was segmented before."""
         self.message.say()
-        slides.open_slide(path).close()  # an unreadable file is told here, before anything on the page changes
+        open_slide(path).close()  # an unreadable file is told here, before anything on the page changes
         self.slide_path = path
         self.segment.disabled = not self._models or self.job is not None
         self._show()
@@ -131,7 +135,7 @@ class _FolderPage(ipywidgets.VBox):
     def _show(self, _=None) -> None:
         if self.slide_path is None:
             return
-        slide = slides.open_slide(self.slide_path, **self._reading())
+        slide = open_slide(self.slide_path, **self._reading())
         maps, chosen, target = {}, {}, "TLS"
         if self._models:
             archive, arm = self._models[self.model.value]
@@ -227,7 +231,7 @@ class _Measures(ipywidgets.VBox):
         sheet = self.desk.sheet
         if sheet is None or not self.desk.map_name:
             raise RunError("There is nothing to measure yet: segment the slide first.")
-        found = findings.Findings(
+        found = Findings(
             sheet.maps[self.desk.map_name], (), mpp0=sheet.slide.mpp0, goal_mpp=MEASURE_MPP, **sheet.processing
         )
         return found.outlines(self.desk.threshold.value)
@@ -249,7 +253,7 @@ class _Measures(ipywidgets.VBox):
         areas = area_table(polygons, mpp0=self.desk.sheet.slide.mpp0)["area_um2"]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{self._stem()}.geojson"
-            annotations.write_geojson(
+            write_geojson(
                 path, polygons, class_name=self.desk.class_name.value.strip() or "TLS",
                 origin_px0=self.desk.sheet.slide.bounds_px0[:2],
                 measurements=[{"Area um^2": float(area)} for area in areas],
@@ -272,7 +276,7 @@ def area_table(polygons: list, *, mpp0: float):
     """Areas of outlines in level-0 px: object_id, area_um2, diameter_um (of the circle of that area), x_px0, y_px0."""
     import pandas as pd
 
-    from tlskit.objects import diameter_um
+    from tlskit.metrics import diameter_um
 
     areas = np.array([p.area for p in polygons], np.float64) * mpp0**2
     return pd.DataFrame(

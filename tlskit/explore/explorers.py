@@ -1,7 +1,7 @@
-"""Explorers for JupyterLab: sliders around `tlskit.views` and the slide view.
+"""Explorers for JupyterLab: sliders around `tlskit.explore.static_views` and the slide view.
 
 Each function returns a box to show; its ``value`` is the present choice, for the next cell, and its ``code`` the line
-that makes the same view without sliders. Beside each stands its static twin in `tlskit.views`, because what a widget
+that makes the same view without sliders. Beside each stands its static twin in `static_views`, because what a widget
 shows does not live in an executed copy of a notebook.
 """
 
@@ -11,12 +11,21 @@ from pathlib import Path
 
 import ipywidgets
 
-from tlskit import probmaps, views
-from tlskit.archive import Archive, open_archive
-from tlskit.desk import Sheet, SlideDesk
 from tlskit.errors import TlskitError
-from tlskit.handles import Explorer, guarded, png_of
-from tlskit.runs import Run
+from tlskit.explore.slide_explorer import Sheet, SlideDesk
+from tlskit.explore.static_views import (
+    at_threshold,
+    choose_tiles,
+    cost_table,
+    move_cursor,
+    pr_curves,
+    threshold_curves,
+    tile_page,
+    timing_figure,
+)
+from tlskit.explore.widgets import Explorer, guarded, png_of
+from tlskit.maps import probmaps
+from tlskit.study import Archive, Run, open_archive
 
 __all__ = ["sheet_of", "slide", "threshold", "tiles", "timing"]
 
@@ -40,7 +49,7 @@ def slide(
     Parameters
     ----------
     run
-        Name or folder of a run, or what `tlskit.runs.open_run` or `tlskit.archive.open_archive` returned.
+        Name or folder of a run, or what `tlskit.study.runs.open_run` or `tlskit.study.archive.open_archive` returned.
     slide_id
         The slide to begin with; by default the first that has a map.
     threshold
@@ -59,7 +68,7 @@ def slide(
         field = tuple(round(v) for v in value["field"]) or None
         arms = f", arms=[{value['map']!r}]" if value["map"] and not value["side_by_side"] else ""
         return (
-            f"views.slide_field({archive.name!r}, slide_id={value['slide_id']!r}, threshold={value['threshold']:g}, "
+            f"explore.slide_field({archive.name!r}, slide_id={value['slide_id']!r}, threshold={value['threshold']:g}, "
             f"field={field}{arms})\n\nthreshold: {value['threshold']:g}  # in a preset"
         )
 
@@ -173,15 +182,15 @@ class _Tiles(_Page):
         }
         self._call = {"arm": self.arm.value, "order": self.order.value, "n_tiles": self._n_tiles}
         self._call |= {k: v for k, v in choice.items() if v != everything[k]}
-        tile_ids = list(views.choose_tiles(self.tiles, **choice)["tile_id"])
+        tile_ids = list(choose_tiles(self.tiles, **choice)["tile_id"])
         words = ", ".join(f"{k}={v!r}" for k, v in self._call.items())
         return choice | {
             "arm": self.arm.value,
             "tile_ids": tile_ids,
-        }, f"views.tile_page({self._archive.name!r}, {words})"
+        }, f"explore.tile_page({self._archive.name!r}, {words})"
 
     def draw(self) -> bytes:
-        return png_of(views.tile_page(self._archive, **self._call), dpi=90)
+        return png_of(tile_page(self._archive, **self._call), dpi=90)
 
 
 def tiles(run: AnyRun, *, arm: str | None = None, n_tiles: int = 12, outputs_dir: str | Path = "outputs") -> Explorer:
@@ -219,7 +228,7 @@ class _Threshold(_Page):
         t = round(self.threshold.value, 4)
         if self._drawn is None or self._drawn[0] != key:
             self._prepare(key, t)
-        rows = views.at_threshold(self._drawn[1], t)
+        rows = at_threshold(self._drawn[1], t)
         columns = ["arm", "precision", "recall", "dice", "iou"]
         labels = dict(zip(columns, ["Magnification", "Precision", "Recall", "Dice", "IoU"], strict=True))
         self.table.value = (
@@ -230,7 +239,7 @@ class _Threshold(_Page):
             )
         ).replace("<table", '<table style="line-height:1.4;text-align:right"')
         value = {"threshold": t, "split": key[0], "score": key[1], "scores": rows[columns].to_dict("records")}
-        code = f"views.threshold_curves({self._archive.name!r}, threshold={t:g}, split={key[0]!r}, score={key[1]!r})"
+        code = f"explore.threshold_curves({self._archive.name!r}, threshold={t:g}, split={key[0]!r}, score={key[1]!r})"
         return value, f"{code}\n\nthreshold: {t:g}  # in a preset"
 
     def _prepare(self, key: tuple[str, str], t: float) -> None:
@@ -238,8 +247,8 @@ class _Threshold(_Page):
         import matplotlib.pyplot as plt
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        curves = views.pr_curves(self._archive, split=key[0])
-        figure = views.threshold_curves(self._archive, threshold=t, split=key[0], score=key[1])
+        curves = pr_curves(self._archive, split=key[0])
+        figure = threshold_curves(self._archive, threshold=t, split=key[0], score=key[1])
         plt.close(figure)
         FigureCanvasAgg(figure).draw()  # lays the figure out; pyplot has taken its own canvas away
         figure.set_layout_engine("none")
@@ -254,7 +263,7 @@ class _Threshold(_Page):
         import numpy as np
 
         (_, score), curves, figure, marks, background = self._drawn
-        views.move_cursor(marks, curves, self.value["threshold"], score)
+        move_cursor(marks, curves, self.value["threshold"], score)
         figure.canvas.restore_region(background)
         for mark in marks:
             mark.axes.draw_artist(mark)
@@ -280,13 +289,13 @@ class _Timing(_Page):
 
     def choose(self) -> tuple[dict, str]:
         n = self.n_slides.value
-        table = views.cost_table(self._archive, n_slides=n)
+        table = cost_table(self._archive, n_slides=n)
         return {"n_slides": n, "hours": dict(zip(table["arm"], table["hours"], strict=True))}, (
-            f"views.timing({self._archive.name!r}, n_slides={n})"
+            f"explore.timing_figure({self._archive.name!r}, n_slides={n})"
         )
 
     def draw(self) -> bytes:
-        return png_of(views.timing(self._archive, n_slides=self.n_slides.value))
+        return png_of(timing_figure(self._archive, n_slides=self.n_slides.value))
 
 
 def timing(run: AnyRun, *, n_slides: int = 100, outputs_dir: str | Path = "outputs") -> Explorer:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ipywidgets
 
-from tlskit.handles import Message, guarded
+from tlskit.explore.widgets import Message, guarded
 
 __all__ = ["SLIDE_SUFFIXES", "SlideChooser", "slide_files"]
 

@@ -46,9 +46,9 @@ class Job:
         self.state, self.done, self.total, self.reason = "running", 0, 0, ""
         self._last_words: list[str] = []
         # The package is found where it is here, also when it is not installed but on the path.
-        path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tlskit.segmenting"],
+            [sys.executable, "-m", "tlskit.explore.segmenting"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path, "TQDM_MININTERVAL": "0.3", "PYTHONUTF8": "1"},
             start_new_session=os.name == "posix",
@@ -136,8 +136,9 @@ def _work() -> int:
     order = json.loads(text)
     # When the page is closed its kernel goes, and with it the other end of this pipe.
     threading.Thread(target=lambda: os.read(0, 1) or _leave(), daemon=True).start()
-    from tlskit import inference, models
     from tlskit.errors import TlskitError
+    from tlskit.maps import inference
+    from tlskit.networks import models
 
     try:
         checkpoint = models.load_checkpoint(order["checkpoint"])

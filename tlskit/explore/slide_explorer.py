@@ -1,6 +1,6 @@
 """One slide under the lens: the view, its sliders, its scores, its misses, and outlines drawn by hand.
 
-`SlideDesk` knows nothing of runs: `tlskit.explore` feeds it with slides of a run, `tlskit.app` with any slide.
+`SlideDesk` knows nothing of runs: `explorers` feeds it with slides of a run, `app` with any slide.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pathlib import Path
 import ipywidgets
 import numpy as np
 
-from tlskit import annotations, findings, viewer
-from tlskit.handles import Explorer, guarded
+from tlskit.evaluation import Findings, scores_at
+from tlskit.explore import viewer
+from tlskit.explore.widgets import Explorer, guarded
+from tlskit.outlines import write_geojson
 
 __all__ = ["Sheet", "SlideDesk"]
 
@@ -34,7 +36,7 @@ class Sheet:
     slide_id
         Shown as text.
     slide
-        Open `tlskit.slides.Slide`; the desk closes it, and the maps.
+        Open `tlskit.slides.slide.Slide`; the desk closes it, and the maps.
     maps
         Open maps by name, coarsest magnification first.
     truth
@@ -93,7 +95,7 @@ class SlideDesk(Explorer):
         super().__init__()
         self.sheet: Sheet | None = None
         self._reproduce, self._save_to = reproduce, save_to
-        self._findings: dict[str, findings.Findings] = {}
+        self._findings: dict[str, Findings] = {}
         self._jumps = {"misses": 0, "false_alarms": 0}
         self._ticket = 0
         self._counting = threading.Lock()
@@ -239,9 +241,7 @@ class SlideDesk(Explorer):
         )
         names = list(self.sheet.maps) if self.value["side_by_side"] else [name]
         scores = {
-            each: findings.scores_at(self.sheet.histograms[each], threshold)
-            for each in names
-            if each in self.sheet.histograms
+            each: scores_at(self.sheet.histograms[each], threshold) for each in names if each in self.sheet.histograms
         }
         self.scores.value = _score_table(scores, threshold, bool(name), self.sheet.truth)
         if name and self.sheet.truth is not None:
@@ -251,10 +251,10 @@ class SlideDesk(Explorer):
 
     # -- objects -------------------------------------------------------------------------------------------------------
 
-    def findings_of(self, name: str) -> findings.Findings:
+    def findings_of(self, name: str) -> Findings:
         """Objects of a map; made when first asked for."""
         if name not in self._findings:
-            self._findings[name] = findings.Findings(
+            self._findings[name] = Findings(
                 self.sheet.maps[name], self.sheet.truth or (), mpp0=self.sheet.slide.mpp0,
                 min_object_um2=self.sheet.processing.get("min_object_um2", 1000.0),
                 closing_um=self.sheet.processing.get("closing_um", 16.0),
@@ -343,7 +343,7 @@ class SlideDesk(Explorer):
             self.message.say("Nothing is drawn yet: press Draw outline above the slide.")
             return
         path = self._save_to(self.sheet.slide_id)
-        annotations.write_geojson(
+        write_geojson(
             path, polygons, class_name=self.class_name.value.strip() or "TLS",
             origin_px0=self.sheet.slide.bounds_px0[:2],
         )  # fmt: skip

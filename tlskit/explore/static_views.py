@@ -1,7 +1,7 @@
 """The explorers' static twins: what a slider shows, as a figure for a given value of it.
 
-Each takes a run (its name, folder or `tlskit.archive.Archive`) and plain values, and returns a matplotlib ``Figure``;
-the explorers of `tlskit.explore` show the call that makes their present view.
+Each takes a run (its name, folder or `tlskit.study.Archive`) and plain values, and returns a matplotlib ``Figure``;
+the explorers of `tlskit.explore.explorers` show the call that makes their present view.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 
-from tlskit import annotations, findings, plots, probmaps, thresholds
-from tlskit.archive import Archive, Arm, open_archive
-from tlskit.chartstyle import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from tlskit.errors import ParameterError, RunError
+from tlskit.evaluation import level_near, scores_at
+from tlskit.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, plots
+from tlskit.maps import probmaps
+from tlskit.metrics import thresholds
+from tlskit.outlines import polygonise
+from tlskit.study import Archive, Arm, open_archive
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +34,7 @@ __all__ = [
     "slide_field",
     "threshold_curves",
     "tile_page",
-    "timing",
+    "timing_figure",
 ]
 
 Run = str | Path | Archive
@@ -115,12 +118,12 @@ def slide_field(
 
 def _outlines_in(probmap, box, d: float, mpp0: float, threshold: float) -> list:
     """Outlines of what is positive in a box given in px of `d` level-0 px, from the level that fits it."""
-    level, mpp = findings.level_near(probmap, mpp0 * d)
+    level, mpp = level_near(probmap, mpp0 * d)
     ratio = mpp0 * d / mpp  # pixels of that level along one of the box
     x, y = (math.floor(v * ratio) - 1 for v in box[:2])
     width, height = (math.ceil(v * ratio) + 3 for v in box[2:])
     values = probmap.read(x, y, width, height, level=level)
-    return annotations.polygonise(values >= thresholds.cut(threshold), mpp=mpp, mpp0=mpp0, x_px=x, y_px=y)
+    return polygonise(values >= thresholds.cut(threshold), mpp=mpp, mpp0=mpp0, x_px=x, y_px=y)
 
 
 def _scale_bar(ax, mpp: float, size: tuple[int, int]) -> None:
@@ -139,7 +142,7 @@ def _title(arm: Arm, slide_id: str, threshold: float) -> str:
     histogram = arm.histograms.get(slide_id)
     if histogram is None:
         return arm.name
-    scores = findings.scores_at(histogram, threshold)
+    scores = scores_at(histogram, threshold)
     return f"{arm.name}   IoU {scores['iou']:.2f}   Dice {scores['dice']:.2f}   of the whole slide"
 
 
@@ -152,7 +155,7 @@ def choose_tiles(
     target_fraction: Sequence[float] = (0.0, 1.0),
     error: Sequence[float] = (0.0, 1.0),
 ) -> pd.DataFrame:
-    """Rows of a tile table (`tlskit.archive.Archive.tiles`); an empty text takes all.
+    """Rows of a tile table (`tlskit.study.archive.Archive.tiles`); an empty text takes all.
 
     `target_fraction` and `error` are ranges, both ends included. Tiles that were not evaluated have no error; they stay
     as long as the range of errors is the whole of 0 to 1.
@@ -247,7 +250,7 @@ def threshold_curves(
 
 
 def pr_curves(run: Run, *, split: str = "test", outputs_dir: str | Path = "outputs") -> pd.DataFrame:
-    """`tlskit.thresholds.pr_curve` of every arm, of the slides of one set."""
+    """`tlskit.metrics.thresholds.pr_curve` of every arm, of the slides of one set."""
     archive = open_archive(run, outputs_dir=outputs_dir)
     table = archive.histograms(split or None)
     if table.empty:
@@ -320,7 +323,7 @@ def _seconds_per_slide(stages: pd.DataFrame) -> pd.Series:
     return source.groupby(["slide_id", "repeat"])["seconds"].sum().groupby("slide_id").median()
 
 
-def timing(run: Run, *, n_slides: int = 100, outputs_dir: str | Path = "outputs") -> Figure:
+def timing_figure(run: Run, *, n_slides: int = 100, outputs_dir: str | Path = "outputs") -> Figure:
     """Hours that a cohort of `n_slides` takes at each magnification, beside a person's 5 to 10 minutes a slide."""
     table = cost_table(run, n_slides=n_slides, outputs_dir=outputs_dir)
     figure, ax = plt.subplots(figsize=(7.5, 1.6 + 0.45 * len(table)), layout="constrained")

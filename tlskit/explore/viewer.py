@@ -27,7 +27,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from shapely.geometry import Polygon
 
-    from tlskit.probmaps import ProbMap
+    from tlskit.maps import ProbMap
     from tlskit.slides import Slide
 
 __all__ = ["SlideView", "slide_view"]
@@ -236,7 +236,7 @@ def slide_view(
     Parameters
     ----------
     slide
-        An open `tlskit.slides.Slide`; the view closes it when it shows another one.
+        An open `tlskit.slides.slide.Slide`; the view closes it when it shows another one.
     maps
         Open probability maps by the name that is shown, such as ``{"4x": ...}``.
     truth

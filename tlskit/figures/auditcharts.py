@@ -8,8 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from tlskit import published
-from tlskit.chartstyle import (
+from tlskit.figures.style import (
     BLACK,
     BLUE,
     LEVELS,
@@ -23,20 +22,21 @@ from tlskit.chartstyle import (
     score_name,
     unit_axis,
 )
+from tlskit.metrics import published
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["audit", "published_audit"]
+__all__ = ["audit_chart", "published_audit_chart"]
 
 
-def audit(table: pd.DataFrame, *, score: str = "iou") -> Figure:
+def audit_chart(table: pd.DataFrame, *, score: str = "iou") -> Figure:
     """The same predictions under every pooling and empty rule; the winner of each row is ringed and named.
 
     Parameters
     ----------
     table
-        Of `tlskit.comparison.audit`.
+        Of `tlskit.evaluation.comparison.audit`.
     score
         Name of the score.
     """
@@ -98,9 +98,9 @@ def _audit_rows(table: pd.DataFrame, score: str) -> list[tuple[str, pd.DataFrame
     return rows
 
 
-def published_audit() -> Figure:
-    """The printed table beside what its own precision, recall and specificity imply: `tlskit.published.audit`."""
-    table = published.audit()
+def published_audit_chart() -> Figure:
+    """The printed table beside what its own precision, recall and specificity imply (`audit_published_table`)."""
+    table = published.audit_published_table()
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH_IN, 3.6), sharey=True, layout="constrained")
     rows = np.arange(len(table)) + np.where(table["level"] == "wsi", 0.6, 0.0)
     for ax, score in zip(axes, ("dice", "iou", "mcc"), strict=True):

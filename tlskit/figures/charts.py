@@ -1,4 +1,4 @@
-"""Charts of scores and thresholds: tables in, matplotlib ``Figure`` out. Pictures of pixels are in `tlskit.plots`."""
+"""Charts of scores and thresholds: tables in, matplotlib ``Figure`` out. Pictures of pixels are in `plots`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from tlskit.chartstyle import (
+from tlskit.figures.style import (
     BLUE,
     ORANGE,
     POOLINGS,
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["calibration", "per_slide", "pr_curves", "scores", "threshold_curves"]
+__all__ = ["calibration_curves", "per_slide", "pr_curves", "score_bars", "threshold_curves"]
 
 
-def scores(table: pd.DataFrame) -> Figure:
+def score_bars(table: pd.DataFrame) -> Figure:
     """The seven scores under each pooling.
 
     Parameters
     ----------
     table
-        Of `tlskit.metrics.score_table`, for one arm.
+        Of `tlskit.metrics.scores.score_table`, for one arm.
     """
     figure, ax = plt.subplots(figsize=(WIDTH_IN, 4.2), layout="constrained")
     rows = np.arange(len(SCORES))
@@ -63,7 +63,7 @@ def per_slide(table: pd.DataFrame, *, score: str = "iou") -> Figure:
     Parameters
     ----------
     table
-        Of `tlskit.metrics.per_unit`.
+        Of `tlskit.metrics.scores.per_unit`.
     score
         Name of the score.
     """
@@ -91,7 +91,7 @@ def pr_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | None = None) -
     Parameters
     ----------
     curves
-        Of `tlskit.comparison.pr_curves`.
+        Of `tlskit.evaluation.comparison.pr_curves`.
     chosen
         Threshold by arm; by default only 0.5 is marked.
     """
@@ -132,7 +132,7 @@ def threshold_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | float |
     Parameters
     ----------
     curves
-        Of `tlskit.thresholds.pr_curve` or `tlskit.comparison.pr_curves`.
+        Of `tlskit.metrics.thresholds.pr_curve` or `tlskit.evaluation.comparison.pr_curves`.
     chosen
         Threshold, or threshold by arm.
     """
@@ -165,13 +165,13 @@ def threshold_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | float |
     return done(figure, ax)
 
 
-def calibration(table: pd.DataFrame) -> Figure:
+def calibration_curves(table: pd.DataFrame) -> Figure:
     """Reliability: the share of target among pixels of about the same probability, and how many pixels those are.
 
     Parameters
     ----------
     table
-        Of `tlskit.thresholds.calibration` or `tlskit.comparison.calibration`.
+        Of `tlskit.metrics.thresholds.calibration` or `tlskit.evaluation.comparison.calibration`.
     """
     figure, (ax, below) = plt.subplots(
         2, 1, figsize=(6.4, 5.6), sharex=True, height_ratios=[3, 1], layout="constrained"

@@ -1,4 +1,4 @@
-"""Charts across magnifications: tables of `tlskit.comparison` and `tlskit.costs` in, matplotlib ``Figure`` out."""
+"""Charts across magnifications: tables of `tlskit.evaluation` in, matplotlib ``Figure`` out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from tlskit import costs, published, units
-from tlskit.chartstyle import (
+from tlskit import units
+from tlskit.evaluation import costs
+from tlskit.figures.style import (
     BLACK,
     BLUE,
     GREY,
@@ -31,6 +32,7 @@ from tlskit.chartstyle import (
     slides_text,
     unit_axis,
 )
+from tlskit.metrics import published
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,12 +40,12 @@ if TYPE_CHECKING:
 __all__ = [
     "agreement",
     "ceilings",
-    "differences",
-    "intervals",
+    "difference_intervals",
+    "score_intervals",
     "iou_by_magnification",
-    "minutes_per_slide",
+    "minutes_bars",
     "object_recall",
-    "pareto",
+    "pareto_front",
 ]
 
 
@@ -53,12 +55,12 @@ def iou_by_magnification(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table
-        Of `tlskit.comparison.iou_by_magnification`.
+        Of `tlskit.evaluation.comparison.iou_by_magnification`.
     """
     score = table["score"].iloc[0]
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 3.6), sharey=True, layout="constrained")
     all_magnifications = np.sort(table["magnification"].unique())
-    implied = published.audit()
+    implied = published.audit_published_table()
     for ax, level in zip(axes, ("tile", "wsi"), strict=True):
         here = table[table["level"] == level]
         printed = here[here["source"] == published.SOURCE]
@@ -81,13 +83,13 @@ def iou_by_magnification(table: pd.DataFrame) -> Figure:
     return done(figure, *axes)
 
 
-def minutes_per_slide(table: pd.DataFrame, *, with_published: bool = True) -> Figure:
+def minutes_bars(table: pd.DataFrame, *, with_published: bool = True) -> Figure:
     """Minutes that a slide takes by magnification (log scale), beside a person and the published times.
 
     Parameters
     ----------
     table
-        Of `tlskit.costs.minutes_per_slide`.
+        Of `tlskit.evaluation.costs.minutes_per_slide`.
     with_published
         Whether to draw the published times (another machine, other slides).
     """
@@ -116,13 +118,13 @@ def minutes_per_slide(table: pd.DataFrame, *, with_published: bool = True) -> Fi
     return done(figure, ax)
 
 
-def intervals(table: pd.DataFrame) -> Figure:
+def score_intervals(table: pd.DataFrame) -> Figure:
     """Scores of each arm with their intervals, one panel a score.
 
     Parameters
     ----------
     table
-        Of `tlskit.comparison.intervals`.
+        Of `tlskit.evaluation.comparison.intervals`.
     """
     names, of_scores = list(dict.fromkeys(table["arm"])), list(dict.fromkeys(table["score"]))
     figure, axes = plt.subplots(
@@ -153,13 +155,13 @@ def intervals(table: pd.DataFrame) -> Figure:
     return done(figure, *axes[0])
 
 
-def differences(table: pd.DataFrame, *, score: str | None = None) -> Figure:
+def difference_intervals(table: pd.DataFrame, *, score: str | None = None) -> Figure:
     """Paired differences between arms with their intervals; those whose interval excludes 0 are filled.
 
     Parameters
     ----------
     table
-        Of `tlskit.comparison.differences`.
+        Of `tlskit.evaluation.comparison.differences`.
     score
         Which of its scores; by default its last.
     """
@@ -193,7 +195,7 @@ def ceilings(table: pd.DataFrame, *, score: str = "iou") -> Figure:
     Parameters
     ----------
     table
-        Of `tlskit.comparison.grid_table`.
+        Of `tlskit.evaluation.comparison.grid_table`.
     score
         ``iou`` or ``dice``.
     """
@@ -222,11 +224,11 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10") -> Figure:
     Parameters
     ----------
     table
-        Of `tlskit.comparison.object_table`.
+        Of `tlskit.evaluation.comparison.object_table`.
     rule
-        One of `tlskit.objects.MATCH_RULES`.
+        One of `tlskit.metrics.objects.MATCH_RULES`.
     """
-    from tlskit.objects import SIZE_CLASSES
+    from tlskit.metrics import SIZE_CLASSES
 
     table = table[table["rule"] == rule].reset_index(drop=True)
     figure, (ax, right) = plt.subplots(1, 2, figsize=(WIDTH_IN, 3.4), width_ratios=[2.6, 1], layout="constrained")
@@ -269,11 +271,11 @@ def agreement(per_slide_objects: pd.DataFrame, *, what: str = "area_mm2") -> Fig
     Parameters
     ----------
     per_slide_objects
-        ``05_objects_per_slide`` of all arms (`tlskit.comparison.collect`), of one threshold rule.
+        ``05_objects_per_slide`` of all arms (`tlskit.evaluation.comparison.collect`), of one threshold rule.
     what
         ``area_mm2`` or ``number``.
     """
-    from tlskit.objects import agreement as agree
+    from tlskit.metrics import agreement as agree
 
     columns = {"area_mm2": ("predicted_mm2", "truth_mm2"), "number": ("n_predicted", "n_truth")}[what]
     names = list(dict.fromkeys(per_slide_objects["arm"]))
@@ -310,13 +312,13 @@ def agreement(per_slide_objects: pd.DataFrame, *, what: str = "area_mm2") -> Fig
     return done(figure, *axes.flat)
 
 
-def pareto(front: pd.DataFrame) -> Figure:
+def pareto_front(front: pd.DataFrame) -> Figure:
     """Quality with its interval against minutes per slide with their spread; the chosen arm ringed, and why.
 
     Parameters
     ----------
     front
-        Of `tlskit.costs.pareto`.
+        Of `tlskit.evaluation.costs.pareto`.
     """
     score = front["score"].iloc[0]
     figure, ax = plt.subplots(figsize=(WIDTH_IN, 4.6), layout="constrained")

@@ -1,6 +1,6 @@
-"""Pictures of pixels: tiles, fields and slides with their outlines. Charts of tables are in `tlskit.charts`.
+"""Pictures of pixels: tiles, fields and slides with their outlines. Charts of tables are in `tlskit.figures.charts`.
 
-Every function returns a matplotlib ``Figure`` and reads pixels through `tlskit.slides`. Truth is drawn in cyan,
+Every function returns a matplotlib ``Figure`` and reads pixels through `tlskit.slides.slide`. Truth is drawn in cyan,
 predictions in yellow, both with a dark rim, so that they show on pink, on purple and on glass.
 """
 
@@ -19,8 +19,10 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as MplPath
 from shapely.geometry import Polygon, box
 
-from tlskit import annotations, cohort, units
-from tlskit.chartstyle import score_name
+from tlskit import units
+from tlskit.cohort import open_row, slide_rows
+from tlskit.figures.style import score_name
+from tlskit.outlines import polygonise, rasterise, read_targets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -196,7 +198,7 @@ def target_at_magnifications(
         centre_px = [float(v) * slide.mpp0 / mpp for v in (polygon.centroid.x, polygon.centroid.y)]
         x_px, y_px = (round(v - field_px / 2) for v in centre_px)
         _field(top, slide, x_px, y_px, field_px, mpp=mpp)
-        mask = annotations.rasterise(
+        mask = rasterise(
             polygons, x_px=x_px, y_px=y_px, width_px=field_px, height_px=field_px, mpp=mpp, mpp0=slide.mpp0
         )
         bottom.imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, field_px, field_px, 0))
@@ -224,14 +226,14 @@ def tile_predictions(
     Parameters
     ----------
     checkpoint
-        `tlskit.models.Checkpoint` that made the predictions; it says how the tiles are read.
+        `tlskit.networks.models.Checkpoint` that made the predictions; it says how the tiles are read.
     tiles
         Rows of the tile table to show, in this order.
     threshold
         Probability from which a pixel counts as target.
     """
-    from tlskit import inference
-    from tlskit.truth import IGNORED
+    from tlskit.maps import inference
+    from tlskit.outlines import IGNORED
 
     mpp = units.mpp_for_magnification(checkpoint.magnification)
     size = checkpoint.tile_px
@@ -282,7 +284,7 @@ def slide_overlays(
     max_px
         Longest side of the pictures.
     """
-    from tlskit import probmaps
+    from tlskit.maps import probmaps
 
     if examples.empty:
         figure, axes = plt.subplots(figsize=(6, 1.5), squeeze=False)
@@ -304,7 +306,7 @@ def slide_overlays(
         with probmaps.open_map(example.map_path) as probmap:
             overview, map_mpp = probmap.overview(max_px)
         map_extent = (0, overview.shape[1] * map_mpp / 1000, overview.shape[0] * map_mpp / 1000, 0)
-        predicted = annotations.polygonise(
+        predicted = polygonise(
             overview >= math.ceil(threshold * 255), mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2
         )
         # Truth last: it is the longer-lived line, and false outlines may be many.
@@ -333,7 +335,7 @@ class _Fields:
     """Slides and target outlines of a cohort, each opened and read once."""
 
     def __init__(self, manifest: pd.DataFrame, target_class: str | list[str] | None, **reading):
-        self._rows = {row.slide_id: row for row in cohort.slide_rows(manifest)}
+        self._rows = {row.slide_id: row for row in slide_rows(manifest)}
         self._target_class = target_class
         self._reading = reading
         self._open: dict[str, tuple[Slide, list[Polygon]]] = {}
@@ -341,10 +343,10 @@ class _Fields:
     def open(self, slide_id: str) -> tuple[Slide, list[Polygon]]:
         if slide_id not in self._open:
             row = self._rows[slide_id]
-            slide = cohort.open_row(row, **self._reading)
+            slide = open_row(row, **self._reading)
             polygons = []
             if self._target_class is not None and row.annotation_path:
-                polygons = annotations.read_targets(
+                polygons = read_targets(
                     row.annotation_path, self._target_class, missing="empty", origin_px0=slide.bounds_px0[:2]
                 )
             self._open[slide_id] = (slide, polygons)
@@ -431,7 +433,7 @@ def draw_outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 
 
 def _mask_outline(ax: Axes, mask: np.ndarray, colour: str) -> None:
     """Outline of a mask along its pixel edges."""
-    draw_outlines(ax, annotations.polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour)
+    draw_outlines(ax, polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour)
 
 
 def _scale_bar(ax: Axes, mpp: float, size_px: int) -> None:

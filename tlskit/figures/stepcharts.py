@@ -1,4 +1,4 @@
-"""Charts of the tables of notebooks 01, 02, 03 and 06. Charts of scores are in `tlskit.charts`."""
+"""Charts of the tables of notebooks 01, 02, 03 and 06. Charts of scores are in `tlskit.figures.charts`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from tlskit.chartstyle import BLUE, GREEN, LIGHT_GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION
-from tlskit.splitting import SPLITS
+from tlskit.cohort import SPLITS
+from tlskit.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def tiles_per_slide(slides: pd.DataFrame) -> Figure:
     Parameters
     ----------
     slides
-        As `tlskit.tiling.tile_cohort` returns it.
+        As `tlskit.tiles.tiling.tile_cohort` returns it.
     """
     slides = slides.sort_values("slide_id")
     parts = (
@@ -57,7 +57,7 @@ def split_bars(summary: pd.DataFrame) -> Figure:
     Parameters
     ----------
     summary
-        As `tlskit.splitting.split_summary` returns it.
+        As `tlskit.cohort.splitting.split_summary` returns it.
     """
     columns = [c for c in ("patients", "slides", "tiles") if c in summary]
     by_type = summary[summary["cancer_type"] != "all"]
@@ -89,7 +89,7 @@ def training_history(history: pd.DataFrame) -> Figure:
     Parameters
     ----------
     history
-        As `tlskit.training.train` returns it.
+        As `tlskit.networks.training.train` returns it.
     """
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3.0), layout="constrained")
     epochs = history["epoch"]
@@ -129,7 +129,7 @@ def stage_bars(timings: pd.DataFrame) -> Figure:
     Parameters
     ----------
     timings
-        As `tlskit.timing.time_inference` returns it; warm passes are drawn where there are any.
+        As `tlskit.evaluation.timing.time_inference` returns it; warm passes are drawn where there are any.
     """
     timings = timings[timings["slide_id"] != ""]
     timings = timings[timings["warm"]] if timings["warm"].any() else timings

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from tlskit import published
+from tlskit.metrics import published
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,7 @@
 """Apply a network: to tiles, to a whole slide, to a cohort of slides.
 
 The checkpoint says how it must be applied: um/px, window, overlap, normalisation. None of these is asked for again.
-How one slide becomes a map is in `tlskit.slidemaps`.
+How one slide becomes a map is in `tlskit.maps.slide_inference`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit import engines
-from tlskit.batching import ahead
 from tlskit.errors import MapError, ParameterError, TlskitError
 from tlskit.files import disk_full, is_disk_full
-from tlskit.probmaps import open_map
-from tlskit.slidemaps import STAGES, Prediction, layout_for, map_metadata, predict_slide, reading_of
+from tlskit.maps.probmaps import open_map
+from tlskit.maps.slide_inference import STAGES, Prediction, layout_for, map_metadata, predict_slide, reading_of
+from tlskit.networks import engines
+from tlskit.tiles import ahead
 
 __all__ = ["STAGES", "Prediction", "layout_for", "predict_cohort", "predict_slide", "predict_tiles", "reading_of"]
 
@@ -66,10 +66,10 @@ def predict_tiles(
         Positions in `tiles`.
     probability : (B, H, W) float32
     truth : (B, H, W) uint8
-        1 target, 0 background, `tlskit.truth.IGNORED` what does not count: it is to be ignored, or lies in a damaged
+        1 target, 0 background, `tlskit.outlines.IGNORED` what does not count: it is to be ignored, or lies in a damaged
         part of the slide.
     """
-    from tlskit.datasets import TileDataset
+    from tlskit.tiles import TileDataset
 
     if len(tiles) == 0:
         return
@@ -157,10 +157,10 @@ def predict_cohort(
         windows_skipped, tissue_mm2, engine, precision, max_dprob, level, reader, n_lost, invalid_px, and the stages as
         ``<stage>_s``. Of a kept map, times are nan.
     """
-    from tlskit import cohort
+    from tlskit.cohort import open_row, slide_rows
 
     if isinstance(manifest_rows, pd.DataFrame):
-        manifest_rows = cohort.slide_rows(manifest_rows)
+        manifest_rows = slide_rows(manifest_rows)
     manifest_rows, out_dir = list(manifest_rows), Path(out_dir)
     layout = layout_for(checkpoint, overlap=overlap, window_px=window_px, halo_px=halo_px)
     source = engines.EngineSource(
@@ -174,7 +174,7 @@ def predict_cohort(
         for number, row in enumerate(manifest_rows):
             path, start = out_dir / f"{row.slide_id}.tif", time.perf_counter()
             try:
-                with cohort.open_row(row, **reading_of(checkpoint)) as slide:
+                with open_row(row, **reading_of(checkpoint)) as slide:
                     open_s = time.perf_counter() - start
                     expected = map_metadata(
                         checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked

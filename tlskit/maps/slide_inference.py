@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from tlskit import __version__, blending, engines, streaming, units
+from tlskit import __version__, units
 from tlskit.errors import CheckpointError, ParameterError, SlideError
-from tlskit.probmaps import MapWriter
+from tlskit.maps import blending, streaming
+from tlskit.maps.probmaps import MapWriter
+from tlskit.networks import engines
 
 __all__ = ["STAGES", "Prediction", "layout_for", "map_metadata", "plan_windows", "predict_slide", "reading_of"]
 
@@ -101,7 +103,7 @@ def layout_for(checkpoint, *, overlap: float | None = None, window_px: int | Non
     window_px : int, optional
         Larger windows, of which only the centre counts. They need far fewer products, but a network with
         squeeze-and-excitation sees the whole window: measure first what that does to the scores
-        (`tlskit.windowing.compare_windows`).
+        (`tlskit.evaluation.windowing.compare_windows`).
     halo_px : int, optional
         Rim that is thrown away of a larger window; by default an eighth of the training tile, at least 64 px.
 
@@ -334,7 +336,7 @@ def plan_windows(slide, layout, size_px, mpp, tissue) -> tuple[np.ndarray, float
     if tissue is False:
         return np.ones((len(ys), len(xs)), bool), units.area_mm2(size_px[0] * size_px[1], mpp)
     if tissue is None:
-        from tlskit.tissue import tissue_mask
+        from tlskit.slides import tissue_mask
 
         tissue = tissue_mask(slide)
     x_px0, y_px0 = np.meshgrid(*(units.px_to_px0(at, mpp, slide.mpp0) for at in (xs, ys)))

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tlskit.blending import Layout, Strip
-from tlskit.probmaps import MapWriter
+from tlskit.maps.blending import Layout, Strip
+from tlskit.maps.probmaps import MapWriter
 
 __all__ = ["Batch", "Clock", "Progress", "invalid_boxes", "remaining", "resume_point", "stream"]
 

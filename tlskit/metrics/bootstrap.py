@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from tlskit.errors import ComparisonError, ParameterError
-from tlskit.metrics import COUNTS, SCORES, ratios
+from tlskit.metrics.scores import COUNTS, SCORES, ratios
 
 __all__ = ["FEW_PATIENTS", "differences", "intervals", "patient_weights"]
 
@@ -66,7 +66,7 @@ def intervals(
     counts
         A counts table, by slide (or finer), of one split and one threshold rule.
     scores
-        Some of `tlskit.metrics.SCORES`.
+        Some of `tlskit.metrics.scores.SCORES`.
     pooling
         ``pooled``, ``per_patient`` or ``per_slide``; empty units are left out of means (rule ``exclude``). Batches are
         made across patients, so ``batch_mean`` has no bootstrap over patients.

@@ -173,7 +173,7 @@ def compare(mask: np.ndarray, polygons: list, *, mpp: float, mpp0: float, truth_
     truth_at
         ``truth_at(x_px, y_px, width_px, height_px, mpp=mpp, only=n)`` rasterises polygon n there, and all where
         `only` is
-        left out: `tlskit.truth.Truth.at`.
+        left out: `tlskit.outlines.truth.Truth.at`.
 
     Returns
     -------

@@ -12,9 +12,17 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from tlskit.metrics import SCORES, ratios
+from tlskit.metrics.scores import SCORES, ratios
 
-__all__ = ["PERSON_MINUTES_PER_SLIDE", "SOURCE", "TEST_SLIDES", "audit", "facts", "from_rates", "table_one"]
+__all__ = [
+    "PERSON_MINUTES_PER_SLIDE",
+    "SOURCE",
+    "TEST_SLIDES",
+    "audit_published_table",
+    "facts",
+    "from_rates",
+    "table_one",
+]
 
 SOURCE = "McCombe et al. 2022, Table 1"
 
@@ -86,7 +94,7 @@ def from_rates(precision, recall, specificity) -> dict[str, np.ndarray]:
     return ratios(1.0, fp, fn, tn) | {"prevalence": (1 + fn) / (1 + fn + fp + tn)}
 
 
-def audit() -> pd.DataFrame:
+def audit_published_table() -> pd.DataFrame:
     """Each row of the printed table beside the scores that its own precision, recall and specificity imply.
 
     MCC as printed is the implied one, so these rates come from pooled pixels. Dice and IoU as printed are not: they are

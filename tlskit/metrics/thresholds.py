@@ -22,7 +22,7 @@ import pandas as pd
 
 from tlskit.errors import ParameterError, RunError
 from tlskit.files import write_text
-from tlskit.metrics import COUNTS, ratios
+from tlskit.metrics.scores import COUNTS, ratios
 
 __all__ = [
     "calibration",
@@ -122,7 +122,7 @@ def counts_at(histograms: np.ndarray, cuts: int | Sequence[int]) -> np.ndarray:
 def counts_from_histograms(
     histograms: pd.DataFrame, thresholds: float | Mapping[str, float] | Iterable[float], *, region: str = "slide"
 ) -> pd.DataFrame:
-    """A counts table, one row a slide and threshold, for `tlskit.metrics.score`.
+    """A counts table, one row a slide and threshold, for `tlskit.metrics.scores.score`.
 
     Parameters
     ----------

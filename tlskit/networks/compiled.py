@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from tlskit.folding import fold
-from tlskit.runtimes import MAX_STREAMS, Applied, Decoding, Encoding, Engine, streams
+from tlskit.networks.fusion import fold
+from tlskit.networks.runtimes import MAX_STREAMS, Applied, Decoding, Encoding, Engine, streams
 
 __all__ = ["OnnxEngine", "OpenVinoEngine", "import_openvino"]
 

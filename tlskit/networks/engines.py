@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from tlskit import compute
-from tlskit.compiled import OnnxEngine, OpenVinoEngine
 from tlskit.errors import ParameterError
-from tlskit.runtimes import MAX_STREAM_PX, Engine, TorchEngine, has_parts, torch_engine
+from tlskit.networks.compiled import OnnxEngine, OpenVinoEngine
+from tlskit.networks.hardware import pick_device, pick_precision, tune_allocator
+from tlskit.networks.runtimes import MAX_STREAM_PX, Engine, TorchEngine, has_parts, torch_engine
 
 __all__ = ["ENGINES", "EXACT_DPROB", "MAX_DPROB", "Engine", "EngineSource", "eager", "make_engine", "prepare"]
 
@@ -100,7 +100,7 @@ def _rungs(model: nn.Module, engine: str, precision: str, device) -> tuple[torch
     """The device, and the engines that were asked for by name and precision, the fastest first."""
     if engine not in ENGINES:
         raise ParameterError(f"`engine` should be one of {', '.join(ENGINES)}, not {engine!r}.")
-    chosen = compute.pick_device(device)
+    chosen = pick_device(device)
     if engine in _PACKAGES:
         missing = [name for name in _PACKAGES[engine] if importlib.util.find_spec(name) is None]
         if missing:
@@ -116,7 +116,7 @@ def _rungs(model: nn.Module, engine: str, precision: str, device) -> tuple[torch
                 f"`engine: onnxruntime` computes in float32 here; `precision` cannot be {precision!r}."
             )
         return chosen, [("onnxruntime", "exact")]
-    fastest = compute.pick_precision(precision, chosen)
+    fastest = pick_precision(precision, chosen)
     precisions = [fastest]
     if precision == "auto" and fastest != "exact":
         precisions += [*(["mixed"] if has_parts(model) else []), "exact"]
@@ -133,7 +133,7 @@ def _rungs(model: nn.Module, engine: str, precision: str, device) -> tuple[torch
 
 def _make(checkpoint, rung: tuple[str, str], window_px: int, threads: int | None, device: torch.device) -> Engine:
     name, precision = rung
-    compute.tune_allocator()
+    tune_allocator()
     if name == "openvino":
         return OpenVinoEngine(checkpoint, precision, window_px, threads)
     if name == "onnxruntime":
@@ -232,6 +232,6 @@ class EngineSource:
         """The engine of this name and precision, unchecked; the one made before where it is that."""
         if self.made is None or (self.made.name, self.made.precision) != (name, precision):
             options = self._options
-            device = compute.pick_device("cpu" if name in _PACKAGES else options["device"])
+            device = pick_device("cpu" if name in _PACKAGES else options["device"])
             return _make(self._checkpoint, (name, precision), options["window_px"], options["threads"], device)
         return self.made

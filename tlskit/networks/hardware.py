@@ -14,7 +14,7 @@ from tlskit.errors import ParameterError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PRECISIONS", "hardware", "pick_device", "pick_precision", "tune_allocator"]
+__all__ = ["PRECISIONS", "describe_hardware", "pick_device", "pick_precision", "tune_allocator"]
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _mallopt() -> bool:
         return False
 
 
-def hardware(device: str | torch.device = "auto") -> dict:
+def describe_hardware(device: str | torch.device = "auto") -> dict:
     """What a measured time stands on, as plain values for a record. No name of the machine or its user.
 
     Returns

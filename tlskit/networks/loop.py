@@ -22,7 +22,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from tlskit.errors import TrainingError
-from tlskit.truth import IGNORED
+from tlskit.outlines import IGNORED
 
 __all__ = ["HISTORY_COLUMNS", "THRESHOLD", "Learner", "Progress", "SaveState", "interruptible", "quiet_lightning"]
 

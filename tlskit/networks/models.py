@@ -20,10 +20,10 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from tlskit.compute import pick_device
-from tlskit.encoders import SUFFIXES, how_to_bring_weights, load_encoder_weights
 from tlskit.errors import CheckpointError, ParameterError
 from tlskit.files import resolve, writing
+from tlskit.networks.encoders import SUFFIXES, how_to_bring_weights, load_encoder_weights
+from tlskit.networks.hardware import pick_device
 from tlskit.units import magnification_name
 
 __all__ = ["Checkpoint", "build_model", "load_checkpoint", "save_checkpoint"]
@@ -112,7 +112,7 @@ class Checkpoint:
     tile_px, overlap
         Side of the training tiles in working pixels, and the share by which neighbours overlap.
     normalisation
-        One of `tlskit.normalisation.NORMALISATIONS`.
+        One of `tlskit.tiles.normalisation.NORMALISATIONS`.
     threshold
         Probability from which a pixel counts as target.
     target_class
@@ -122,7 +122,7 @@ class Checkpoint:
     split_hash
         Of the patient split it was trained under.
     history
-        One row an epoch, as `tlskit.training.train` gives it.
+        One row an epoch, as `tlskit.networks.training.train` gives it.
     ignore_class
         Name of the class, or several, whose area was left out; empty for none.
     apply_icc

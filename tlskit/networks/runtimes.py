@@ -1,7 +1,7 @@
 """What runs a network's forward pass: the interface, and PyTorch.
 
 A runtime takes windows as they are read, ``(B, S, S, 3) uint8``, and gives probabilities, ``(B, S, S) float32``.
-`tlskit.engines` chooses among them; those of other libraries are in `tlskit.compiled`.
+`tlskit.networks.engines` chooses among them; those of other libraries are in `tlskit.networks.compiled`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from tlskit import compute
-from tlskit.folding import fold
-from tlskit.normalisation import check_normalisation, normalise
+from tlskit.networks.fusion import fold
+from tlskit.networks.hardware import pick_precision
+from tlskit.tiles import check_normalisation, normalise
 
 __all__ = ["Applied", "Decoding", "Encoding", "Engine", "TorchEngine", "has_parts", "streams", "torch_engine"]
 
@@ -155,7 +155,7 @@ class TorchEngine(Engine):
         model = fold(checkpoint.model) if device.type == "cpu" and not plain else copy.deepcopy(checkpoint.model)
         self._layout = torch.contiguous_format if plain else torch.channels_last
         self._applied = Applied(model, checkpoint.normalisation).to(device).eval().to(memory_format=self._layout)
-        half = compute.pick_precision("auto", device) if precision == "mixed" else precision
+        half = pick_precision("auto", device) if precision == "mixed" else precision
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(half)
         self.compile_s = time.perf_counter() - start
 

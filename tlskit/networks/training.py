@@ -21,14 +21,23 @@ import pandas as pd
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from tlskit import cohort, compute, units
-from tlskit.batching import Batches, epoch_batches
-from tlskit.datasets import TileDataset
+from tlskit import units
+from tlskit.cohort import slide_rows
 from tlskit.errors import CheckpointError, ParameterError, TrainingError
 from tlskit.files import code_state, files_state
-from tlskit.learner import HISTORY_COLUMNS, THRESHOLD, Learner, Progress, SaveState, interruptible, quiet_lightning
 from tlskit.metrics import COUNTS
-from tlskit.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
+from tlskit.networks.hardware import pick_device, pick_precision, tune_allocator
+from tlskit.networks.loop import (
+    HISTORY_COLUMNS,
+    THRESHOLD,
+    Learner,
+    Progress,
+    SaveState,
+    interruptible,
+    quiet_lightning,
+)
+from tlskit.networks.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
+from tlskit.tiles import Batches, TileDataset, epoch_batches
 
 __all__ = ["HISTORY_COLUMNS", "Training", "train"]
 
@@ -165,7 +174,7 @@ def train(
        ``segmentation_models_pytorch.losses.DiceLoss(mode="binary", from_logits=True)``.
     """
     out_path = Path(out_path)
-    device = compute.pick_device(device)
+    device = pick_device(device)
     carried = {
         "encoder": encoder,
         "magnification": magnification,
@@ -186,7 +195,7 @@ def train(
         "steps_per_epoch": steps_per_epoch,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "precision": compute.pick_precision(precision, device),
+        "precision": pick_precision(precision, device),
         "device": device.type,
         "augment": augment,
         "seed": seed,
@@ -212,7 +221,7 @@ def train(
         for name, part in parts.items()
     }
     if device.type == "cpu":
-        compute.tune_allocator()
+        tune_allocator()
     state_path = out_path.with_name(f"{out_path.stem}-training.ckpt")
     params["fingerprint"] = fingerprint = _fingerprint(carried | params, parts, manifest)
     if resume and (made := _made_before(out_path, fingerprint)):
@@ -343,7 +352,7 @@ def _fingerprint(settings: dict, parts: dict[str, pd.DataFrame], manifest: pd.Da
     """Of everything that decides the result: a state is resumed, and a network kept, only for the call that left it."""
     digest = hashlib.sha256(json.dumps(settings | {"code": code_state()}, sort_keys=True, default=str).encode())
     used = set().union(*(part["slide_id"] for part in parts.values()))
-    for row in cohort.slide_rows(manifest):
+    for row in slide_rows(manifest):
         if row.slide_id in used:
             digest.update(files_state([row.slide_path, row.annotation_path]).encode())
     for part in parts.values():

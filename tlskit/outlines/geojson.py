@@ -17,8 +17,8 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from tlskit.errors import AnnotationError
 from tlskit.files import writing
-from tlskit.outlines import Annotations, Collector, joined
-from tlskit.rasters import polygons_of
+from tlskit.outlines.outline import Annotations, Collector, joined
+from tlskit.outlines.rasters import polygons_of
 
 __all__ = ["parse_geojson", "write_geojson"]
 

@@ -12,7 +12,7 @@ from shapely.errors import GEOSException
 from shapely.geometry import MultiPolygon, Polygon
 
 from tlskit.errors import AnnotationError
-from tlskit.rasters import polygons_of
+from tlskit.outlines.rasters import polygons_of
 
 __all__ = [
     "UNCLASSIFIED",

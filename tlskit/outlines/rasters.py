@@ -166,7 +166,7 @@ def polygonise(
 
 def _traced(mask: np.ndarray) -> Iterator[Polygon]:
     """Polygons of a mask in its own pixels, each object traced in its own box."""
-    # Its environment takes a quarter of a second to load: not a reason for `import tlskit.annotations` to wait.
+    # Its environment takes a quarter of a second to load: not a reason for `import tlskit.outlines.reading` to wait.
     from rasterio.features import shapes
 
     for top, left, crop in _crops(mask):

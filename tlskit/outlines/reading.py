@@ -20,10 +20,10 @@ import shapely
 from shapely.geometry import Polygon
 
 from tlskit.errors import AnnotationError
-from tlskit.geojson import parse_geojson, write_geojson
-from tlskit.markups import NEGATIVE_GROUPS, parse_xml
-from tlskit.outlines import UNCLASSIFIED, Annotations, Outline, Placement, placement
-from tlskit.rasters import polygonise, polygons_of, rasterise
+from tlskit.outlines.geojson import parse_geojson, write_geojson
+from tlskit.outlines.outline import UNCLASSIFIED, Annotations, Outline, Placement, placement
+from tlskit.outlines.rasters import polygonise, polygons_of, rasterise
+from tlskit.outlines.xml_formats import NEGATIVE_GROUPS, parse_xml
 
 __all__ = [
     "UNCLASSIFIED",
@@ -73,7 +73,7 @@ def read_annotations(
     object_types
         QuPath's types to read (``annotation``, ``detection``, ``cell``, ``tile``); the others are counted.
     negative_groups
-        ASAP groups that are cut out of the others; see `tlskit.markups.parse_xml`.
+        ASAP groups that are cut out of the others; see `tlskit.outlines.xml_formats.parse_xml`.
     origin_px0
         Added to every coordinate of a GeoJSON: a slide's ``bounds_px0[:2]``, because QuPath counts from there.
 

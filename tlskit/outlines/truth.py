@@ -9,9 +9,9 @@ import numpy as np
 import shapely
 from shapely.geometry import Polygon, box
 
-from tlskit import annotations
 from tlskit.errors import ParameterError
-from tlskit.rasters import polygons_of
+from tlskit.outlines.rasters import polygons_of
+from tlskit.outlines.reading import rasterise, read_annotations, targets_of, without_ignored
 
 __all__ = ["IGNORED", "Truth", "read_truth"]
 
@@ -86,7 +86,7 @@ class Truth:
             left, top = max(x_px, math.floor(x0[n])), max(y_px, math.floor(y0[n]))
             right, bottom = min(x_px + width_px, math.ceil(x1[n])), min(y_px + height_px, math.ceil(y1[n]))
             if left < right and top < bottom:
-                mask[top - y_px : bottom - y_px, left - x_px : right - x_px] |= annotations.rasterise(
+                mask[top - y_px : bottom - y_px, left - x_px : right - x_px] |= rasterise(
                     [polygons[n]], x_px=left, y_px=top, width_px=right - left, height_px=bottom - top,
                     mpp=mpp, mpp0=self.mpp0,
                 )  # fmt: skip
@@ -125,9 +125,9 @@ def read_truth(
     names = [{name} if isinstance(name, str) else set(name or ()) for name in (target_class, ignore_class or ())]
     if both := names[0] & names[1]:
         raise ParameterError(f"{sorted(both)[0]!r} is in `target_class` and in `ignore_class`: take it out of one.")
-    found = annotations.read_annotations(row.annotation_path, origin_px0=slide.bounds_px0[:2])
-    rest, ignored = annotations.without_ignored(found, ignore_class)
-    targets = annotations.targets_of(rest, target_class, missing=missing, path=row.annotation_path)
+    found = read_annotations(row.annotation_path, origin_px0=slide.bounds_px0[:2])
+    rest, ignored = without_ignored(found, ignore_class)
+    targets = targets_of(rest, target_class, missing=missing, path=row.annotation_path)
     return Truth(targets, mpp0=slide.mpp0, ignored=ignored)
 
 

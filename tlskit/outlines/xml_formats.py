@@ -11,8 +11,8 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from tlskit.errors import AnnotationError
-from tlskit.outlines import Annotations, Collector, Outline, as_area, joined
-from tlskit.rasters import polygons_of
+from tlskit.outlines.outline import Annotations, Collector, Outline, as_area, joined
+from tlskit.outlines.rasters import polygons_of
 
 __all__ = ["NEGATIVE_GROUPS", "parse_xml"]
 

@@ -2,7 +2,7 @@
 
 A *level* is anything with ``size_px`` (width, height), ``tile_px`` (width, height) and ``tile(column, row, buffer)``,
 which gives ``((tile height, tile width, 3) uint8, list of Lost)``: a whole tile, white beyond the level's edge and
-where the file is damaged, in `buffer` if one of that shape is given. `tlskit.jpegs` and `tlskit.slides` make them.
+where the file is damaged, in `buffer` if one of that shape is given. `jpegs` and `slide` make them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tlskit.resample import area_average, source_span
+from tlskit.slides.resample import area_average, source_span
 
 __all__ = ["Lost", "covered_strips", "gather", "region", "stream"]
 

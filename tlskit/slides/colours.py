@@ -43,7 +43,7 @@ class Colours:
 
 
 class Corrected:
-    """A level (see `tlskit.bands`) whose tiles have corrected colours; white beyond its edge stays white."""
+    """A level (see `tlskit.slides.bands`) whose tiles have corrected colours; white beyond its edge stays white."""
 
     def __init__(self, level, colours: Colours):
         self._level, self._colours = level, colours

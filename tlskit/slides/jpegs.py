@@ -17,9 +17,9 @@ import numpy as np
 import simplejpeg
 import tifffile
 
-from tlskit.bands import Lost
 from tlskit.errors import SlideError, SlideGoneError
-from tlskit.scans import Scan
+from tlskit.slides.bands import Lost
+from tlskit.slides.scans import Scan
 
 __all__ = ["JpegLevel", "JpegTiles", "open_jpeg_tiles"]
 
@@ -127,7 +127,7 @@ class JpegTiles:
 
 
 class JpegLevel:
-    """A level decoded tile by tile; see `tlskit.bands` for what a level is.
+    """A level decoded tile by tile; see `tlskit.slides.bands` for what a level is.
 
     Attributes
     ----------

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tlskit import bands, colours, jpegs, units
+from tlskit import units
 from tlskit.errors import SlideError, SlideGoneError
-from tlskit.resample import snapped_ratio
-from tlskit.scans import Scan, find_mpp0
+from tlskit.slides import bands, colours, jpegs
+from tlskit.slides.resample import snapped_ratio
+from tlskit.slides.scans import Scan, find_mpp0
 
 __all__ = ["Slide", "open_slide"]
 
@@ -51,7 +52,7 @@ def open_slide(
     mpp_override : float, optional
         um/px of level 0, from the manifest; None and nan mean that the slide's own is taken.
     resolution_by : "mpp" or "objective"
-        Take the scale from um/px (see `tlskit.scans.find_mpp0`), or as 10 / objective power.
+        Take the scale from um/px (see `tlskit.slides.scans.find_mpp0`), or as 10 / objective power.
     apply_icc : bool
         Correct colours to sRGB by the slide's ICC profile, where it has one; see `Slide.icc_profile`.
     fast : bool

@@ -11,7 +11,7 @@ from skimage.filters import threshold_otsu
 
 from tlskit import units
 from tlskit.errors import SlideError
-from tlskit.slides import Slide
+from tlskit.slides.slide import Slide
 
 __all__ = ["Tissue", "tissue_mask"]
 

@@ -1,6 +1,6 @@
 """A run's archive, read only: which arms it has, what each of them holds, and the tables of all arms together.
 
-`tlskit.runs` writes an archive step by step; this module looks at whatever stands there, finished or not.
+`tlskit.study.runs` writes an archive step by step; this module looks at whatever stands there, finished or not.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tlskit import cohort, runs, splitting, thresholds, truth
+from tlskit import cohort
+from tlskit.cohort import splitting
 from tlskit.errors import RunError
 from tlskit.files import project_root, resolve
+from tlskit.metrics import thresholds
+from tlskit.outlines import truth
+from tlskit.study import runs
 
 __all__ = ["Archive", "Arm", "find_runs", "open_archive"]
 
@@ -245,7 +249,7 @@ def open_archive(run: str | Path | Archive | runs.Run, *, outputs_dir: str | Pat
     Parameters
     ----------
     run
-        Its name, its folder, or what `tlskit.runs.open_run` returned.
+        Its name, its folder, or what `tlskit.study.runs.open_run` returned.
     outputs_dir
         Folder of all runs, relative to the project's root; for a name.
 

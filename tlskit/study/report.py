@@ -10,11 +10,13 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from tlskit import armtables, auditcharts, charts, comparecharts, comparison, costs, published, runs
-from tlskit.chartstyle import same
 from tlskit.errors import ComparisonError, RunError, TlskitError
+from tlskit.evaluation import arms, check_arms, collect, comparison, costs
+from tlskit.figures import auditcharts, charts, comparecharts, same
 from tlskit.files import write_text
-from tlskit.reportpage import Section, add_figure, add_table, html_table, print_pdf, render
+from tlskit.metrics import published
+from tlskit.study import runs
+from tlskit.study.report_page import Section, add_figure, add_table, html_table, print_pdf, render
 
 __all__ = ["write_report"]
 
@@ -47,7 +49,7 @@ def write_report(
     draws
         Of the bootstrap.
     slides
-        Of `tlskit.armtables.check_arms`.
+        Of `tlskit.evaluation.arm_tables.check_arms`.
     pdf
         Whether to try a PDF.
 
@@ -63,7 +65,7 @@ def write_report(
     """
     run_dir = Path(run_dir)
     run = runs.Run(run_dir, run_dir / "compare", "compare", "compare_magnifications", _caption(run_dir))
-    stands_on = armtables.check_arms(run_dir, slides=slides)
+    stands_on = check_arms(run_dir, slides=slides)
     options = {"threshold_by": threshold_by, "slides": slides}
     makers: list[tuple[str, Callable[[Section], None]]] = [
         ("The answer in short", lambda s: _answer(s, run, options, draws, batch_size)),
@@ -101,7 +103,7 @@ def _caption(run_dir: Path) -> str:
     """What the cohort said of itself (that it is synthetic) when the arms were run; empty where it said nothing."""
     captions = [
         json.loads(path.read_text(encoding="utf-8")).get("caption", "")
-        for arm in armtables.arms(run_dir)["dir"]
+        for arm in arms(run_dir)["dir"]
         for path in sorted((arm / "records").glob("*.json"))
     ]
     return next(filter(None, captions), "")
@@ -165,10 +167,10 @@ def _cost(section: Section, run: runs.Run, options: dict, draws: int) -> None:
     minutes = costs.minutes_per_slide(run.dir)
     front = costs.pareto(run.dir, draws=draws, **options)
     caption = "Quality on the common grid against time; dashed: no other arm is both better and faster."
-    add_figure(section, run, comparecharts.pareto(front), "pareto", caption)
+    add_figure(section, run, comparecharts.pareto_front(front), "pareto", caption)
     run.table(front, "pareto")
     add_table(section, run, minutes, "minutes", "Minutes per slide; hardware is listed under Provenance.")
-    add_figure(section, run, comparecharts.minutes_per_slide(minutes), "minutes", "Minutes per slide.")
+    add_figure(section, run, comparecharts.minutes_bars(minutes), "minutes", "Minutes per slide.")
 
 
 def _intervals(section: Section, run: runs.Run, options: dict, draws: int) -> None:
@@ -180,9 +182,13 @@ def _intervals(section: Section, run: runs.Run, options: dict, draws: int) -> No
     )
     section.text += [f"Caution: {w}." for w in table["warning"].dropna().unique() if w]
     add_figure(
-        section, run, comparecharts.intervals(table), "intervals", "Scores on the common grid with 95 % intervals."
+        section,
+        run,
+        comparecharts.score_intervals(table),
+        "intervals",
+        "Scores on the common grid with 95 % intervals.",
     )
-    add_figure(section, run, comparecharts.differences(apart), "differences", "Differences between arms.")
+    add_figure(section, run, comparecharts.difference_intervals(apart), "differences", "Differences between arms.")
     add_table(section, run, table, "intervals", "")
     add_table(section, run, apart, "differences", "")
 
@@ -212,7 +218,9 @@ def _audit(section: Section, run: runs.Run, options: dict, batch_size: int) -> N
         )
     )
     run.table(table, "audit")
-    add_figure(section, run, auditcharts.audit(table), "audit", "IoU under every pooling and rule for empty units.")
+    add_figure(
+        section, run, auditcharts.audit_chart(table), "audit", "IoU under every pooling and rule for empty units."
+    )
     run.table(winners, "audit_winners")
     wide = winners.pivot_table(index=["level", "pooling"], columns="empty", values="iou", aggfunc="first", sort=False)
     wide = wide.rename(columns=lambda rule: f"empty: {rule}").reset_index()
@@ -227,7 +235,7 @@ def _objects(section: Section, run: runs.Run, options: dict) -> None:
         section, run, comparecharts.object_recall(table), "objects", "Recall by size, precision, and false objects."
     )
     add_table(section, run, table, "objects", "")
-    of_slides = armtables.collect(run.dir, "05_objects_per_slide")
+    of_slides = collect(run.dir, "05_objects_per_slide")
     of_slides = of_slides[of_slides["threshold_by"] == options["threshold_by"]]
     caption = "Area of objects of each slide, predicted against true."
     add_figure(section, run, comparecharts.agreement(of_slides), "agreement", caption)
@@ -245,17 +253,17 @@ def _thresholds(section: Section, run: runs.Run, slides: str) -> None:
     add_figure(section, run, figure, "pr_curves", "Precision and recall over all thresholds.")
     calibrated = comparison.calibration(run.dir, slides=slides)
     run.table(calibrated, "calibration")
-    add_figure(section, run, charts.calibration(calibrated), "calibration", "Calibration inside tissue.")
+    add_figure(section, run, charts.calibration_curves(calibrated), "calibration", "Calibration inside tissue.")
 
 
 def _published(section: Section, run: runs.Run) -> None:
-    table = published.audit()
+    table = published.audit_published_table()
     section.text.append(
         f"{published.SOURCE}: the printed MCC follows from the printed precision, recall and specificity in all rows; "
         "printed Dice and IoU do not. They are means over batches or tiles; on whole slides the two are nearly equal, "
         "which happens when most of what is averaged counts 1, as an empty batch does by convention."
     )
-    add_figure(section, run, auditcharts.published_audit(), "published_audit", "Printed and implied scores.")
+    add_figure(section, run, auditcharts.published_audit_chart(), "published_audit", "Printed and implied scores.")
     columns = ["level", "magnification"]
     columns += [f"{score}_{kind}" for score in ("dice", "iou", "mcc") for kind in ("printed", "implied")]
     run.table(table, "published_audit")

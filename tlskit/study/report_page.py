@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from tlskit import published, runs
-from tlskit.chartstyle import score_name
+from tlskit.figures import score_name
 from tlskit.files import writing
-from tlskit.metrics import SCORES
+from tlskit.metrics import SCORES, published
+from tlskit.study import runs
 
 __all__ = ["Section", "add_figure", "add_table", "find_browser", "html_table", "print_pdf", "render"]
 
@@ -48,7 +48,7 @@ def render(run: runs.Run, sections: list[Section]) -> str:
 
     # Names of slides, classes and reasons come from files: everything is escaped.
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tlskit", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     return environment.get_template("report.html.j2").render(run=run.dir.name, caption=run.caption, sections=sections)

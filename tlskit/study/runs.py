@@ -310,7 +310,7 @@ def provenance() -> dict:
 
 def _git_state() -> dict | None:
     """Commit and whether files were changed since; None where git or its folder is missing."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -22,10 +22,10 @@ import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
-from tlskit import params
 from tlskit.errors import DiskFullError, ParameterError, RunError
 from tlskit.files import TEMPORARY, code_state, disk_full, files_state, is_disk_full, project_root, resolve, write_text
-from tlskit.runs import STATUS_COLUMNS, read_status, write_status
+from tlskit.study import params
+from tlskit.study.runs import STATUS_COLUMNS, read_status, write_status
 
 __all__ = ["COMPARE", "STEPS", "Job", "notebook_path", "plan", "prepare", "run_sweep", "summary"]
 

@@ -11,9 +11,9 @@ import dataclasses
 import cv2
 import numpy as np
 
-from tlskit.architectures import ARCHITECTURES
-from tlskit.shapes import GRID_UM, Blob, hand_drawn, place, polygon_area
-from tlskit.textures import signed_distance, smooth_noise, soft_step
+from tlskit.synthetic.shapes import GRID_UM, Blob, hand_drawn, place, polygon_area
+from tlskit.synthetic.textures import signed_distance, smooth_noise, soft_step
+from tlskit.synthetic.tumours import ARCHITECTURES
 
 __all__ = [
     "CANCER_TYPES",

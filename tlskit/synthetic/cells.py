@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from tlskit.nuclei import KINDS
-from tlskit.textures import smooth_noise, soft_step, spread_apart
+from tlskit.synthetic.nuclei import KINDS
+from tlskit.synthetic.textures import smooth_noise, soft_step, spread_apart
 
 __all__ = ["CELL_DTYPE", "place_cells"]
 
@@ -34,7 +34,7 @@ def place_cells(section, openness, rng: np.random.Generator, *, grid_um: float =
 
     Parameters
     ----------
-    section : tlskit.anatomy.Section
+    section : tlskit.synthetic.anatomy.Section
     openness : (H, W) uint8
         On a lattice of 1 um: 255 inside air and fat, 0 in tissue (see `histology.open_spaces`).
 

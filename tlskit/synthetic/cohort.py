@@ -19,9 +19,12 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from tlskit import anatomy, annotations, cells, files, histology, stains, tiffs
+from tlskit import files
 from tlskit.errors import ParameterError, RunError
-from tlskit.oracle import OracleSlide, make_oracle_slide
+from tlskit.outlines import write_geojson
+from tlskit.slides import tiffs
+from tlskit.synthetic import anatomy, cells, histology, stains
+from tlskit.synthetic.oracle import OracleSlide, make_oracle_slide
 
 __all__ = ["OracleSlide", "SlidePlan", "make_cohort", "make_oracle_slide", "plan_cohort", "plan_section"]
 
@@ -45,7 +48,7 @@ _TRUTH_COLUMNS = ("slide_id", "kind", "x", "y", "diameter_um", "area")
 _README = """Synthetic data
 ==============
 
-These slides were drawn by a program (tlskit.synthetic). There is no patient behind them, and no score on them
+These slides were drawn by a program (tlskit.synthetic.cohort). There is no patient behind them, and no score on them
 says anything about real tissue. Every figure made from them must say so.
 
 manifest.csv    the cohort: one row a slide, paths relative to this folder
@@ -302,7 +305,7 @@ def _draw_slide(slide: SlidePlan, settings: dict, out_dir: str) -> str:
         slide_path, image, mpp=mpp, objective_power=settings["objective_power"], quality=settings["quality"]
     )
     outlines = [one.polygon_px0(mpp) for one in section.structures if one.kind == "tls"]
-    annotations.write_geojson(annotation_path, outlines, class_name=TARGET_CLASS)
+    write_geojson(annotation_path, outlines, class_name=TARGET_CLASS)
     rows = [
         (
             slide.slide_id,

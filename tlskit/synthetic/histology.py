@@ -7,9 +7,9 @@ import zlib
 import cv2
 import numpy as np
 
-from tlskit import stains, textures
-from tlskit.nuclei import KINDS, stamp
-from tlskit.textures import smooth_noise, soft_step
+from tlskit.synthetic import stains, textures
+from tlskit.synthetic.nuclei import KINDS, stamp
+from tlskit.synthetic.textures import smooth_noise, soft_step
 
 __all__ = ["open_spaces", "paint"]
 
@@ -81,9 +81,9 @@ def paint(section, cells, openness, stain: stains.Stain, *, mpp: float, rng: np.
 
     Parameters
     ----------
-    section : tlskit.anatomy.Section
+    section : tlskit.synthetic.anatomy.Section
     cells : structured array, sorted by y_um
-        From `tlskit.cells.place_cells`.
+        From `tlskit.synthetic.cells.place_cells`.
     openness : (H, W) uint8
         From `open_spaces`.
     mpp : float

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tlskit import anatomy, annotations, tiffs
+from tlskit.outlines import write_geojson
+from tlskit.slides import tiffs
+from tlskit.synthetic import anatomy
 
 __all__ = ["OracleSlide", "make_oracle_slide"]
 
@@ -76,5 +78,5 @@ def make_oracle_slide(
         image[label > 0] = colours[label[label > 0].astype(int) - 1]
     tiffs.write_slide(path, image, mpp=mpp, objective_power=objective_power, quality=95)
     annotation_path = path.with_suffix(".geojson")
-    annotations.write_geojson(annotation_path, polygons, class_name="TLS")
+    write_geojson(annotation_path, polygons, class_name="TLS")
     return OracleSlide(path, annotation_path, polygons, colours, background, glass, mpp)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from tlskit.shapes import GRID_UM, Blob, place
-from tlskit.textures import signed_distance, soft_step
+from tlskit.synthetic.shapes import GRID_UM, Blob, place
+from tlskit.synthetic.textures import signed_distance, soft_step
 
 __all__ = ["ARCHITECTURES"]
 

@@ -60,7 +60,7 @@ class Batches:
     Parameters
     ----------
     dataset
-        A `tlskit.datasets.TileDataset`, or anything with its ``batch`` and ``augment``.
+        A `tlskit.tiles.datasets.TileDataset`, or anything with its ``batch`` and ``augment``.
     plan
         Row numbers by batch: a list of arrays, or a function that gives one whenever an iteration begins.
     workers

@@ -14,11 +14,12 @@ import pandas as pd
 import torch
 from torchvision.transforms.v2 import functional as v2
 
-from tlskit import cohort, units
+from tlskit import units
+from tlskit.cohort import open_row
 from tlskit.errors import ParameterError, RunError, SlideError, SlideGoneError
-from tlskit.normalisation import check_normalisation, normalise
-from tlskit.tiling import MASK_GREYS
-from tlskit.truth import IGNORED, Truth, read_truth
+from tlskit.outlines import IGNORED, Truth, read_truth
+from tlskit.tiles.normalisation import check_normalisation, normalise
+from tlskit.tiles.tiling import MASK_GREYS
 
 __all__ = ["TileDataset", "augment_tile"]
 
@@ -37,7 +38,7 @@ _TILE_COLUMNS = ("tile_id", "slide_id", "x_px0", "y_px0", "size_px0")
 class TileDataset(torch.utils.data.Dataset):
     """Tiles of a table as ``(image (3, H, W) float32, mask (1, H, W) float32, index)``.
 
-    A mask's pixel is 1 (target), 0 (background) or `tlskit.truth.IGNORED`: of a class to be ignored, or of a tile that
+    A mask's pixel is 1 (target), 0 (background) or `IGNORED`: of a class to be ignored, or of a tile that
     lies in a damaged part of its slide, which is white and ignored as a whole.
 
     Slides are opened when first needed, in each process anew (the object can be pickled to workers), and at most
@@ -57,13 +58,13 @@ class TileDataset(torch.utils.data.Dataset):
     ignore_class
         Annotation class (or several) whose area is ignored.
     resolution_by, apply_icc
-        Of `tlskit.slides.open_slide`.
+        Of `tlskit.slides.slide.open_slide`.
     tile_store, tiles_dir
         ``slide`` reads from the slides; ``png`` reads ``<tiles_dir>/<slide_id>/<tile_id>.png`` and ``...-mask.png``.
     augment
         Flips, quarter turns and mild colour jitter (`augment_tile`).
     normalisation
-        One of `tlskit.normalisation.NORMALISATIONS`.
+        One of `tlskit.tiles.normalisation.NORMALISATIONS`.
 
     Attributes
     ----------
@@ -212,7 +213,7 @@ class TileDataset(torch.utils.data.Dataset):
             if slide_id in self._slides:
                 self._slides.move_to_end(slide_id)
                 return self._slides[slide_id]
-            slide = cohort.open_row(self._rows[slide_id], **self._reading)
+            slide = open_row(self._rows[slide_id], **self._reading)
             self._slides[slide_id] = slide
             # Not closed here: another thread may be reading it; it closes when the last one lets go of it.
             while len(self._slides) > MAX_OPEN_SLIDES:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from tlskit import published, units
+from tlskit import units
+from tlskit.metrics import published
 
 if TYPE_CHECKING:
-    from tlskit.tiling import Tiling
+    from tlskit.tiles.tiling import Tiling
 
 __all__ = ["tiling_summary"]
 
@@ -24,7 +25,7 @@ def tiling_summary(tiled: Tiling, *, magnification: float, tile_px: int) -> pd.D
     Parameters
     ----------
     tiled
-        As `tlskit.tiling.tile_cohort` returns it.
+        As `tlskit.tiles.tiling.tile_cohort` returns it.
     magnification, tile_px
         As the tiles were cut.
 

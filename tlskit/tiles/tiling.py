@@ -16,13 +16,12 @@ import pandas as pd
 import shapely
 from tqdm.auto import tqdm
 
-from tlskit import annotations, cohort, units
-from tlskit.bands import covered_strips
+from tlskit import units
+from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import ParameterError, SlideError, TlskitError
 from tlskit.files import writing
-from tlskit.slides import Slide
-from tlskit.tissue import tissue_mask
-from tlskit.truth import IGNORED, Truth, read_truth
+from tlskit.outlines import IGNORED, Truth, rasterise, read_truth
+from tlskit.slides import Slide, covered_strips, tissue_mask
 
 __all__ = [
     "MASK_GREYS",
@@ -139,7 +138,7 @@ def target_fractions(polygons: list, xy_px: np.ndarray, tile_px: int, *, mpp: fl
             touched = tree.query(shapely.box(left * d, top * d, right * d, bottom * d))
             if not len(touched):
                 continue
-            mask = annotations.rasterise(
+            mask = rasterise(
                 [polygons[i] for i in touched],
                 x_px=left,
                 y_px=top,
@@ -223,7 +222,7 @@ def tile_cohort(
         if stop.is_set():
             return None
         start = time.perf_counter()
-        with cohort.open_row(row, resolution_by=resolution_by, apply_icc=apply_icc) as slide:
+        with open_row(row, resolution_by=resolution_by, apply_icc=apply_icc) as slide:
             truth = read_truth(row, slide, target_class, ignore_class=ignore_class, missing=missing_target)
             tiles, facts = _tile_slide(
                 slide, row, truth.polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue
@@ -237,7 +236,7 @@ def tile_cohort(
     tables, facts = [], []
     with progress, ThreadPoolExecutor(max(1, workers)) as pool:
         try:
-            pending = [(row, pool.submit(work, row)) for row in cohort.slide_rows(manifest)]
+            pending = [(row, pool.submit(work, row)) for row in slide_rows(manifest)]
             for row, future in pending:
                 try:
                     tiles, fact, loss = future.result()

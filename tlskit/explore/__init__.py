@@ -1,0 +1,12 @@
+"""Sliders, the slide viewer and the page without code, on finished runs or single slides."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "app": ["page", "serve"],
+        "explorers": ["slide", "threshold", "tiles", "timing"],
+        "static_views": ["slide_field", "threshold_curves", "tile_page", "timing_figure"],
+    },
+)

@@ -1,0 +1,16 @@
+"""A slide through a network into its probability map.
+
+In: a checkpoint and slides. Out: pyramidal uint8 TIFFs, value ``rint(255 p)`` on the slide's working lattice, that
+QuPath and OpenSlide open.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["inference", "probmaps"],
+    submod_attrs={
+        "inference": ["predict_cohort"],
+        "probmaps": ["ProbMap", "open_map"],
+    },
+)

@@ -1,0 +1,17 @@
+"""Building, training and running a network.
+
+In: tiles with a split. Out: a checkpoint that says how it must be applied; engines that take windows
+``(B, S, S, 3) uint8`` and give probabilities ``(B, S, S) float32``.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["engines", "models"],
+    submod_attrs={
+        "hardware": ["describe_hardware"],
+        "models": ["load_checkpoint"],
+        "training": ["train"],
+    },
+)

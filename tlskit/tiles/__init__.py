@@ -1,0 +1,18 @@
+"""Which pieces of the slides a network sees, and in which batches.
+
+In: the cohort and a magnification. Out: the tile table (one row a tile, level-0 pixels, shares of tissue and target),
+tiles as ``(H, W, 3) uint8`` with masks, batches read ahead of their use.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "batching": ["Batches", "ahead", "epoch_batches"],
+        "datasets": ["TileDataset"],
+        "normalisation": ["check_normalisation", "normalise"],
+        "summary": ["tiling_summary"],
+        "tiling": ["tile_cohort"],
+    },
+)
