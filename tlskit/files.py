@@ -15,11 +15,13 @@ from tlskit.errors import DiskFullError
 
 __all__ = [
     "TEMPORARY",
+    "TEXT_COLUMNS",
     "code_state",
     "disk_full",
     "files_state",
     "is_disk_full",
     "project_root",
+    "read_table",
     "resolve",
     "sha256_of_file",
     "write_text",
@@ -136,3 +138,27 @@ def files_state(paths: Iterable[str | Path]) -> str:
             stat = path.stat()
             found.append(f"{path.name} {stat.st_size} {stat.st_mtime_ns}")
     return "\n".join(found)
+
+
+#: Columns that are text whatever stands in them: a patient may be called 007, NA or null.
+TEXT_COLUMNS = ("slide_id", "patient_id", "cancer_type", "site", "tile_id", "split", "arm", "step", "threshold_by")
+
+
+def read_table(path: str | Path):
+    """Read an archived CSV table: ids are text (``NA`` is a name, empty is empty), other empty cells are missing.
+
+    Parameters
+    ----------
+    path
+        Of the CSV file.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    import pandas as pd
+
+    header = pd.read_csv(path, nrows=0).columns
+    text = [name for name in header if name in TEXT_COLUMNS]
+    missing = {name: ["", "nan", "NaN", "NA", "None"] for name in header if name not in text}
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=missing)

@@ -17,14 +17,13 @@ import yaml
 from tlskit import cohort
 from tlskit.cohort import splitting
 from tlskit.errors import RunError
-from tlskit.files import project_root, resolve
+from tlskit.files import project_root, read_table, resolve
 from tlskit.metrics import thresholds
 from tlskit.outlines import truth
 from tlskit.study import runs
 
 __all__ = ["Archive", "Arm", "find_runs", "open_archive"]
 
-_TEXT_COLUMNS = {"slide_id": str, "patient_id": str, "cancer_type": str, "tile_id": str, "arm": str}
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Arm:
     def table(self, name: str) -> pd.DataFrame | None:
         """``tables/<name>.csv``, or None where that step has not been run."""
         path = self.dir / "tables" / f"{name}.csv"
-        return pd.read_csv(path, dtype=_TEXT_COLUMNS) if path.is_file() else None
+        return read_table(path) if path.is_file() else None
 
     @cached_property
     def histograms(self) -> dict[str, np.ndarray]:
