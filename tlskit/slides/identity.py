@@ -38,6 +38,8 @@ def content_id(path: str | os.PathLike) -> str:
         if path.suffix.lower() in _MANY_FILES and (quick := _quickhash(path)):
             return _digest(quick, *_beside(path))
         return _digest(*_blocks(path))
+    except SlideError:
+        raise
     except OSError as error:
         raise SlideError(f"{path}: it cannot be identified, because it cannot be read ({error.strerror}).") from error
 
