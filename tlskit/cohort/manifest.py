@@ -336,9 +336,7 @@ def slide_rows(manifest: pd.DataFrame) -> Iterator[SlideRow]:
         yield SlideRow(**dict(zip(present, values, strict=True)))
 
 
-def open_row(
-    row: SlideRow, *, resolution_by: str = "mpp", apply_icc: bool = False, detail_mpp: float = 0.0
-) -> Slide:
+def open_row(row: SlideRow, *, resolution_by: str = "mpp", apply_icc: bool = False, detail_mpp: float = 0.0) -> Slide:
     """Open a row's slide; its ``mpp_override``, where filled, is its um/px. For the rest see `slides.open_slide`."""
     override = getattr(row, "mpp_override", None)
     if override is not None and math.isnan(override):

@@ -130,17 +130,17 @@ def _fold_patients(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFram
     """The long table of all folds; see `split_patients`."""
     if folds < LEAST_FOLDS:
         raise ValueError(
-            f"`folds` should be 0 (one split) or at least {LEAST_FOLDS}: one group is tested, one validated on, and the "
-            f"others trained on. It is {folds}."
+            f"`folds` should be 0 (one split) or at least {LEAST_FOLDS}: one group is tested, one validated on, and "
+            f"the others trained on. It is {folds}."
         )
     sizes = patients["cancer_type"].value_counts()
     small = sizes[sizes < folds]
     if len(small):
         listed = ", ".join(f"{cancer_type} ({n})" for cancer_type, n in sorted(small.items()))
         raise ValueError(
-            f"`folds: {folds}` asks for at least {folds} patients of every cancer type, so that each fold tests it. Too "
-            f"few have: {listed}. Use `folds: {max(LEAST_FOLDS, int(sizes.min()))}` or fewer, or give small types one "
-            "name in the manifest."
+            f"`folds: {folds}` asks for at least {folds} patients of every cancer type, so that each fold tests it. "
+            f"Too few have: {listed}. Use `folds: {max(LEAST_FOLDS, int(sizes.min()))}` or fewer, or give small types "
+            "one name in the manifest."
         )
     rng = np.random.default_rng(seed)
     dealt: list[str] = []

@@ -112,9 +112,7 @@ class Slide:
         What OpenSlide knows of the slide.
     """
 
-    def __init__(
-        self, path, *, mpp_override=None, resolution_by="mpp", apply_icc=False, detail_mpp=0.0, fast=True
-    ):
+    def __init__(self, path, *, mpp_override=None, resolution_by="mpp", apply_icc=False, detail_mpp=0.0, fast=True):
         self.path = Path(path)
         self._scan = Scan(path)
         self.properties = self._scan.properties
