@@ -71,7 +71,7 @@ def check(
         target = Path(given["manifest"])
         names = (
             "target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px", "missing_target", "split_ratios",
-            "seed",
+            "split_seed",
         )  # fmt: skip
         settings = {name: given[name] for name in names}
         settings["magnifications"] = list(dict.fromkeys(job.parameters["magnification"] for job in jobs))
@@ -200,14 +200,14 @@ def open_app(
 
 
 def _overrides(parameter: list[str] | None) -> dict:
-    import yaml
+    from tlskit.study import params
 
     given = {}
     for text in parameter or []:
         name, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"{text!r} should be name=value, such as magnification=4.")
-        given[name.strip()] = yaml.safe_load(value)
+        given[name.strip()] = params.parse_value(value)
     return given
 
 

@@ -279,7 +279,7 @@ def _of_split(tiles: pd.DataFrame, name: str, magnification: float) -> pd.DataFr
         raise TrainingError(
             f"There are no {where} tiles at {units.magnification_name(magnification)} (tiles by set: {counts}). "
             f"Either no patient of the {where} set has the target, or all tiles hung over the edge of small sections. "
-            "Use `edge_tiles: pad`, smaller tiles (`tile_px`), another `seed` of the split, or more patients."
+            "Use `edge_tiles: pad`, smaller tiles (`tile_px`), another `split_seed`, or more patients."
         )
     return part.reset_index(drop=True)
 
