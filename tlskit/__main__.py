@@ -89,7 +89,7 @@ def predict(
     threshold: Annotated[float | None, typer.Option(help="Probability from which a pixel counts.")] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
     batch_size: Annotated[int, typer.Option(help="Windows in a batch.")] = 8,
-    engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto: the fastest within 0.02 of float32; exact: float32.")] = "auto",
     min_object_um2: Annotated[float, typer.Option(help="Smaller objects are dropped.")] = 1000.0,
     mpp: Annotated[float | None, typer.Option(help="um/px of the slides, where they do not say it.")] = None,

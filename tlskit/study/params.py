@@ -58,7 +58,7 @@ CHOICES = {
     "keep_tiles": ("target", "tissue"),
     "missing_target": ("error", "empty"),
     "precision": ("auto", "exact", "bf16"),
-    "engine": ("auto", "torch", "openvino", "onnxruntime"),
+    "engine": ("auto", "torch", "openvino"),
     "normalisation": ("divide_255", "imagenet"),
     "compare_slides": ("same", "common"),
 }
