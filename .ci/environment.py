@@ -1,4 +1,4 @@
-"""Write environment.yml: pyproject's direct dependencies for conda users, at the versions that the lock has for its Python.
+"""Write environment.yml: the direct dependencies for conda users, at the versions that the lock has for its Python.
 
 A lock for several Pythons pins some packages twice, because their newest releases have left an older Python behind.
 """
@@ -44,7 +44,10 @@ def pins(lock: str, python: str) -> dict[str, str]:
 
 def environment(project: dict, locked: dict[str, str]) -> str:
     """The text of environment.yml."""
-    listed = [*project["dependencies"], *(name for names in project["optional-dependencies"].values() for name in names)]
+    listed = [
+        *project["dependencies"],
+        *(name for names in project["optional-dependencies"].values() for name in names),
+    ]
     lines = []
     for requirement in map(Requirement, listed):
         extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""

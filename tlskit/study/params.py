@@ -20,7 +20,7 @@ import yaml
 
 from tlskit.errors import ParameterError
 
-__all__ = ["Parameter", "arms", "check", "notebook_parameters", "read_preset"]
+__all__ = ["Parameter", "arms", "check", "notebook_parameters", "read_preset", "read_value"]
 
 #: The one key of a preset that is not a parameter of a notebook: names mapped to lists of values.
 SWEEP = "sweep"
@@ -62,7 +62,17 @@ class Parameter:
     help: str
 
 
-class _Loader(yaml.SafeLoader):
+class _AsPapermill(yaml.SafeLoader):
+    """YAML's safe loader as papermill uses it: a date is a text."""
+
+
+_AsPapermill.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class _Loader(_AsPapermill):
     """YAML's safe loader, which in addition refuses a key given twice (YAML keeps the last one silently)."""
 
     def construct_mapping(self, node, deep=False):
@@ -78,7 +88,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads 1e-3 as a string (it wants 1.0e-3); a learning rate is written like that by everybody.
+# YAML 1.1 reads 1e-3 as a text (it wants 1.0e-3); a learning rate is written like that by everybody. After `-p` it is a
+# number for papermill too; in a file it is a text for papermill, and `read_preset` refuses it.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -102,7 +113,8 @@ def read_preset(path: str | Path) -> dict:
     Raises
     ------
     ParameterError
-        If the file is missing, is not YAML (a tab, say), gives a key twice, or is not flat.
+        If the file is missing, is not YAML (a tab, say), gives a key twice, is not flat, or holds a number that
+        papermill alone would take for a text.
     """
     path = Path(path)
     if not path.is_file():
@@ -112,12 +124,7 @@ def read_preset(path: str | Path) -> dict:
     for number, line in enumerate(text.splitlines(), start=1):
         if "\t" in line.split("#")[0]:
             raise ParameterError(f"{path.name}, line {number}: a tab. YAML is indented with spaces; replace the tab.")
-    stream = io.StringIO(text)
-    stream.name = path.name
-    try:
-        preset = _Loader(stream).get_single_data()
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path.name} is not valid YAML: {error}") from error
+    preset = _load(text, path.name)
     if not isinstance(preset, dict):
         raise ParameterError(f"{path.name} should hold lines of the form `name: value`; it holds {preset!r}.")
     for name, value in preset.items():
@@ -125,7 +132,43 @@ def read_preset(path: str | Path) -> dict:
             _check_sweep(path.name, value)
         elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)):
             raise ParameterError(f"{path.name}: {name} is nested. A preset is flat, so that papermill can read it too.")
+    _check_papermill_agrees(path.name, preset, yaml.load(text, _AsPapermill))
     return preset
+
+
+def _check_papermill_agrees(file_name: str, preset: dict, papermills: dict) -> None:
+    """The same file means the same to ``papermill -f``."""
+    for name, value in preset.items():
+        if name != SWEEP and value != papermills[name]:
+            raise ParameterError(
+                f"{file_name}: in `{name}: {papermills[name]}` papermill reads a text, not a number. Write a point "
+                "before the e (1.0e-3), or 0.001."
+            )
+
+
+def read_value(name: str, text: str) -> object:
+    """The value of ``-p name=text``, read as it would be in a preset.
+
+    Raises
+    ------
+    ParameterError
+        If it is not valid YAML, or `name` is ``sweep``.
+    """
+    if name == SWEEP:
+        raise ParameterError(
+            "`sweep` cannot be given with -p: name a parameter that is swept (-p magnification=4 runs that arm), or "
+            "write a preset of your own."
+        )
+    return _load(text, f"-p {name}={text}")
+
+
+def _load(text: str, name: str) -> object:
+    stream = io.StringIO(text)
+    stream.name = name
+    try:
+        return _Loader(stream).get_single_data()
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _check_sweep(file_name: str, sweep: object) -> None:
