@@ -89,7 +89,7 @@ def check(
         target = Path(given["manifest"])
         names = (
             "target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px", "missing_target", "split_ratios",
-            "seed",
+            "split_seed",
         )  # fmt: skip
         settings = {name: given[name] for name in names}
         settings["magnifications"] = list(dict.fromkeys(job.parameters["magnification"] for job in jobs))
@@ -109,9 +109,7 @@ def predict(
     ] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
-    engine: Annotated[
-        Literal["auto", "torch", "openvino", "onnxruntime"], typer.Option(help="Runs the network.")
-    ] = "auto",
+    engine: Annotated[Literal["auto", "torch", "openvino"], typer.Option(help="Runs the network.")] = "auto",
     precision: Annotated[
         Literal["auto", "exact", "bf16", "fp16"],
         typer.Option(help="auto: the fastest within 0.02 of float32; exact: float32."),
@@ -238,7 +236,7 @@ def _overrides(parameter: list[str] | None) -> dict:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise typer.BadParameter(f"{text!r} should be name=value, such as magnification=4.", param_hint="-p")
-        given[name.strip()] = params.read_value(name.strip(), value)
+        given[name.strip()] = params.parse_value(value)
     return given
 
 

@@ -43,8 +43,8 @@ def run(monkeypatch, capsys, *words: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["plan", "params/p.yaml", "-p", "x=[1"], "-p x=[1 is not valid YAML"),
-        (["plan", "params/p.yaml", "-p", "sweep=4"], "`sweep` cannot be given with -p"),
+        (["plan", "params/p.yaml", "-p", "x=[1"], "'[1' is no value as a preset would hold it"),
+        (["plan", "params/p.yaml", "-p", "sweep=4"], "`sweep` is written in the preset"),
         (["plan", "params/p.yaml", "-p", "magnification"], "should be name=value"),
         (["compare", "outputs/r", "--draws", "0"], "--draws"),
         (["compare", "outputs/r", "--threshold-by", "foo"], "--threshold-by"),

@@ -42,7 +42,7 @@ def check_manifest(
     ignore_class: str | Sequence[str] | None = None,
     missing_target: str = "error",
     split_ratios: Sequence[float] = (0.70, 0.15, 0.15),
-    seed: int = 0,
+    split_seed: int = 0,
     plausible_um2: tuple[float, float] = PLAUSIBLE_UM2,
     apply_icc: bool = False,
     workers: int = 2,
@@ -59,7 +59,7 @@ def check_manifest(
         See `slides.open_slide`.
     tile_px, magnifications
         Of the run: whether the scans have that resolution, and a tile's room.
-    split_ratios, seed
+    split_ratios, split_seed
         Of the run: whether the patients can be split so.
     plausible_um2
         Areas between which a target is believed.
@@ -90,7 +90,7 @@ def check_manifest(
         looks = pool.map(lambda row: inspect_slide(row, wanted), rows)
         found = list(tqdm(looks, total=len(rows), desc="check", unit="slide", disable=not rows))
     if not faults and rows:
-        _look_at_split(slides, found, whole, split_ratios, seed)
+        _look_at_split(slides, found, whole, split_ratios, split_seed)
     _look_at_cohort(slides, found, whole, ignore_class)
     _look_at_sizes(found, whole, tile_px)
     if apply_icc:
@@ -116,7 +116,7 @@ def _look_at_split(slides: pd.DataFrame, found: list[Finding], whole: Finding, s
         if not held[name]:
             whole.add(
                 "warning", "split", f"No slide of the set {name} holds a target.",
-                "Change `seed`, or fill the manifest's `split` column by hand.",
+                "Change `split_seed`, or fill the manifest's `split` column by hand.",
             )  # fmt: skip
     counts = split["split"].value_counts()
     listed = ", ".join(f"{name} {counts[name]}" for name in splitting.SPLITS if name in counts)

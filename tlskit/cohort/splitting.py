@@ -1,4 +1,4 @@
-"""Patients to training, validation and test: a function of (manifest, ratios, seed), never of magnification."""
+"""Patients to training, validation and test: a function of (manifest, ratios, split_seed), never of magnification."""
 
 from __future__ import annotations
 
