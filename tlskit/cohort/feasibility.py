@@ -69,5 +69,5 @@ def check_sets(split: pd.DataFrame, has_target: dict[str, bool | None]) -> None:
         raise ValueError(
             "Some sets of patients have no outline of the target:\n"
             + "\n".join(f"  - {fault}" for fault in faults)
-            + "\nUse another `split_seed`, other `split_ratios` or fewer `folds`, or fill the manifest's column `split`."
+            + "\nUse another `split_seed`, other `split_ratios` fewer `folds`, or fill the manifest's `split` column."
         )
