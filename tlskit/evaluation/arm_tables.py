@@ -19,7 +19,18 @@ import pandas as pd
 from tlskit.errors import ComparisonError, ParameterError, RunError
 from tlskit.files import read_table
 
-__all__ = ["ARM", "arms", "check_arms", "collect", "only_slides_of", "test_counts", "test_histograms", "unlike_settings"]
+__all__ = [
+    "ARM",
+    "arms",
+    "check_arms",
+    "collect",
+    "of_split",
+    "only_slides_of",
+    "slides_of",
+    "test_counts",
+    "test_histograms",
+    "unlike_settings",
+]
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ scored, and averaged; all seven scores are averaged in the same way, and they de
 is the other reading, with means over tiles.
 
 **Empty units.** A unit with neither target nor prediction (``tp = fp = fn = 0``) has no Dice, IoU, recall or
-precision (0/0). `empty` decides: ``one`` and ``zero`` put that value in their place. ``exclude`` averages over the units
-that hold a target, and over no other: the same units whatever was predicted, so that two arms are averages over the
-same slides (a false alarm in a unit without target is counted by specificity and by false area, not here). ``one`` is
+precision (0/0). `empty` decides: ``one`` and ``zero`` put that value in their place. ``exclude`` averages over the
+units that hold a target, and over no other: the same units whatever was predicted, so that two arms are averages over
+the same slides (a false alarm in a unit without target is counted by specificity and by false area, not here). ``one`` is
 what segmentation-models-pytorch does in its imagewise reductions (``zero_division=1.0``);
 its ``micro`` reduction of a batch gives nan there, so that whoever averages batches has to decide. Any other 0/0 is
 undefined under every rule: nan, left out, and counted. Such are the precision of a unit in which nothing was predicted
@@ -202,8 +202,8 @@ def score(
         Columns: those of `by`; pooling, empty, region; the seven scores; prevalence (share of target pixels, pooled);
         n_units (tiles, slides, patients or batches that Dice and IoU were averaged over); n_undefined (units left out
         under ``exclude`` because they hold no target; else those with neither target nor prediction, which were given
-        the rule's value); n_undefined_recall, _specificity, _precision, _mcc (units left out of that average); n_slides, n_patients;
-        batch_size (0 where there are no batches).
+        the rule's value); n_undefined_recall, _specificity, _precision, _mcc (units left out of that average);
+        n_slides, n_patients; batch_size (0 where there are no batches).
 
     Raises
     ------

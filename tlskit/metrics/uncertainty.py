@@ -10,9 +10,9 @@ freedom of Bell and McCaffrey for a ratio,
     ``df = 1 / (sum h^2 + (sum q)^2 - sum q^2)``,  ``q = h^2 / (1 - h)``,
 
 which is n - 1 for n equal patients, and fewer where few patients hold most of the target: of twelve patients of whom
-three have a target, recall has at most 2. Scores are put on the logit scale (MCC: Fisher's z), which keeps them inside
-their range; differences stay on the plain scale. In simulated cohorts of 3 to 60 patients these intervals cover in 92
-to 97 of 100 (``tests/metrics/coverage.py``), where percentiles of a bootstrap cover 77 at three patients.
+three have a target, recall has at most 2. Scores are put on the logit scale (an MCC of 0 or less: Fisher's z), which
+keeps them inside their range; differences stay on the plain scale. In simulated cohorts of 3 to 60 patients these
+intervals cover in 92 to 97 of 100 (``docs/coverage.md``), where percentiles of a bootstrap cover 77 at three patients.
 
 Simultaneous intervals share the 5 % between all pairs by Bonferroni. The distribution of the largest of all t from
 drawn patients (max-t) was tried: with Gaussian multipliers it lets 7 to 16 % of cohorts of equal arms pass below 24
@@ -100,8 +100,8 @@ def intervals(
     arms = _arms(counts, by=list(by), scores=scores, pooling=pooling, region=region, repeat=repeat)
     rows = []
     for arm, name in itertools.product(arms, scores):
-        forward, backward, slope = _SCALES["fisher" if name == "mcc" else "logit"]
         value, se, df = _estimate([(arm, 1.0)], name)
+        forward, backward, slope = _SCALES["fisher" if value <= 0 else "logit"]
         low, high, method = float("nan"), float("nan"), "none"
         if df > 0 and -1 < value < 1 and (name == "mcc" or value > 0):
             half = _t(df, level) * se * slope(value)

@@ -25,7 +25,6 @@ from tlskit.study import runs
 __all__ = ["Archive", "Arm", "find_runs", "open_archive"]
 
 
-
 @dataclass(frozen=True)
 class Arm:
     """One arm of a run.
