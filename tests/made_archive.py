@@ -74,7 +74,8 @@ def _tables(slides, targets, magnification, quality, seconds, rng):
             "ceiling_fn": off,
             "ceiling_tn": int(60e6 / 16) - whole - off,
         }
-        grid.append(ids.assign(grid_mpp=4.0, mpp=mpp, **grid_counts, **ceiling, tissue_mm2=60.0))
+        outside = {"target_px_outside_tissue": np.rint(whole * 0.002).astype(int), "marked_px_outside": 40}
+        grid.append(ids.assign(grid_mpp=4.0, mpp=mpp, **grid_counts, **ceiling, **outside, tissue_mm2=60.0))
         n_tiles = max(2, int(6 * magnification))
         tiles = slides.loc[slides.index.repeat(n_tiles)].reset_index(drop=True)
         tiles.insert(0, "tile_id", [f"{s}_{n}" for n, s in enumerate(tiles["slide_id"])])
@@ -105,6 +106,15 @@ def _tables(slides, targets, magnification, quality, seconds, rng):
                 count = np.rint(shape / shape.sum() * pixels).astype(np.int64)
                 here = {"region": region, "truth": value, "bin": bins, "count": count}
                 histograms.append(pd.DataFrame(row._asdict() | here)[count > 0])
+    projection = pd.DataFrame(
+        [
+            {"width_px0": 80_000, "height_px0": 60_000, "mpp0": 0.25, "tissue_fraction": 0.4, "tissue_mm2": 120.0}
+            | {"windows": 1000, "s_per_window": seconds / 500, "minutes": seconds / 30}
+            | {"minutes_low": seconds / 33, "minutes_high": seconds / 27, "magnification": magnification, "mpp": mpp}
+            | {"engine": "torch", "precision": "fp32", "device": "cpu", "threads": 2, "cpu": "made-up", "gpu": np.nan}
+        ]
+    )
+    summary = pd.DataFrame({"slide_id": ["slide_00", "all"], "warm": True, "s_per_cm2": seconds / 0.6})
     repeats = [
         {
             "slide_id": row.slide_id,
@@ -122,7 +132,7 @@ def _tables(slides, targets, magnification, quality, seconds, rng):
         "04_counts_per_tile": pd.concat(per_tile), "05_counts_per_slide": pd.concat(per_slide),
         "05_counts_per_tile": pd.concat(wsi_tiles), "05_histograms": pd.concat(histograms),
         "05_grid_counts": pd.concat(grid), "05_objects": pd.concat(found), "05_objects_per_slide": pd.concat(of_slides),
-        "06_stages": pd.DataFrame(repeats),
+        "06_stages": pd.DataFrame(repeats), "06_projection": projection, "06_summary": summary,
     }  # fmt: skip
 
 

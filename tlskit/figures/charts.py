@@ -43,7 +43,7 @@ def score_bars(table: pd.DataFrame) -> Figure:
     offsets = np.linspace(-0.24, 0.24, max(2, len(table)))
     for n, row in enumerate(table.itertuples()):
         label = POOLINGS[row.pooling]
-        if row.pooling not in ("pooled", "as_published"):
+        if row.pooling != "pooled" and not row.pooling.startswith("as_published"):
             label += f" (empty: {row.empty})"
         values = [getattr(row, name) for name in SCORES]
         ax.plot(values, rows + offsets[n], **arm_style(n), linestyle="none", label=label, markersize=6)
@@ -106,7 +106,7 @@ def pr_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | None = None) -
         style = arm_style(n)
         ax.plot(
             curve["recall"], curve["precision"], color=style["color"], linewidth=1.8,
-            label=f"{arm}  (average precision {curve['average_precision'].iloc[0]:.2f})",
+            label=f"{arm}  (ends at recall {curve['recall_at_end'].iloc[0]:.2f})",
         )  # fmt: skip
         _mark(ax, curve, 0.5, style, filled=True)
         if chosen and arm in chosen:
@@ -181,7 +181,8 @@ def calibration_curves(table: pd.DataFrame) -> Figure:
     width = (table["bin_high"] - table["bin_low"]).iloc[0]
     for n, (arm, group) in enumerate(groups):
         error = group["calibration_error"].iloc[0]
-        label = f"{arm} (calibration error {error:.3f})" if arm else f"calibration error {error:.3f}"
+        label = f"error above the lowest bin {error:.3f}"
+        label = f"{arm} ({label})" if arm else label
         some = group[group["pixels"] > 0]
         ax.plot(
             some["mean_probability"], some["target_share"], **arm_style(n), linewidth=1.6, markersize=6, label=label

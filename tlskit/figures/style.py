@@ -77,12 +77,13 @@ _NAMES = {"iou": "IoU", "mcc": "MCC", "dice": "Dice"}
 LEVELS = {"tile": "tiles", "wsi": "whole slides"}
 
 POOLINGS = {
-    "as_published": "averaged as published",
+    "as_published": "one reading of the paper: mean of batches",
     "batch_mean": "mean of batches",
     "pooled": "all pixels pooled",
     "per_slide": "mean of slides",
     "per_patient": "mean of patients",
     "per_tile": "mean of tiles",
+    "as_published_tiles": "one reading of the paper: mean of tiles",
 }
 
 
@@ -111,8 +112,10 @@ def slides_text(table: pd.DataFrame) -> str:
 
 def interval_caption(table: pd.DataFrame) -> str:
     first = table.iloc[0]
-    text = f"{first['level'] * 100:g} % intervals, {first['draws']:,} draws of {first['n_patients']} patients"
-    where = {"grid": "common grid, inside tissue", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
+    text = f"{first['level'] * 100:g} % t intervals over {first['n_patients']} patients"
+    if first["n_with_target"] < first["n_patients"]:
+        text += f", {first['n_with_target']} with a target"
+    where = {"grid": "common grid, tissue and target", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
     text += f" ({', '.join(t for t in (POOLINGS[first['pooling']], where) if t)})"
     if isinstance(first["warning"], str) and first["warning"]:
         text += "\n" + textwrap.fill(f"Caution: {first['warning']}.", 110)

@@ -14,7 +14,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "grids": ["TIE_SHIFT_PX", "area_means"],
         "objects": ["SIZE_CLASSES", "agreement", "diameter_um"],
         "published": ["PERSON_MINUTES_PER_SLIDE", "audit_published_table"],
-        "scores": ["COUNTS", "EMPTY_RULES", "SCORES", "count_pixels", "per_unit", "ratios", "score", "score_table"],
+        "scores": [
+            "COUNTS",
+            "EMPTY_RULES",
+            "SCORES",
+            "count_pixels",
+            "order_range",
+            "per_unit",
+            "ratios",
+            "score",
+            "score_table",
+        ],
         "uncertainty": ["METHOD", "TRAINING_NOTE", "patients_needed"],
         "thresholds": [
             "choose_threshold",

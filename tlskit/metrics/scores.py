@@ -15,12 +15,12 @@ is the other reading, with means over tiles.
 **Empty units.** A unit with neither target nor prediction (``tp = fp = fn = 0``) has no Dice, IoU, recall or
 precision (0/0). `empty` decides: ``one`` and ``zero`` put that value in their place. ``exclude`` averages over the
 units that hold a target, and over no other: the same units whatever was predicted, so that two arms are averages over
-the same slides (a false alarm in a unit without target is counted by specificity and by false area, not here). ``one`` is
-what segmentation-models-pytorch does in its imagewise reductions (``zero_division=1.0``);
-its ``micro`` reduction of a batch gives nan there, so that whoever averages batches has to decide. Any other 0/0 is
-undefined under every rule: nan, left out, and counted. Such are the precision of a unit in which nothing was predicted
-but something missed, the recall of a unit without target, the specificity of a unit without background, and MCC
-where a margin is empty.
+the same slides (a false alarm in a unit without target is counted by specificity and by false area, not here).
+``one`` is what segmentation-models-pytorch does in its imagewise reductions (``zero_division=1.0``); its ``micro``
+reduction of a batch gives nan there, so that whoever averages batches has to decide. Any other 0/0 is undefined under
+every rule: nan, left out, and counted. Such are the precision of a unit in which nothing was predicted but something
+missed, the recall of a unit without target, the specificity of a unit without background, and MCC where a margin is
+empty.
 """
 
 from __future__ import annotations
