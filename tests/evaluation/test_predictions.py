@@ -118,7 +118,7 @@ def test_a_scan_s_offset_is_honoured_on_every_way_in_and_out(made, tmp_path, mon
 
     def with_room(row, **reading):
         slide = slides.open_slide(row.slide_path, **reading)
-        slide.bounds_px0 = (*origin, 1000, 800)
+        slide.bounds_px0 = (*origin, 1200 - origin[0], 960 - origin[1])
         return slide
 
     for module in (tiling, datasets, evaluation, predictions):
