@@ -124,7 +124,7 @@ def read_truth(
     slide : slides.Slide
         It says where its scanned part lies.
     target_class, missing
-        Of `annotations.read_targets`.
+        Of `reading.read_targets`.
     ignore_class
         Class(es) whose area counts neither as target nor as background; empty or None for none. Where such an area and
         a target overlap, the area wins.
@@ -140,7 +140,7 @@ def read_truth(
     Raises
     ------
     AnnotationError
-        As `annotations.read_targets`; if all outlines of the target lie off the scanned part; or if regions are asked
+        As `reading.read_targets`; if all outlines of the target lie off the scanned part; or if regions are asked
         for and the slide has none.
     ParameterError
         If a class is to be two of target, ignored and region, or the target one of predictions.
