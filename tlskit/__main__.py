@@ -72,12 +72,16 @@ def check(
     parameter: Parameters = None,
     target_class: Annotated[str, typer.Option(help="Class of the outlines, for a manifest.")] = "TLS",
     ignore_class: Annotated[str, typer.Option(help="Class that is left out, for a manifest.")] = "",
+    region_class: Annotated[str, typer.Option(help="Class of wholly outlined regions, for a manifest.")] = "",
     resolution_by: Annotated[Literal["mpp", "objective"], typer.Option(help="For a manifest.")] = "mpp",
 ) -> None:
     """Look for what would go wrong, before a run: parameters, slides, scales, outlines, split."""
     from tlskit.cohort import checks
 
-    settings = {"target_class": target_class, "ignore_class": ignore_class, "resolution_by": resolution_by}
+    settings = {
+        "target_class": target_class, "ignore_class": ignore_class, "region_class": region_class,
+        "resolution_by": resolution_by,
+    }  # fmt: skip
     if target.suffix in (".yaml", ".yml"):
         from tlskit.study import project, sweep
 

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "placing": ["placement"],
         "rasters": ["polygonise", "rasterise"],
         "reading": ["read_annotations", "read_targets", "targets_of", "without_ignored"],
-        "truth": ["IGNORED", "Truth", "read_truth"],
+        "truth": ["IGNORED", "Truth", "check_classes", "read_truth"],
         "writing": ["write_geojson"],
     },
 )

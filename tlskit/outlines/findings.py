@@ -92,15 +92,16 @@ def also_holds(
          "List it in `target_class`, or in `ignore_class` if it is doubtful."),
     ):  # fmt: skip
         warn({name: n for name, n in background.items() if says_the_target(name, target_class) == kind}, what, remedy)
-    for parents, parameter in ((ignore_class, "ignore_class"), (region_class, "region_class")):
-        names = {name: n for name, n in background.items() if derived_from(name, listed(parents))}
+    for parents, parameter in ((listed(ignore_class), "ignore_class"), (listed(region_class), "region_class")):
+        names = {name: n for name, n in background.items() if derived_from(name, parents)}
         warn(
-            names, f", derived from {' or '.join(map(repr, listed(parents)))} and not used as such: background.",
+            names, f", derived from {' or '.join(map(repr, parents))} and not used as such: background.",
             f"List them in `{parameter}` as well.",
         )  # fmt: skip
     named = _named_as(found, target_class)
     if named:
         n = sum(named.values())
+        background[UNCLASSIFIED] = background.get(UNCLASSIFIED, n) - n
         told.append(
             Told(
                 "warning",
@@ -116,6 +117,7 @@ def also_holds(
             kinds = ", ".join(f"{n} {key}" for key, n in lost.items())
             remedy = "Draw them as polygons." if what == "not_areas" else "Make them annotations in QuPath."
             told.append(Told("warning", "class", f"Of the target's class, but not used: {kinds}.", remedy))
+    background = {name: n for name, n in background.items() if n > 0}
     if background:
         told.append(Told("note", "class", f"It also holds {_with_numbers(background)}: background."))
     return told

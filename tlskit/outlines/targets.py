@@ -107,8 +107,8 @@ def _united(parts: list[Polygon]) -> tuple[list[Polygon], list[Told]]:
         kinds.append(f"{counted(len(pairs) - n_inside, 'pair')} of outlines overlap (IoU up to {largest:.2f})")
     if n_inside:
         kinds.append(f"{counted(n_inside, 'outline')} {'lies' if n_inside == 1 else 'lie'} inside another")
-    what = f"{' and '.join(kinds)}: {len(parts)} outlines are {len(united)} objects"
-    what += f", of {union / summed:.0%} of their summed area."
+    what = f"{' and '.join(kinds)}: {len(parts)} outlines are {counted(len(united), 'object')}"
+    what += f", with {union / summed:.0%} of their summed area."
     return united, [Told("warning", "outlines", what, "In QuPath, delete the copies, or merge what is one object.")]
 
 

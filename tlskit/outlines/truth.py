@@ -12,7 +12,7 @@ from shapely.geometry import Polygon, box
 from tlskit.errors import AnnotationError, ParameterError
 from tlskit.outlines.class_names import is_prediction, listed, wanted_names
 from tlskit.outlines.findings import Told, also_holds
-from tlskit.outlines.outline import Annotations
+from tlskit.outlines.outline import Annotations, Outline
 from tlskit.outlines.placing import limits, placement
 from tlskit.outlines.rasters import polygons_of
 from tlskit.outlines.reading import outlines_of, rasterise, read_annotations, without_ignored
@@ -36,20 +36,22 @@ class Truth:
     ignored
         Areas that count neither as target nor as background, in level-0 px. They are cut out of the target.
 
-    told
-        What is to be known of them.
+    told, drawn
+        What is to be known of them, and the target's outlines of the file before that.
 
     Attributes
     ----------
     polygons, ignored : list of Polygon
         The target without what is ignored, and that.
     told : list of Told
+    drawn : list of Outline
     """
 
     def __init__(
-        self, polygons: Sequence[Polygon], *, mpp0: float, ignored: Sequence[Polygon] = (), told: Sequence[Told] = ()
-    ):
-        self.told = list(told)
+        self, polygons: Sequence[Polygon], *, mpp0: float, ignored: Sequence[Polygon] = (), told: Sequence[Told] = (),
+        drawn: Sequence[Outline] = (),
+    ):  # fmt: skip
+        self.told, self.drawn = list(told), list(drawn)
         self.ignored = list(ignored)
         self.polygons = _cut_out(polygons, self.ignored) if self.ignored else list(polygons)
         self.mpp0 = float(mpp0)
@@ -66,7 +68,10 @@ class Truth:
         """The same with some rectangles (x, y, width, height in working px at `mpp`) ignored, too."""
         d = mpp / self.mpp0
         boxes = [box(x * d, y * d, (x + w) * d, (y + h) * d) for x, y, w, h in boxes_px]
-        return Truth(self.polygons, mpp0=self.mpp0, ignored=[*self.ignored, *boxes], told=self.told) if boxes else self
+        if not boxes:
+            return self
+        ignored = [*self.ignored, *boxes]
+        return Truth(self.polygons, mpp0=self.mpp0, ignored=ignored, told=self.told, drawn=self.drawn)
 
     def at(
         self, x_px: int, y_px: int, width_px: int, height_px: int, *, mpp: float, only: int | None = None
@@ -178,7 +183,7 @@ def truth_of(
     if regions:
         everywhere = shapely.union_all([*regions, *polygons])
         ignored = [*ignored, *polygons_of(box(0, 0, *slide.size_px0).difference(everywhere))]
-    return Truth(polygons, mpp0=slide.mpp0, ignored=ignored, told=[*told, *more])
+    return Truth(polygons, mpp0=slide.mpp0, ignored=ignored, told=[*told, *more], drawn=outlines)
 
 
 def check_classes(target_class, ignore_class=None, region_class=None) -> None:
