@@ -113,7 +113,7 @@ def train(
     """Train a UNet++ on the training tiles and keep the epoch with the best IoU on all validation tiles.
 
     Loss is the Dice loss from logits, pooled over the batch [1]_; the optimiser is Adam. On a CPU the memory allocator
-    is tuned for this process (`compute.tune_allocator`).
+    is tuned for this process (`hardware.tune_allocator`).
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def train(
     batch_size, learning_rate
         Of Adam; the rate is constant.
     precision, device
-        As for `compute.pick_precision` and `compute.pick_device`.
+        As for `hardware.pick_precision` and `hardware.pick_device`.
     augment
         Flip, turn and colour the training tiles (`datasets.augment_tile`); validation tiles never.
     workers
