@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 import shapely
 
-from tlskit.metrics import boundaries, objects
+from tlskit.metrics import boundaries
 from tlskit.outlines import Truth
 
 
 def shapes(predicted, true, *, mpp=2.0, size=(400, 300)):
-    truth = Truth(true, mpp0=1.0)
-    mask = Truth(predicted, mpp0=1.0).at(0, 0, *size, mpp=mpp)
-    labels = objects.label(mask)[0]
-    return boundaries.shape_table(labels, truth.polygons, mpp=mpp, mpp0=1.0, truth_at=truth.at)
+    masks = [Truth(polygons, mpp0=1.0).at(0, 0, *size, mpp=mpp) for polygons in (predicted, true)]
+    return boundaries.shape_table(*masks, mpp=mpp)
 
 
 def test_a_disc_drawn_too_large_lies_that_far_from_the_outline():
@@ -28,7 +26,7 @@ def test_a_disc_drawn_too_large_lies_that_far_from_the_outline():
 def test_objects_that_nothing_touches_have_no_distance():
     table = shapes([shapely.box(0, 0, 50, 50)], [shapely.box(400, 400, 500, 500)])
     assert np.isnan(table["surface_mean_um"].item()) and table["n_predicted_on_it"].item() == 0
-    assert boundaries.shape_table(np.zeros((4, 4), int), [], mpp=1.0, mpp0=1.0, truth_at=None).empty
+    assert boundaries.shape_table(np.ones((4, 4), bool), np.zeros((4, 4), bool), mpp=1.0).empty
 
 
 def test_merges_and_splits_are_counted_from_both_sides():

@@ -242,7 +242,7 @@ def evaluate_grid(
     with_objects
         Whether to find objects; they need the whole grid in memory (20 Mpx for 20 x 15 mm at 4 um/px).
     min_object_um2, closing_um, max_hole_um2
-        Of `tlskit.metrics.objects.post_process`, for predicted objects; true ones are the outlines as drawn.
+        Of `tlskit.metrics.objects.post_process`, for predicted and true objects alike.
 
     Returns
     -------
@@ -459,11 +459,18 @@ def _grid_counts(
     # An object in a lost region is neither found nor missed.
     truth = truth.without(prob_map.invalid, mpp=prob_map.mpp)
     areas = {"truth_mm2": truth.area_mm2, "tissue_mm2": on_tissue.area_mm2}
-    on_grid = {"truth_at": truth.at, "mpp": grid_mpp, "mpp0": truth.mpp0}
+
+    def processed(mask: np.ndarray) -> np.ndarray:
+        inside = objects.post_process(mask, mpp=grid_mpp, **processing) & region
+        # What the region's edge cuts off may be too small to count.
+        return objects.post_process(inside, mpp=grid_mpp, **processing | {"closing_um": 0.0, "max_hole_um2": 0.0})
+
+    if masks:
+        true_objects = processed(truth.at(0, 0, *grid_px, mpp=grid_mpp))
 
     def compared(name) -> tuple[np.ndarray, pd.DataFrame]:
-        mask = objects.post_process(masks.pop(name), mpp=grid_mpp, **processing) & region
-        return mask, objects.compare(mask, truth.polygons, **on_grid)
+        mask = processed(masks.pop(name))
+        return mask, objects.compare(mask, true_objects, mpp=grid_mpp, mpp0=truth.mpp0)
 
     for name, value in named.items():
         row = ids | {"threshold_by": name, "threshold": value}
@@ -473,7 +480,7 @@ def _grid_counts(
         counts.append(row | scale | table | told | {"tissue_mm2": areas["tissue_mm2"]})
         if masks:
             mask, table = compared(name)
-            shapes = shape_table(objects.label(mask)[0], truth.polygons, **on_grid).assign(kind="truth")
+            shapes = shape_table(mask, true_objects, mpp=grid_mpp).assign(kind="truth")
             whole = pd.DataFrame(row, index=table.index).join(table)
             found.append(whole.merge(shapes, on=["kind", "object_id"], how="left", validate="1:1"))
             of = table.groupby("kind")["area_um2"]
