@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -25,9 +26,11 @@ __all__ = [
     "disk_full",
     "files_state",
     "is_disk_full",
+    "portable",
     "project_root",
     "resolve",
     "sha256_of_file",
+    "without_machine",
     "write_text",
     "writing",
 ]
@@ -123,6 +126,27 @@ def write_text(path: str | Path, text: str) -> Path:
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
+
+
+def portable(path: str | Path, start: str | Path) -> str:
+    """A path without the machine in it: relative to `start`, with forward slashes; only the name where it cannot be."""
+    try:
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:  # another drive of Windows
+        return Path(path).name
+
+
+#: An absolute path in a text, up to its last part; not the inside of an address (``https://...``) or of a fraction.
+_FOLDERS = re.compile(r"(?<![\w/:.\\~<])(?:/(?:[^\s/'\":;,<>|\\]+/)+|[A-Za-z]:(?:\\+|/)(?:[^\\/\n'\":;,<>|]+(?:\\+|/))*)")
+
+
+def without_machine(text: str) -> str:
+    """A text of the archive without the folders of this machine: of an absolute path its last part is left."""
+    roots = sorted({str(project_root()), str(Path.cwd()), str(Path.home())}, key=len, reverse=True)
+    for root in roots:
+        if len(root) > 3:
+            text = text.replace(f"{root}{os.sep}", "").replace(root, ".")
+    return _FOLDERS.sub("", text)
 
 
 def sha256_of_file(path: str | Path) -> str:
