@@ -33,7 +33,7 @@ def write(tmp_path, text):
 
 
 def test_a_preset_is_read_with_its_order_and_types(tmp_path):
-    preset = params.read_preset(write(tmp_path, "b: 1\na: [1, 2]\nlearning_rate: 1e-3\nname: 1x\n"))
+    preset = params.read_preset(write(tmp_path, "b: 1\na: [1, 2]\nlearning_rate: 1.0e-3\nname: 1x\n"))
     assert list(preset.items()) == [("b", 1), ("a", [1, 2]), ("learning_rate", 0.001), ("name", "1x")]
 
 
@@ -49,11 +49,19 @@ def test_a_preset_is_read_with_its_order_and_types(tmp_path):
         ("sweep: [1, 2]\n", "`sweep` should map parameters to lists"),
         ("sweep: []\n", "or be a list of arms"),
         ("sweep: {magnification: 4}\n", "`sweep` should map parameters to lists"),
+        ("learning_rate: 1e-3\n", r"papermill reads a text, not a number.*1\.0e-3"),
     ],
 )
 def test_a_faulty_preset_is_an_error_that_says_where(tmp_path, text, message):
     with pytest.raises(ParameterError, match=message):
         params.read_preset(write(tmp_path, text))
+
+
+def test_papermill_reads_the_same_values_out_of_a_preset(tmp_path):
+    from papermill.iorw import read_yaml_file
+
+    path = write(tmp_path, "run_name: 2026-01-31\nlearning_rate: 1.0e-3\naugment: yes\nsplit_ratios: [0.5, 1]\n")
+    assert params.read_preset(path) == read_yaml_file(str(path))
 
 
 def test_a_missing_preset_lists_those_that_are_there(tmp_path):

@@ -62,7 +62,7 @@ def compare_windows(
     threshold : float, optional
         By default the checkpoint's.
     missing_target : str
-        See `annotations.read_targets`.
+        See `tlskit.outlines.read_targets`.
     engine, precision, device, threads, batch_size, progress
         See `inference.predict_slide`.
     on_failure : callable, optional

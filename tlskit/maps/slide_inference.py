@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -19,7 +20,16 @@ from tlskit.maps import blending, streaming
 from tlskit.maps.probmaps import MapWriter
 from tlskit.networks import engines
 
-__all__ = ["STAGES", "Prediction", "layout_for", "map_metadata", "plan_windows", "predict_slide", "reading_of"]
+__all__ = [
+    "STAGES",
+    "Prediction",
+    "layout_for",
+    "map_metadata",
+    "plan_windows",
+    "predict_slide",
+    "reading_of",
+    "typical_windows",
+]
 
 #: Width of the strips a slide is processed in; what is held in memory is proportional to it. Its choice cannot change
 #: a map.
@@ -232,6 +242,8 @@ def predict_slide(
             n_planned = int(planned.sum())
             resumed = n_planned - sum(len(rows) for _, rows, _ in streaming.remaining(cut, position))
             choice = _EngineChoice(source, writer)
+            if resumed < n_planned:
+                choice.make(slide, layout, checkpoint.mpp, planned)
             bar = tqdm(total=n_planned, initial=resumed, desc=slide_id, unit="window", disable=not progress)
             with bar:
                 streaming.stream(
@@ -276,27 +288,65 @@ def predict_slide(
 
 
 class _EngineChoice:
-    """Fetches the engine when the first windows are there, and remembers which it was and what it took."""
+    """The engine of one map, and what its choice took.
+
+    It is chosen, or looked at again, by windows of this slide that are planned, spread over the slide.
+    """
 
     def __init__(self, source: engines.EngineSource, writer: MapWriter):
         self._source, self._writer = source, writer
         self._noted = next((note["engine"] for note in writer.notes if "engine" in note), None)
         self.made_s = self.compile_s = self.check_s = 0.0
         self.name, self.precision, self.max_dprob = self._noted or ("", "", float("nan"))
+        self._made: engines.Engine | None = None
 
-    def __call__(self, windows: np.ndarray) -> engines.Engine:
+    def make(self, slide, layout, mpp: float, planned: np.ndarray) -> None:
         start, before = time.perf_counter(), self._source.made
         if self._noted:
             # A map is made by one engine: what was chosen before the interruption holds for the rest.
             made = self._source.exactly(self.name, self.precision)
         else:
-            made = self._source.get(windows)
+            # A few where the engine was chosen before; never more than a fiftieth of the slide's own work.
+            chosen = self._source.is_chosen
+            count = min(4, int(planned.sum()) // 50) if chosen else engines.CHECK_WINDOWS
+            windows = _spread_windows(slide, layout, mpp, planned, count)
+            made = self._source.recheck(windows) if chosen else self._source.get(windows)
             self.name, self.precision, self.max_dprob = made.name, made.precision, made.max_dprob
             self._writer.commit({"engine": [self.name, self.precision, self.max_dprob]})
         if made is not before:
-            self.compile_s, self.check_s = made.compile_s, made.check_s
-        self.made_s = time.perf_counter() - start
-        return made
+            self.compile_s = made.compile_s
+        self.check_s = made.check_s
+        self.made_s, self._made = time.perf_counter() - start, made
+
+    def __call__(self, windows: np.ndarray) -> engines.Engine:
+        return self._made
+
+
+def typical_windows(checkpoint, slide, layout, count: int) -> np.ndarray:
+    """At most `count` windows of a slide as `predict_slide` would run them, rich in tissue: (count, S, S, 3) uint8."""
+    planned, _ = plan_windows(slide, layout, tuple(slide.size_px(checkpoint.mpp)), checkpoint.mpp, None)
+    return _spread_windows(slide, layout, checkpoint.mpp, planned, count)
+
+
+def _spread_windows(slide, layout, mpp: float, planned: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the planned windows, spread over the slide: ``(count, S, S, 3) uint8``.
+
+    The innermost first: a window all of whose neighbours are planned, too, is full of tissue; one at the rim is half
+    glass. What cannot be read is passed over.
+    """
+    side = layout.window_px
+    found = np.empty((0, side, side, 3), np.uint8)
+    if count < 1 or not planned.any():
+        return found
+    depth = cv2.distanceTransform(np.pad(planned, 1).astype(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
+    rows, columns = np.nonzero(planned)
+    inner = np.argsort(-depth[rows, columns], kind="stable")[: max(count, len(rows) // 2)]
+    inner.sort()  # in the order of rows, so that evenly spaced ones lie all over the slide
+    picked = inner[np.linspace(0, len(inner) - 1, min(count, len(inner))).astype(int)]
+    xy = np.stack([columns[picked], rows[picked]], 1).astype(np.int64) * layout.stride_px - layout.halo_px
+    read = slide.windows(xy, side, mpp=mpp, on_lost="skip")
+    stack = [window.copy() for _, window in read if window is not None]
+    return np.stack(stack) if stack else found
 
 
 def _check_checkpoint(checkpoint, magnification: float | None) -> None:

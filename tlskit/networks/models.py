@@ -26,7 +26,7 @@ from tlskit.networks.encoders import SUFFIXES, how_to_bring_weights, load_encode
 from tlskit.networks.hardware import pick_device
 from tlskit.units import magnification_name
 
-__all__ = ["Checkpoint", "build_model", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "build_model", "load_checkpoint", "save_checkpoint", "write_tensors"]
 
 log = logging.getLogger(__name__)
 
@@ -208,12 +208,16 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Checkpoint:
     }
     for name in _plain_fields():
         payload[name] = _plain(getattr(checkpoint, name), name)
-    buffer = io.BytesIO()
+    return dataclasses.replace(checkpoint, sha256=write_tensors(path, payload))
+
+
+def write_tensors(path: str | Path, payload: dict) -> str:
+    """Write tensors and plain values as torch does, but atomically; returns the file's SHA-256."""
+    buffer = io.BytesIO()  # torch tells a full disk from no other fault
     torch.save(payload, buffer)
-    data = buffer.getvalue()
     with writing(path) as temporary:
-        temporary.write_bytes(data)
-    return dataclasses.replace(checkpoint, sha256=hashlib.sha256(data).hexdigest())
+        temporary.write_bytes(buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto") -> Checkpoint:

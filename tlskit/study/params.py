@@ -58,7 +58,7 @@ CHOICES = {
     "keep_tiles": ("target", "tissue"),
     "missing_target": ("error", "empty"),
     "precision": ("auto", "exact", "bf16"),
-    "engine": ("auto", "torch", "openvino", "onnxruntime"),
+    "engine": ("auto", "torch", "openvino"),
     "normalisation": ("divide_255", "imagenet"),
     "compare_slides": ("same", "common"),
 }
@@ -87,7 +87,17 @@ class Parameter:
     help: str
 
 
-class _Loader(yaml.SafeLoader):
+class _AsPapermill(yaml.SafeLoader):
+    """YAML's safe loader as papermill uses it: a date is a text."""
+
+
+_AsPapermill.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class _Loader(_AsPapermill):
     """YAML's safe loader, which in addition refuses a key given twice (YAML keeps the last one silently)."""
 
     def construct_mapping(self, node, deep=False):
@@ -103,7 +113,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads 1e-3 as a string (it wants 1.0e-3); a learning rate is written like that by everybody.
+# YAML 1.1 reads 1e-3 as a text (it wants 1.0e-3); a learning rate is written like that by everybody. After `-p` it is a
+# number for papermill too; in a file it is a text for papermill, and `read_preset` refuses it.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -127,7 +138,8 @@ def read_preset(path: str | Path) -> dict:
     Raises
     ------
     ParameterError
-        If the file is missing, is not YAML (a tab, say), gives a key twice, or is not flat.
+        If the file is missing, is not YAML (a tab, say), gives a key twice, is not flat, or holds a number that
+        papermill alone would take for a text.
     """
     path = Path(path)
     if not path.is_file():
@@ -150,7 +162,18 @@ def read_preset(path: str | Path) -> dict:
             _check_sweep(path.name, value)
         elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)):
             raise ParameterError(f"{path.name}: {name} is nested. A preset is flat, so that papermill can read it too.")
+    _check_papermill_agrees(path.name, preset, yaml.load(text, _AsPapermill))
     return preset
+
+
+def _check_papermill_agrees(file_name: str, preset: dict, papermills: dict) -> None:
+    """The same file means the same to ``papermill -f``."""
+    for name, value in preset.items():
+        if name != SWEEP and value != papermills[name]:
+            raise ParameterError(
+                f"{file_name}: in `{name}: {papermills[name]}` papermill reads a text, not a number. Write a point "
+                "before the e (1.0e-3), or 0.001."
+            )
 
 
 def _check_sweep(file_name: str, sweep: object) -> None:
