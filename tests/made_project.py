@@ -22,7 +22,7 @@ _TABLES = """
 import time
 import pandas as pd
 from tlskit.study import runs
-run = runs.open_run(run_name, "01_tiling", arm=arm, outputs_dir=outputs_dir)
+run = runs.open_run(run_name, "01_tiling", arm=arm, outputs_dir=outputs_dir, given=globals())
 for number in range(12):
     run.table(pd.DataFrame({"n": range(4000)}).assign(v=lambda t: (t["n"] * magnification + number) ** 2), f"t{number}")
     time.sleep(0.03)
@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 from tlskit.maps import probmaps
 from tlskit.study import runs
-run = runs.open_run(run_name, "02_patient_split", arm=arm, outputs_dir=outputs_dir)
+run = runs.open_run(run_name, "02_patient_split", arm=arm, outputs_dir=outputs_dir, given=globals())
 options = {"mpp": 1.0, "block_px": 256, "metadata": {"magnification": magnification}, "resume": True}
 with probmaps.MapWriter(run.maps_dir / "s1.tif", (256 * blocks, 256), **options) as writer:
     for column in range(blocks):
@@ -50,7 +50,7 @@ with probmaps.open_map(run.maps_dir / "s1.tif") as found:
 _COMPARE = """
 import pandas as pd
 from tlskit.study import runs
-run = runs.open_run(run_name, "compare_magnifications", outputs_dir=outputs_dir)
+run = runs.open_run(run_name, "compare_magnifications", outputs_dir=outputs_dir, given=globals())
 sums = [pd.read_csv(path).sum().sum() for path in sorted(run.dir.glob("*x/tables/*.csv"))]
 run.table(pd.DataFrame({"sum": sums}), "sums")
 """
@@ -79,7 +79,10 @@ def write_project(folder: Path, first: str, second: str, compare: str) -> None:
     (folder / "notebooks").mkdir()
     (folder / "params").mkdir()
     (folder / "slide.svs").write_text("pixels")
-    (folder / "manifest.csv").write_text("slide_id,slide_path\ns1,slide.svs\n")
+    (folder / "manifest.csv").write_text(
+        "slide_id,patient_id,cancer_type,slide_path,annotation_path\ns1,p1,lung,slide.svs,outlines.geojson\n"
+    )
+    (folder / "outlines.geojson").write_text("outlines")
     (folder / "params/p.yaml").write_text("run_name: r\nsweep: {magnification: [4, 1]}\n")
     for name, text in zip((*STEPS, "compare_magnifications"), (first, second, compare), strict=True):
         (folder / "notebooks" / f"{name}.ipynb").write_text(text)

@@ -19,8 +19,8 @@ from tlskit.slides import content_id
 from tlskit.sources import bare, code_state
 
 __all__ = [
-    "COMPARE", "COMPARE_ARM", "READS", "STEPS", "code_cells", "cohort_content", "differences", "ingredients", "key_of",
-    "notebook_path", "plain_value",
+    "COMPARE", "COMPARE_ARM", "READS", "STEPS", "cells_that_run", "code_cells", "cohort_content", "differences",
+    "ingredients", "key_of", "notebook_path", "plain_value",
 ]  # fmt: skip
 
 #: Raised when what is written changes for all steps: everything that was made before is out of date.
@@ -130,7 +130,7 @@ def ingredients(step: str, parameters: Mapping, inputs: Mapping[str, str], conte
     for name in FILES:
         if isinstance(counted.get(name), str) and resolve(counted[name]).is_file():
             counted[name] = f"{Path(counted[name]).name} {sha256_of_file(resolve(counted[name]))[:16]}"
-    sources = _cells_that_run(step)
+    sources = cells_that_run(step)
     program = "\n".join(sources)
     numbered = step != COMPARE
     return {
@@ -144,7 +144,7 @@ def ingredients(step: str, parameters: Mapping, inputs: Mapping[str, str], conte
     }
 
 
-def _cells_that_run(step: str) -> list[str]:
+def cells_that_run(step: str) -> list[str]:
     """Sources of the cells that a sweep runs, but for the values of the parameters."""
     passed_over = {"parameters", "skip-execution"}
     cells = [c for c in code_cells(step) if not passed_over & set(c.get("metadata", {}).get("tags", []))]
@@ -186,7 +186,9 @@ def _cohort_differences(then: Mapping, now: Mapping) -> list[str]:
     for slide_id in {**then, **now}:
         old, new = then.get(slide_id), now.get(slide_id)
         if old is None or new is None:
-            groups.setdefault("new in the manifest:" if old is None else "no longer in the manifest:", []).append(slide_id)
+            groups.setdefault("new in the manifest:" if old is None else "no longer in the manifest:", []).append(
+                slide_id
+            )
             continue
         for part, word in words.items():
             if old.get(part) != new.get(part):
