@@ -227,11 +227,12 @@ def sweep(
 def open_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    outputs: Annotated[Path | None, typer.Option(help="Folder of the runs, where it is not the project's.")] = None,
 ) -> None:
     """Open the page: look at a run, or segment a slide from a folder. On this machine only, until Ctrl+C."""
     from tlskit.explore import serve
 
-    serve(port=port, open_browser=browser)
+    serve(port=port, open_browser=browser, outputs_dir=outputs)
 
 
 def _overrides(parameter: list[str] | None) -> dict:

@@ -92,6 +92,9 @@ def write_outlines(
 ) -> pd.DataFrame:
     """Write ``<out_dir>/<slide_id>.geojson`` for every map, to be dragged onto its slide in QuPath.
 
+    Each says which network (the SHA-256 of its checkpoint) and which threshold made it. That of a slide that fails is
+    removed: it would be of an earlier call.
+
     Parameters
     ----------
     maps
@@ -116,6 +119,8 @@ def write_outlines(
         try:
             with open_row(rows[made.slide_id], resolution_by=resolution_by) as slide:
                 mpp0, origin_px0 = slide.mpp0, slide.bounds_px0[:2]
+            with probmaps.open_map(made.map_path) as probmap:
+                checkpoint_sha256 = probmap.metadata.get("checkpoint_sha256", "")
             polygons, measured = outline_map(
                 made.map_path, mpp0=mpp0, threshold=threshold, min_object_um2=min_object_um2
             )
@@ -125,11 +130,19 @@ def write_outlines(
                 class_name=class_name,
                 origin_px0=origin_px0,
                 measurements=[{**row, "magnification": magnification} for row in measured.to_dict("records")],
+                about={
+                    "slide_id": made.slide_id,
+                    "checkpoint_sha256": checkpoint_sha256,
+                    "magnification": magnification,
+                    "threshold": threshold,
+                    "min_object_um2": min_object_um2,
+                },
             )
         except TlskitError as error:
             if on_failure is None:
                 raise
             on_failure(made.slide_id, error)
+            (Path(out_dir) / f"{made.slide_id}.geojson").unlink(missing_ok=True)  # of another network, or threshold
             continue
         measured.insert(0, "object", np.arange(1, len(measured) + 1))
         measured.insert(0, "slide_id", made.slide_id)

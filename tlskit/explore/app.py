@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 #: um/px at which areas and outlines are measured, as the study's common grid.
 MEASURE_MPP = 4.0
 
+#: Environment variable by which `serve` tells the page where the runs lie.
+OUTPUTS = "TLSKIT_OUTPUTS"
+
 _FULL = ipywidgets.Layout(width="100%")
 _STYLE = {"description_width": "60px"}
 
@@ -298,6 +301,7 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
     outputs_dir
         Folder of all runs, relative to the project's root.
     """
+    outputs_dir = os.environ.get(OUTPUTS, outputs_dir)
     message = Message()
     title = ipywidgets.HTML(
         '<h1 style="font:600 22px system-ui,sans-serif;margin:4px 0">tlskit</h1>'
@@ -356,14 +360,28 @@ def _first_folder(outputs_dir: str | Path) -> Path:
     return project_root()
 
 
-def serve(*, port: int = 8866, open_browser: bool = True) -> None:
+def serve(*, port: int = 8866, open_browser: bool = True, outputs_dir: str | Path | None = None) -> None:
     """Show the page in a browser, until Ctrl+C. It is served to this machine only, and asks for a token.
+
+    Parameters
+    ----------
+    port
+        On this machine.
+    open_browser
+        Whether to open one.
+    outputs_dir
+        Folder of the runs to look at, where it is not the project's own.
 
     Raises
     ------
     RunError
-        If Voila is not installed, or the project's notebook is missing.
+        If Voila is not installed, or the project's notebook or the folder is missing.
     """
+    if outputs_dir is not None:
+        folder = Path(outputs_dir).expanduser().absolute()
+        if not folder.is_dir():
+            raise RunError(f"There is no folder {outputs_dir} with runs to look at.")
+        os.environ[OUTPUTS] = str(folder)  # for the notebook, which Voila runs in a process of its own
     try:
         from voila.app import Voila
     except ImportError as error:

@@ -196,6 +196,7 @@ def write_geojson(
     measurements: Sequence[Mapping[str, float]] | None = None,
     object_type: str = "annotation",
     origin_px0: tuple[float, float] = (0.0, 0.0),
+    about: Mapping[str, object] | None = None,
 ) -> Path:
     """Write outlines as GeoJSON that QuPath (0.4 and later) opens by drag and drop.
 
@@ -215,6 +216,9 @@ def write_geojson(
         ``annotation``; ``detection`` is better for thousands.
     origin_px0
         Subtracted from every coordinate: a slide's ``bounds_px0[:2]``, because QuPath counts from there.
+    about
+        What made the outlines (network, threshold): the member ``tlskit`` of the collection, which other readers pass
+        over.
 
     Returns
     -------
@@ -251,7 +255,8 @@ def write_geojson(
         }  # fmt: skip
         text = json.dumps(feature, ensure_ascii=False)
         lines.append(text.replace('"geometry": null', f'"geometry": {shapely.to_geojson(geometry)}', 1))
-    text = '{"type": "FeatureCollection", "features": [\n' + ",\n".join(lines) + "\n]}\n"
+    made = f'"tlskit": {json.dumps(dict(about), ensure_ascii=False)}, ' if about else ""
+    text = '{"type": "FeatureCollection", ' + made + '"features": [\n' + ",\n".join(lines) + "\n]}\n"
     content = text.encode("utf-8")
     with writing(path) as temporary:
         # Without the time of day, so that the same outlines give the same bytes.

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tlskit.errors import RunError
-from tlskit.files import Claims, without_machine
+from tlskit.files import Claims, portable, project_root, resolve, without_machine
 from tlskit.study import keys, params, status
 from tlskit.study.provenance import provenance
 
@@ -59,6 +59,8 @@ class Ledger:
         if given is not None:
             self.values = {"ingredients": self._ingredients(inputs), "key": ""}
             self.values["key"] = keys.key_of(self.values["ingredients"])
+            if "manifest" in self.parameters:
+                self.values["manifest"] = portable(resolve(self.parameters["manifest"]), project_root(self.run_dir))
 
     def _ingredients(self, inputs: Mapping | None) -> dict:
         content = keys.cohort_content(self.parameters["manifest"]) if "manifest" in self.parameters else {}
@@ -133,9 +135,8 @@ class Ledger:
         self._judge() if self._ended else self._write()
 
     def _enter(self, path: Path) -> None:
-        name = path.relative_to(self.arm_dir if path.is_relative_to(self.arm_dir) else self.run_dir).as_posix()
-        if path.is_relative_to(self.arm_dir):
-            self.values.setdefault("products", {})[name] = status.describe(self.arm_dir, path)
+        name, product = status.describe(self.arm_dir, path)
+        self.values.setdefault("products", {})[name] = product
 
     def failed(self, slide_id: str, reason: str) -> None:
         """Enter a slide that failed."""
@@ -214,8 +215,8 @@ class Rebuilding:
 
     def wrote(self, path: Path) -> None:
         """Enter a file."""
-        name = path.relative_to(self.arm_dir).as_posix()
-        self.values["products"][name] = status.describe(self.arm_dir, path)
+        name, product = status.describe(self.arm_dir, path)
+        self.values["products"][name] = product
 
     def failed(self, slide_id: str, reason: str) -> None:
         """No slide is opened by a comparison."""
@@ -237,6 +238,7 @@ def heavy_products(arm_dir: Path, step: str) -> list[Path]:
     work = arm_dir / "work"
     found = {
         "01_tiling": [work / "tiles"],
+        "02_patient_split": [arm_dir.parent / "split.csv"],
         "03_training": [work / "checkpoint.pt"],
         "05_wsi_evaluation": [
             work / "threshold.json", *sorted(work.glob("maps/*.tif")), *sorted(arm_dir.glob("geojson/*.geojson")),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tlskit.files import write_text
 from tlskit.study import keys, params, status
 
 __all__ = ["LEFT_OUT", "arm_names", "choose_arms", "keys_of_arms", "read_preset_of", "standing"]
+
+log = logging.getLogger(__name__)
 
 #: Which arms a comparison leaves out, and why; beside its tables.
 LEFT_OUT = "left_out.csv"
@@ -31,7 +34,12 @@ def read_preset_of(run_dir: str | Path) -> dict:
     path = Path(run_dir) / "run.yaml"
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        log.warning(
+            "run.yaml of %s cannot be read and is passed over: %s", path.parent.name, " ".join(str(error).split())
+        )
         return {}
     return found if isinstance(found, dict) else {}
 

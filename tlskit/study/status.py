@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 STATUS_COLUMNS = ["arm", "step", "slide_id", "status", "reason", "seconds", "key"]
 
 #: Folders of an arm whose files are looked at by content; those of ``work`` are known by their size.
-_BY_CONTENT = ("tables", "records", "geojson")
+_BY_CONTENT = ("tables", "records", "geojson", "..")
 
 #: What a step goes on with when it is run again, and throws away by itself where it does not fit.
 _KEPT = ("checkpoint.pt", "maps", "tiles")
@@ -89,12 +89,15 @@ def read_status(run_dir: str | Path) -> pd.DataFrame:
     return table
 
 
-def describe(arm_dir: Path, path: Path) -> list:
-    """Size of a product and, where it is looked at by content, its SHA-256."""
+def describe(arm_dir: Path, path: Path) -> tuple[str, list]:
+    """A product's name relative to the arm, its size and, where it is looked at by content, its SHA-256."""
+    name = path.relative_to(arm_dir).as_posix() if path.is_relative_to(arm_dir) else f"../{path.name}"
     if path.is_dir():
-        return [sum(1 for p in path.rglob("*") if p.is_file()), "files"]
-    by_content = path.relative_to(arm_dir).parts[0] in _BY_CONTENT
-    return [path.stat().st_size, sha256_of_file(path) if by_content else ""]
+        return name, [sum(1 for p in path.rglob("*") if p.is_file()), "files"]
+    if path.suffix == ".ipynb":  # JupyterLab writes it anew when somebody looks at it
+        return name, [0, "exists"]
+    by_content = name.split("/")[0] in _BY_CONTENT
+    return name, [path.stat().st_size, sha256_of_file(path) if by_content else ""]
 
 
 def fault_of_products(arm_dir: str | Path, found: Mapping) -> str:
@@ -104,15 +107,17 @@ def fault_of_products(arm_dir: str | Path, found: Mapping) -> str:
         path = arm_dir / name
         if not path.exists():
             return f"{name} is gone"
+        if digest == "exists":
+            continue
         if digest == "files":
             if sum(1 for p in path.rglob("*") if p.is_file()) < size:
                 return f"files of {name} are gone"
         elif path.stat().st_size != size or (digest and sha256_of_file(path) != digest):
-            return f"{name} was changed after the step had written it"
+            return f"{name} was changed by another hand"
     return ""
 
 
-def clear(arm_dir: str | Path, step: str, keep: tuple[str, ...] = ()) -> None:
+def clear(arm_dir: str | Path, step: str) -> None:
     """Remove what an earlier run of a step left, so that nothing of it stands beside what is made now.
 
     What the step did not write, or another hand changed since, is moved to ``set_aside`` and told. Networks, maps and
@@ -130,7 +135,7 @@ def clear(arm_dir: str | Path, step: str, keep: tuple[str, ...] = ()) -> None:
     here |= {f"{folder}{step}.json": arm_dir / f"{folder}{step}.json" for folder in ("records/",)}
     for name, path in here.items():
         inside = Path(name).parts
-        if name in keep or not path.exists() or (inside[0] == "work" and inside[1] in _KEPT):
+        if not path.exists() or inside[0] == ".." or (inside[0] == "work" and inside[1] in _KEPT):
             continue
         # Of an archive that kept no list, all that bears the step's number is its own.
         own = found is None or not products or (name in products and not _changed(path, products[name]))
@@ -150,4 +155,6 @@ def clear(arm_dir: str | Path, step: str, keep: tuple[str, ...] = ()) -> None:
 
 def _changed(path: Path, product: list) -> bool:
     size, digest = product
+    if digest == "exists":
+        return False
     return path.is_file() and (path.stat().st_size != size or bool(digest) and sha256_of_file(path) != digest)

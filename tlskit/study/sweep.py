@@ -411,7 +411,7 @@ def _run_job(run_dir: Path, job: Job, holds: Callable[[], bool]) -> str:
                 found["reason"] = reason
             elif job.output.is_file():
                 products = [job.output, *heavy_products(arm_dir, job.step)]
-                found["products"] |= {p.relative_to(arm_dir).as_posix(): status.describe(arm_dir, p) for p in products}
+                found["products"] |= dict(status.describe(arm_dir, path) for path in products)
             try:
                 status.write_step(arm_dir, job.step, found)
             except OSError:  # there may be no room for this line either
