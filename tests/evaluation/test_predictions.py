@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from made_cohort import manifest_row
 from made_run import write_map
 from made_slides import vips_slide
 from shapely.geometry import shape
@@ -39,10 +40,7 @@ def made(tmp_path_factory):
         folder / "s.geojson",
         annotations.polygonise(values >= 128, mpp=MPP, mpp0=MPP0), class_name="TLS",
     )  # fmt: skip
-    row = {
-        "slide_id": "s", "patient_id": "p", "cancer_type": "lung", "slide_path": str(folder / "s.tif"),
-        "annotation_path": str(folder / "s.geojson"), "mpp_override": np.nan, "split": "",
-    }  # fmt: skip
+    row = manifest_row("s", folder / "s.tif", folder / "s.geojson")
     maps = pd.DataFrame({"slide_id": ["s"], "map_path": [str(folder / "s.map.tif")]})
     return values, maps, pd.DataFrame([row])
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_cohort import manifest_row
 from torch import nn
 
 from tlskit.errors import CheckpointError, ParameterError, SlideError
@@ -152,11 +153,10 @@ def test_a_constant_model_gives_its_constant_everywhere(tmp_path, probability, o
 
 
 @pytest.mark.parametrize("probability", [0.31, 0.999])
-@pytest.mark.parametrize("window", [{}, {"window_px": 128, "halo_px": 32}, {"window_px": 160}])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_constant_model_gives_its_constant_in_every_window_by_every_engine(tmp_path, probability, window, engine):
+def test_a_constant_model_gives_its_constant_by_every_engine(tmp_path, probability, engine):
     slide = ArraySlide(picture(301, 203))
-    predict(Constant(probability), slide, tmp_path / "m.tif", strip_px=100, engine=engine, precision="auto", **window)
+    predict(Constant(probability), slide, tmp_path / "m.tif", strip_px=100, engine=engine, precision="auto")
     assert np.array_equal(pixels(tmp_path / "m.tif"), np.full((203, 301), round(probability * 255)))
 
 
@@ -166,7 +166,7 @@ def test_a_slide_of_any_size_is_covered_to_its_last_pixel(tmp_path, size):
     assert np.array_equal(pixels(tmp_path / "m.tif"), np.full(size[::-1], 204))
 
 
-@pytest.mark.parametrize("options", [{}, {"overlap": 0.7}, {"window_px": 128, "halo_px": 32}, {"window_px": 160}])
+@pytest.mark.parametrize("options", [{}, {"overlap": 0.7}])
 def test_a_pixelwise_model_gives_the_slides_own_pixels(tmp_path, options):
     image = picture(391, 273)
     predict(Pixelwise(), ArraySlide(image), tmp_path / "m.tif", strip_px=128, **options)
@@ -342,11 +342,8 @@ def test_a_checkpoint_of_another_magnification_is_refused(tmp_path):
 def test_windows_that_cannot_be_are_refused(tmp_path):
     slide = ArraySlide(picture(100, 100))
     wrong = (
-        {"window_px": 100},
-        {"window_px": 32},
         {"overlap": 1.0},
         {"batch_size": 0},
-        {"window_px": 128, "halo_px": 64},
     )
     for options in wrong:
         with pytest.raises(ParameterError):
@@ -529,16 +526,13 @@ def test_windows_without_tissue_are_found_on_a_real_file(tmp_path, painted):
     assert result.level == 1 and result.slide_id == "painted" and result.tissue_mm2 == pytest.approx(3.05, rel=0.03)
 
 
-def manifest_row(slide_id, path):
-    return SimpleNamespace(
-        slide_id=slide_id, patient_id=slide_id, cancer_type="x", slide_path=str(path), annotation_path="",
-        mpp_override=math.nan,
-    )  # fmt: skip
+def slide_row(slide_id, path):
+    return SimpleNamespace(**manifest_row(slide_id, path))
 
 
 def test_a_cohort_survives_a_bad_slide_and_keeps_what_is_done(tmp_path, painted):
     path, _ = painted
-    rows = [manifest_row("one", path), manifest_row("gone", tmp_path / "gone.svs"), manifest_row("two", path)]
+    rows = [slide_row("one", path), slide_row("gone", tmp_path / "gone.svs"), slide_row("two", path)]
     made = checkpoint(Constant(0.8), tile_px=256, magnification=4)
     options = {"engine": "torch", "precision": "exact", "progress": False}
     with pytest.raises(SlideError, match=r"gone\.svs"):

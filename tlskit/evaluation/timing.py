@@ -96,9 +96,7 @@ def time_inference(
     if isinstance(manifest_rows, pd.DataFrame):
         manifest_rows = slide_rows(manifest_rows)
     slides = list(manifest_rows)
-    layout = inference.layout_for(
-        checkpoint, **{name: options.get(name) for name in ("overlap", "window_px", "halo_px")}
-    )
+    layout = inference.layout_for(checkpoint, overlap=options.get("overlap"))
     source = engines.EngineSource(
         checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads,
         note=engine_note,

@@ -6,7 +6,6 @@ How one slide becomes a map is in `tlskit.maps.slide_inference`.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit.errors import MapError, ParameterError, TlskitError
+from tlskit.errors import MapError, TlskitError
 from tlskit.files import disk_full, is_disk_full
 from tlskit.maps.probmaps import open_map
 from tlskit.maps.slide_inference import (
@@ -197,8 +196,6 @@ def predict_cohort(
     precision: str = "auto",
     device: str = "auto",
     threads: int | None = None,
-    window_px: int | None = None,
-    halo_px: int | None = None,
     overlap: float | None = None,
     engine_note=None,
     on_failure=None,
@@ -208,8 +205,7 @@ def predict_cohort(
     """Predict many slides; their maps are ``<out_dir>/<slide_id>.tif``.
 
     A map that is there and was made with the same checkpoint, slide and parameters is kept. The engine is made and
-    checked once. Windows larger than the training tile are refused until `windowing.compare_windows` has measured, into
-    the same folder, what they do to the scores of validation slides.
+    checked once.
 
     Parameters
     ----------
@@ -217,7 +213,7 @@ def predict_cohort(
     manifest_rows : DataFrame or iterable of its rows
         As of `cohort.read_manifest` and `cohort.slide_rows`.
     out_dir : path
-    engine, precision, device, threads, window_px, halo_px, overlap
+    engine, precision, device, threads, overlap
         See `predict_slide`, which `options` go to as well.
     engine_note : path, optional
         See `engines.EngineSource`.
@@ -238,14 +234,12 @@ def predict_cohort(
     if isinstance(manifest_rows, pd.DataFrame):
         manifest_rows = slide_rows(manifest_rows)
     manifest_rows, out_dir = list(manifest_rows), Path(out_dir)
-    layout = layout_for(checkpoint, overlap=overlap, window_px=window_px, halo_px=halo_px)
+    layout = layout_for(checkpoint, overlap=overlap)
     source = engines.EngineSource(
         checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads,
         note=engine_note,
     )  # fmt: skip
-    if layout.blend == "crop":
-        _check_measured(checkpoint, out_dir, layout)
-    shared = {"overlap": overlap, "window_px": window_px, "halo_px": halo_px, "progress": False, **options}
+    shared = {"overlap": overlap, "progress": False, **options}
     rows: list[dict] = []
     with tqdm(total=len(manifest_rows), desc="slides", unit="slide", disable=not progress) as bar:
         for number, row in enumerate(manifest_rows):
@@ -275,23 +269,6 @@ def predict_cohort(
                 left = np.mean([one["tissue_mm2"] for one in rows]) * (len(manifest_rows) - number - 1) / 100.0
                 bar.set_postfix_str(f"about {left:.1f} cm2 of tissue left")
     return pd.DataFrame(rows)
-
-
-def _check_measured(checkpoint, out_dir: Path, layout) -> None:
-    """Larger windows are used only after what they do to the scores was measured for this checkpoint."""
-    path = out_dir / f"window_{layout.window_px}.json"
-    if not path.exists():
-        raise ParameterError(
-            f"`window_px: {layout.window_px}` shows the network more than it was trained on. Measure first, on "
-            f"validation slides, what that does to the scores: windowing.compare_windows(checkpoint, slides, "
-            f"{str(out_dir)!r}, window_px={layout.window_px}) writes {path.name} there."
-        )
-    record = json.loads(path.read_text(encoding="utf-8"))
-    wanted = {"checkpoint_sha256": getattr(checkpoint, "sha256", ""), "halo_px": layout.halo_px}
-    if any(record.get(name) != value for name, value in wanted.items()):
-        raise ParameterError(
-            f"{path.name} was measured for another checkpoint or halo. Run windowing.compare_windows again."
-        )
 
 
 def _row(prediction: Prediction) -> dict:
