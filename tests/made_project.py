@@ -105,3 +105,39 @@ def sweep_environment() -> dict[str, str]:
     """The environment for `sweep_command`: this checkout's package, whatever is installed."""
     root = str(Path(__file__).resolve().parents[1])
     return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+def run_by_hand(step: str, *, between: dict | None = None, leave_out: list | None = None, **given) -> dict:
+    """Run a notebook of the project in the working folder as a person does in JupyterLab, without a kernel.
+
+    Parameters
+    ----------
+    step
+        Name of the notebook.
+    between
+        Cells of one's own, by the number of the notebook's cell (after its parameters) before which they are run.
+    leave_out
+        Numbers of cells that are not run.
+    given
+        Values that are set in the parameters cell.
+
+    Returns
+    -------
+    dict
+        The names that the notebook leaves.
+    """
+    names: dict = {"In": []}
+
+    def run(source: str) -> None:
+        names["In"].append(source)
+        exec(compile(source, step, "exec"), names)
+
+    cells = json.loads((Path("notebooks") / f"{step}.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    run("\n".join([sources[0], *(f"{name} = {value!r}" for name, value in given.items())]))
+    for number, source in enumerate(sources[1:]):
+        if number in (between or {}):
+            run(between[number])
+        if number not in (leave_out or []):
+            run(source)
+    return names

@@ -51,34 +51,41 @@ def reached(start: str, *, without: Iterable[str] = ()) -> dict[str, Path]:
     return found
 
 
-def _imported(source: str) -> frozenset[str]:
+def _imported(source: str) -> set[str]:
     """Dotted names of the modules that a source imports from tlskit, doors opened."""
-    tree = ast.parse(source)
-    found, wings = set(), {}
-    for node in ast.walk(tree):
+    names, used, handed_on = _asked_for(source)
+    found = set()
+    for below, name, alias in names:
+        if not below and (_PACKAGE / name / "__init__.py").is_file():
+            # A wing: what is taken out of it, and all of it where it is handed on as a value.
+            for attribute in used.get(alias, ()):
+                found |= _of_name(name, attribute)
+            if alias in handed_on:
+                found |= {f"{name}.{module}" for module in _door(name).values()}
+        else:
+            found |= _of_name(below, name)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _asked_for(source: str) -> tuple[list[tuple[str, str, str]], dict[str, set[str]], set[str]]:
+    """What a source imports from tlskit, (below, name, alias) each; attributes by name; names used otherwise."""
+    names, used, values, plain = [], {}, [], set()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            # `import tlskit.x.y` is not written in this house; a notebook may, and then reaches all of the wing.
             for alias in node.names:
                 head, *rest = alias.name.split(".")
                 if head == "tlskit" and rest:
-                    found |= _of_name(".".join(rest[:-1]), rest[-1])
+                    names.append((".".join(rest[:-1]), rest[-1], ""))
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tlskit" and not node.level:
-            below = ".".join((node.module or "").split(".")[1:])
-            for alias in node.names:
-                if not below and (_PACKAGE / alias.name / "__init__.py").is_file():
-                    wings[alias.asname or alias.name] = alias.name
-                else:
-                    found |= _of_name(below, alias.name)
-    used_whole = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id in wings}
-    attributes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
-    plain = {id(n.value) for n in attributes}
-    handed_on = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id in wings and id(n) not in plain}
-    for node in attributes:
-        if node.value.id in used_whole:
-            found |= _of_name(wings[node.value.id], node.attr)
-    for name in handed_on:  # who gets a wing as a value may use all of it
-        found |= {f"{wings[name]}.{module}" for module in set(_door(wings[name]).values())}
-    return frozenset(found)
+            below = node.module.partition(".")[2]
+            names += [(below, alias.name, alias.asname or alias.name) for alias in node.names]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used.setdefault(node.value.id, set()).add(node.attr)
+            plain.add(id(node.value))
+        elif isinstance(node, ast.Name):
+            values.append(node)
+    return names, used, {node.id for node in values if id(node) not in plain}
 
 
 def _of_name(below: str, name: str) -> set[str]:

@@ -218,7 +218,7 @@ def _decoded(path: Path, content: bytes) -> str:
                 f"{path}, row {row}: a character that is not UTF-8. In Excel: Save As > CSV UTF-8 (comma separated)."
             ) from error
         log.warning(
-            "%s, row %d, is not UTF-8: it is read as Windows-1252 (Latin-1), %r. Save it as CSV UTF-8 if that is wrong.",
+            "%s, row %d, is not UTF-8: it is read as Windows-1252, %r. If that is wrong, save it as CSV UTF-8.",
             path.name, row, text.splitlines()[row - 1][:80] if row <= len(text.splitlines()) else "",
         )  # fmt: skip
         return text

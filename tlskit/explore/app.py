@@ -27,7 +27,7 @@ from tlskit.files import project_root, resolve
 from tlskit.maps import probmaps
 from tlskit.outlines import write_geojson
 from tlskit.slides import open_slide
-from tlskit.study import Archive, Arm, find_runs, open_archive
+from tlskit.study import Archive, Arm, find_runs, open_archive, project
 
 __all__ = ["area_table", "page", "serve"]
 
@@ -389,6 +389,8 @@ def serve(*, port: int = 8866, open_browser: bool = True, outputs_dir: str | Pat
     from traitlets.config import Config
 
     notebook = project_root() / "notebooks" / "app.ipynb"
+    if not notebook.is_file() and outputs_dir is not None:
+        notebook = project.packaged("notebooks") / "app.ipynb"
     if not notebook.is_file():
         raise RunError(f"notebooks/app.ipynb is not in {project_root().name}: run this in the project's folder.")
     templates = str(Path(__file__).with_name("page"))

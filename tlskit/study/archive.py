@@ -166,8 +166,8 @@ class Archive:
             if path.is_file():
                 return cohort.read_manifest(path)
         raise RunError(
-            f"The cohort of run {self.name}, {named}, is not in the project that the run lies in, nor in this one. Was "
-            "the run moved without it? Name it: `manifest=` of `study.open_archive`, or `manifest: ...` in its run.yaml."
+            f"The cohort of run {self.name}, {named}, is neither in the project that the run lies in nor in this one. "
+            "Was the run moved without it? Name it: `manifest=` of `study.open_archive`, or in its run.yaml."
         )
 
     @property
