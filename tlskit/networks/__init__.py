@@ -11,7 +11,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["engines", "models"],
     submod_attrs={
         "hardware": ["describe_hardware"],
+        "mining": ["train_rounds"],
         "models": ["load_checkpoint"],
+        "settings": ["LOSSES", "setting_faults"],
         "training": ["train"],
     },
 )
