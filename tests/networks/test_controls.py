@@ -123,7 +123,9 @@ def test_tiles_of_an_arm_without_detail_are_what_its_network_sees(cohort):
     (a, mask_a), (b, mask_b) = sharp.read(1), blurred.read(1)
     assert torch.equal(mask_a, mask_b) and not torch.equal(a, b)
     means = a.float().reshape(3, 8, 8, 8, 8).mean((2, 4))
-    assert (b.float().reshape(3, 8, 8, 8, 8) - means[:, :, None, :, None]).abs().max() <= 6  # a coarser level is coded anew
+    assert (
+        b.float().reshape(3, 8, 8, 8, 8) - means[:, :, None, :, None]
+    ).abs().max() <= 6  # a coarser level is coded anew
 
 
 FITTING = {

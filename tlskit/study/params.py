@@ -20,6 +20,8 @@ import pandas as pd
 import yaml
 
 from tlskit.errors import ParameterError
+from tlskit.networks import LOSSES
+from tlskit.study.beforehand import arm_faults
 from tlskit.units import magnification_name
 
 __all__ = [
@@ -45,6 +47,7 @@ NOT_SWEPT = {
     "manifest": "all arms stand on the same cohort; make a run of each cohort",
     "split_seed": "all arms are tested on the same patients; make a run of each split",
     "split_ratios": "all arms are tested on the same patients; make a run of each split",
+    "folds": "all arms stand on the same folds; sweep `fold`, and make a run of each number of folds",
 }
 
 #: What can name a folder of an archive on every system.
@@ -60,6 +63,7 @@ CHOICES = {
     "precision": ("auto", "exact", "bf16"),
     "engine": ("auto", "torch", "openvino"),
     "normalisation": ("divide_255", "imagenet"),
+    "loss": LOSSES,
     "compare_slides": ("same", "common"),
 }
 RANGES = {
@@ -72,6 +76,12 @@ RANGES = {
     "epochs": (1, 10_000),
     "batch_size": (1, 4096),
     "learning_rate": (1e-8, 10),
+    "negatives_per_batch": (-1, 4095),
+    "positive_pixels": (0, 1),
+    "hard_negatives": (0, 1),
+    "detail_mpp": (0, 100),
+    "folds": (0, 100),
+    "fold": (0, 99),
     "steps_per_epoch": (0, 10_000_000),
     "workers": (0, 256),
     "timing_repeats": (1, 1000),
@@ -324,7 +334,8 @@ def notebook_parameters(path: str | Path) -> dict[str, Parameter]:
 
 
 def check(preset: dict, notebooks: list[Path]) -> None:
-    """Refuse a preset that names an unknown parameter, or gives one a value of the wrong type or out of range.
+    """Refuse a preset that names an unknown parameter, or gives one a value of the wrong type or out of range, or
+    whose parameters do not fit together in some arm.
 
     Parameters
     ----------
@@ -358,6 +369,9 @@ def check(preset: dict, notebooks: list[Path]) -> None:
             faults += _value_faults(name, value, declared[name].default)
     for name in _names(preset, "target_class") & _names(preset, "ignore_class"):
         faults.append(f"{name!r} is in `target_class` and in `ignore_class`: take it out of one")
+    if not faults and "loss" in declared and "folds" in declared:
+        defaults = {name: parameter.default for name, parameter in declared.items()}
+        faults = [f"{arm['arm']}: {fault}" for arm in arms(preset) for fault in arm_faults(defaults | arm)]
     if faults:
         raise ParameterError("The preset was refused:\n" + "\n".join(f"  - {fault}" for fault in dict.fromkeys(faults)))
 
