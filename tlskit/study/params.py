@@ -50,6 +50,9 @@ NOT_SWEPT = {
     "folds": "all arms stand on the same folds; sweep `fold`, and make a run of each number of folds",
 }
 
+#: Parameters that may be lists themselves: in a list of arms their lists are values, not several arms.
+LISTS = ("target_class", "ignore_class", "split_ratios")
+
 #: What can name a folder of an archive on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 
@@ -217,6 +220,7 @@ def override(preset: dict, values: dict) -> dict:
     if isinstance(sweep, dict):
         sweep = {name: [values[name]] if name in values else given for name, given in sweep.items()}
     else:
+        sweep = _stated(sweep)
         stated = {name for given in sweep for name in given}
         kept = [g for g in sweep if all(g.get(n, preset.get(n)) == v for n, v in values.items() if n in stated)]
         replaced = [{name: values.get(name, value) for name, value in given.items()} for given in sweep]
@@ -245,7 +249,11 @@ def _stated(sweep: dict | list) -> list[dict]:
     """What `sweep` states of each arm."""
     if isinstance(sweep, dict):
         return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
-    return [dict(given) for given in sweep]
+    made = []
+    for given in sweep:
+        several = {n: v if isinstance(v, list) and n not in LISTS else [v] for n, v in given.items()}
+        made += [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
+    return made
 
 
 def factors(preset: dict) -> list[str]:
@@ -258,7 +266,7 @@ def arms(preset: dict) -> list[dict]:
     """The arms of a preset: one dictionary of parameters an arm, ``sweep`` itself left out.
 
     ``sweep`` is a mapping of parameters to lists, and every combination is an arm; or a list of mappings, each an arm
-    (``- {magnification: 20, tile_px: 1280}``). What it does not state for an arm is as elsewhere in the preset.
+    (``- {magnification: 20, tile_px: 1280}``), in which a list makes an arm of each of its values. What it does not state for an arm is as elsewhere in the preset.
 
     Each arm carries ``arm``, the name of its folder: the magnification, followed by whatever else is stated for it
     (``20x``, ``4x_seed=1``). So an arm keeps its folder when others are added or left out.

@@ -14,6 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "datasets": ["TileDataset"],
         "normalisation": ["check_normalisation", "normalise"],
         "summary": ["tiling_summary"],
-        "tiling": ["of_use", "tile_cohort"],
+        "tiling": ["of_use", "scored_by", "tile_cohort"],
     },
 )
