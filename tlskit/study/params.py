@@ -266,7 +266,8 @@ def arms(preset: dict) -> list[dict]:
     """The arms of a preset: one dictionary of parameters an arm, ``sweep`` itself left out.
 
     ``sweep`` is a mapping of parameters to lists, and every combination is an arm; or a list of mappings, each an arm
-    (``- {magnification: 20, tile_px: 1280}``), in which a list makes an arm of each of its values. What it does not state for an arm is as elsewhere in the preset.
+    (``- {magnification: 20, tile_px: 1280}``), in which a list makes an arm of each of its values. What it does not
+    state for an arm is as elsewhere in the preset.
 
     Each arm carries ``arm``, the name of its folder: the magnification, followed by whatever else is stated for it
     (``20x``, ``4x_seed=1``). So an arm keeps its folder when others are added or left out.
