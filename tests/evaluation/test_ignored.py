@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_cohort import manifest_row
 from made_slides import patch_tile, vips_slide
 from shapely import box
 from torch import nn
@@ -38,10 +39,7 @@ def made(tmp_path_factory):
         folder / "s.geojson", [*TARGETS, *IGNORE], class_name=["TLS", "TLS", "Fold"], color={"TLS": (1, 2, 3),
         "Fold": (9, 9, 9)},
     )  # fmt: skip
-    row = {
-        "slide_id": "s", "patient_id": "p", "cancer_type": "lung", "slide_path": str(folder / "s.tif"),
-        "annotation_path": str(folder / "s.geojson"), "mpp_override": np.nan, "split": "",
-    }  # fmt: skip
+    row = manifest_row("s", folder / "s.tif", folder / "s.geojson")
     return folder, pd.DataFrame([row])
 
 

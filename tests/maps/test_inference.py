@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_cohort import manifest_row
 from torch import nn
 
 from tlskit.errors import CheckpointError, ParameterError, SlideError
@@ -525,16 +526,13 @@ def test_windows_without_tissue_are_found_on_a_real_file(tmp_path, painted):
     assert result.level == 1 and result.slide_id == "painted" and result.tissue_mm2 == pytest.approx(3.05, rel=0.03)
 
 
-def manifest_row(slide_id, path):
-    return SimpleNamespace(
-        slide_id=slide_id, patient_id=slide_id, cancer_type="x", slide_path=str(path), annotation_path="",
-        mpp_override=math.nan,
-    )  # fmt: skip
+def slide_row(slide_id, path):
+    return SimpleNamespace(**manifest_row(slide_id, path))
 
 
 def test_a_cohort_survives_a_bad_slide_and_keeps_what_is_done(tmp_path, painted):
     path, _ = painted
-    rows = [manifest_row("one", path), manifest_row("gone", tmp_path / "gone.svs"), manifest_row("two", path)]
+    rows = [slide_row("one", path), slide_row("gone", tmp_path / "gone.svs"), slide_row("two", path)]
     made = checkpoint(Constant(0.8), tile_px=256, magnification=4)
     options = {"engine": "torch", "precision": "exact", "progress": False}
     with pytest.raises(SlideError, match=r"gone\.svs"):
