@@ -8,7 +8,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["engines", "models"],
+    submodules=["engines", "hardware", "models"],
     submod_attrs={
         "footprint": ["training_bytes"],
         "hardware": ["describe_hardware"],
