@@ -98,7 +98,7 @@ def test_a_slide_without_objects_has_an_empty_file_and_one_without_a_map_is_told
 def test_a_scan_s_offset_is_honoured_on_every_way_in_and_out(made, tmp_path, monkeypatch):
     """As QuPath does, a file counts from the corner of the scanned part, where a format has room around it."""
     values, maps, manifest = made
-    origin = (128, 64)
+    origin = (96, 64)
     plain = annotations.read_targets(manifest["annotation_path"][0], "TLS")
     shifted = annotations.write_geojson(tmp_path / "in.geojson", plain, class_name="TLS", origin_px0=origin)
 
@@ -116,7 +116,7 @@ def test_a_scan_s_offset_is_honoured_on_every_way_in_and_out(made, tmp_path, mon
 
     def with_room(row, **reading):
         slide = slides.open_slide(row.slide_path, **reading)
-        slide.bounds_px0 = (*origin, 1000, 800)
+        slide.bounds_px0 = (*origin, 1200 - origin[0], 960 - origin[1])
         return slide
 
     for module in (tiling, datasets, evaluation, predictions):
