@@ -41,9 +41,9 @@ demo: env  ## make a synthetic cohort and run the whole study on it (16 to 20 mi
 # their files run in one process, before the others.
 test: export OMP_NUM_THREADS := 1
 test: env  ## run the tests
-	@$(PY) -m pytest -q tests/browser || failed=1; \
+	@failed=0; $(PY) -m pytest -q tests/browser || failed=1; \
 	$(PY) -m pytest -q --ignore=tests/browser -n $(JOBS) --dist loadfile --no-loadscope-reorder || failed=1; \
-	exit $${failed:-0}
+	exit $$failed
 
 lab: env  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=.
