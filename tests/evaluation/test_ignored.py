@@ -115,7 +115,7 @@ def test_masks_of_the_network_say_what_is_ignored(made, tmp_path, store):
         x, y = int(tile.x_px0 / 2), int(tile.y_px0 / 2)
         mask = dataset.read(index)[1].numpy()
         assert np.array_equal(mask, codes[y : y + 64, x : x + 64])
-        assert np.array_equal(dataset[index][1][0].numpy(), mask.astype(np.float32))
+        assert np.array_equal(dataset.batch([index])[1][0, 0].numpy(), mask.astype(np.float32))
         seen |= set(np.unique(mask))
     assert seen == {0, 1, IGNORED}
     if store == "png":  # for other tools what is ignored is background

@@ -105,12 +105,10 @@ def test_the_checkpoint_is_the_best_epoch_and_its_iou_is_that_of_all_validation_
     tiles, manifest = cohort
     val = tiles[tiles["split"] == "val"]
     dataset = TileDataset(val, manifest, magnification=10, tile_px=TILE_PX, target_class="TLS")
-    truth, probability = [], []
+    images, masks, _ = dataset.batch(range(len(dataset)))
     with torch.inference_mode():
-        for image, mask, _ in (dataset[i] for i in range(len(dataset))):
-            truth.append(mask.numpy())
-            probability.append(torch.sigmoid(checkpoint.model(image[None]))[0].numpy())
-    truth, probability = np.stack(truth) > 0.5, np.stack(probability)
+        probability = torch.sigmoid(checkpoint.model(images)).numpy()
+    truth = masks.numpy() > 0.5
     from sklearn.metrics import f1_score, jaccard_score
 
     best = undisturbed.history.loc[undisturbed.history["best"]].iloc[0]
