@@ -13,7 +13,8 @@ from made_cohort import manifest_row
 from torch import nn
 
 from tlskit.errors import CheckpointError, OutOfMemoryError, ParameterError, SlideError
-from tlskit.maps import blending, inference, probmaps, streaming
+from tlskit.maps import blending, inference, probmaps
+from tlskit.maps.windows import invalid_boxes
 from tlskit.outlines import reading as annotations
 from tlskit.slides.slide import open_slide
 from tlskit.slides.tiffs import write_slide
@@ -438,9 +439,9 @@ def test_invalid_boxes_tile_the_region_exactly():
     planned = np.ones((5, 7), bool)
     run = planned.copy()
     run[1:3, 2:5] = False
-    boxes = streaming.invalid_boxes(layout, (250, 190), planned, run)
+    boxes = invalid_boxes(layout, (250, 190), planned, run)
     assert boxes == [[96, 64, 64, 32]]
-    assert streaming.invalid_boxes(layout, (250, 190), planned, planned) == []
+    assert invalid_boxes(layout, (250, 190), planned, planned) == []
 
 
 # Through real files
