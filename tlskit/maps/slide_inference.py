@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,6 +114,7 @@ def predict_slide(
     device: str = "auto",
     threads: int | None = None,
     progress: bool = True,
+    on_windows: Callable[[int, int], None] | None = None,
     resume: bool = True,
     strip_px: int = STRIP_PX,
     block_px: int = BLOCK_PX,
@@ -147,6 +149,8 @@ def predict_slide(
         See `engines.make_engine`.
     progress : bool
         Show a bar.
+    on_windows : callable, optional
+        Told how many windows are done and how many there are, from another thread.
     resume : bool
         Take up the journal of an interrupted run. Otherwise such a journal is thrown away.
     strip_px, block_px : int
@@ -209,11 +213,21 @@ def predict_slide(
             choice = _EngineChoice(source, writer)
             if resumed < n_planned:
                 choice.make(slide, layout, checkpoint.mpp, planned)
+            done = resumed
+
+            def tell(count: int) -> None:
+                nonlocal done
+                done += count
+                bar.update(count)
+                if on_windows is not None:
+                    on_windows(done, n_planned)
+
             bar = tqdm(total=n_planned, initial=resumed, desc=slide_id, unit="window", disable=not progress)
             with bar:
+                tell(0)
                 streaming.stream(
                     slide, choice, writer, cut, layout, position,
-                    mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, on_windows=bar.update,
+                    mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, on_windows=tell,
                 )  # fmt: skip
             if n_planned and not position.run.any():
                 raise SlideError(
