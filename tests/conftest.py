@@ -6,6 +6,11 @@ import sys
 import pytest
 
 
+def pytest_configure():
+    """A shell starts what it runs in the background with the interrupt ignored, and so would be what tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests come first, so that none is left over when processes share them out (`make test`)."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

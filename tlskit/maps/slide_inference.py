@@ -5,9 +5,10 @@ The checkpoint says how it must be applied: um/px, window, overlap, normalisatio
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tlskit.maps import blending, streaming
 from tlskit.maps.map_writer import MapWriter
 from tlskit.maps.windows import invalid_boxes, layout_for, plan_windows, spread_windows
 from tlskit.networks import engines
+from tlskit.slides import open_slide
 
 __all__ = [
     "STAGES",
@@ -173,23 +175,16 @@ def predict_slide(
     if batch_size < 1:
         raise ParameterError(f"`batch_size` should be at least 1, not {batch_size!r}.")
     layout = layout_for(checkpoint, overlap=overlap)
-    source = engine
-    if not isinstance(source, engines.EngineSource):
-        source = engines.EngineSource(
-            checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads
-        )
-    elif source.window_px != layout.window_px:
-        raise ParameterError(f"The engine is for windows of {source.window_px} px, not {layout.window_px}.")
-    opened = None
-    with clock.stage("open"):
-        if isinstance(slide, (str, Path)):
-            from tlskit.slides import open_slide
-
-            slide = opened = open_slide(slide, **reading_of(checkpoint))
-        _check_reading(checkpoint, slide)
-        size_px = tuple(slide.size_px(checkpoint.mpp))
-        level = slide.level_for(checkpoint.mpp)
-    try:
+    source = _source_of(
+        engine, checkpoint, window_px=layout.window_px, precision=precision, device=device, threads=threads
+    )
+    with contextlib.ExitStack() as opened:
+        with clock.stage("open"):
+            if isinstance(slide, (str, Path)):
+                slide = opened.enter_context(open_slide(slide, **reading_of(checkpoint)))
+            _check_reading(checkpoint, slide)
+            size_px = tuple(slide.size_px(checkpoint.mpp))
+            level = slide.level_for(checkpoint.mpp)
         with clock.stage("tissue"):
             planned, tissue_mm2 = plan_windows(slide, layout, size_px, checkpoint.mpp, tissue)
         slide_id = Path(slide.path).stem if slide_id is None else slide_id
@@ -197,34 +192,16 @@ def predict_slide(
         metadata["windows_sha256"] = hashlib.sha256(np.packbits(planned).tobytes()).hexdigest()
         cut = blending.strips(size_px, layout, strip_px=strip_px, block_px=block_px)
 
-        def begin(resume: bool):
-            writer = MapWriter(
-                out_path, size_px, mpp=checkpoint.mpp, block_px=block_px, metadata=metadata, resume=resume
-            )
-            return writer, streaming.resume_point(writer, cut, planned)
-
-        writer, position = begin(resume)
-        if position is None:  # the journal's files contradict one another
-            writer.discard()
-            writer, position = begin(False)
+        writer, position = _begin(
+            out_path, size_px, cut, planned, resume, mpp=checkpoint.mpp, block_px=block_px, metadata=metadata
+        )
         with writer:
             n_planned = int(planned.sum())
             resumed = n_planned - sum(len(rows) for _, rows, _ in streaming.remaining(cut, position))
             choice = _EngineChoice(source, writer)
             if resumed < n_planned:
                 choice.make(slide, layout, checkpoint.mpp, planned)
-            done = resumed
-
-            def tell(count: int) -> None:
-                nonlocal done
-                done += count
-                bar.update(count)
-                if on_windows is not None:
-                    on_windows(done, n_planned)
-
-            bar = tqdm(total=n_planned, initial=resumed, desc=slide_id, unit="window", disable=not progress)
-            with bar:
-                tell(0)
+            with _telling(n_planned, resumed, slide_id, progress, on_windows) as tell:
                 streaming.stream(
                     slide, choice, writer, cut, layout, position,
                     mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, on_windows=tell,
@@ -250,9 +227,6 @@ def predict_slide(
             finishing = time.perf_counter()
         clock.add("write", finishing, time.perf_counter())
         lost = list(slide.lost)
-    finally:
-        if opened is not None:
-            opened.close()
     wall_s = time.perf_counter() - clock.zero - choice.made_s
     stage_s = {name: clock.seconds.get(name, 0.0) for name in STAGES}
     stage_s |= {name: s for name, s in sorted(clock.seconds.items()) if name.startswith("wait_")}
@@ -264,6 +238,42 @@ def predict_slide(
         tissue_mm2=tissue_mm2, map_px=size_px, invalid_px=sum(w * h for _, _, w, h in invalid),
         resumed_windows=resumed, events=clock.events,
     )  # fmt: skip
+
+
+def _source_of(engine, checkpoint, *, window_px: int, **options) -> engines.EngineSource:
+    """The source that was brought along, or one for this slide alone."""
+    if not isinstance(engine, engines.EngineSource):
+        return engines.EngineSource(checkpoint, engine=engine, window_px=window_px, **options)
+    if engine.window_px != window_px:
+        raise ParameterError(f"The engine is for windows of {engine.window_px} px, not {window_px}.")
+    return engine
+
+
+def _begin(out_path, size_px, cut, planned: np.ndarray, resume: bool, **options) -> tuple:
+    """The map's writer, and where in the slide to begin."""
+    writer = MapWriter(out_path, size_px, resume=resume, **options)
+    position = streaming.resume_point(writer, cut, planned)
+    if position is None:  # the journal's files contradict one another
+        writer.discard()
+        writer = MapWriter(out_path, size_px, resume=False, **options)
+        position = streaming.resume_point(writer, cut, planned)
+    return writer, position
+
+
+@contextlib.contextmanager
+def _telling(total: int, done: int, slide_id: str, progress: bool, on_windows) -> Iterator[Callable[[int], None]]:
+    """A bar; gives what is to be told how many more windows are done."""
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        bar.update(count)
+        if on_windows is not None:
+            on_windows(done, total)
+
+    with tqdm(total=total, initial=done, desc=slide_id, unit="window", disable=not progress) as bar:
+        tell(0)
+        yield tell
 
 
 class _EngineChoice:
