@@ -120,7 +120,7 @@ class SlideDesk(Explorer):
         )
         self.look = ipywidgets.ToggleButtons(
             options=[("prediction", "mask"), ("probability", "probability")], description="Layer",
-            layout=ipywidgets.Layout(width="auto"), style={"description_width": "96px", "button_width": "84px"},
+            layout=ipywidgets.Layout(width="auto"), style={"description_width": "96px", "button_width": "112px"},
         )  # fmt: skip
         self.outlines = _check("prediction's edge (yellow)")
         self.show_truth = _check("truth (cyan)")
