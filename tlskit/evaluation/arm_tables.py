@@ -53,7 +53,9 @@ _SAID = ("tile_px", "overlap", "keep_tiles", "edge_tiles", "epochs", "steps", "e
 def arms(run_dir: str | Path) -> pd.DataFrame:
     """The arms of a run, coarsest first.
 
-    An arm is a folder of the run that holds ``tables``, other than ``compare`` and ``cascade``.
+    An arm is a folder of the run that holds ``tables``, other than ``compare``, ``cascade`` and ``controls``; where the
+    run has an ``arms.csv``, one that stands there. Arms that ``compare/left_out.csv`` names (out of date, failed) are
+    left out.
 
     Returns
     -------
@@ -63,8 +65,11 @@ def arms(run_dir: str | Path) -> pd.DataFrame:
     """
     run_dir = Path(run_dir)
     rows = []
+    known = _column(run_dir / "arms.csv")
+    left_out = _column(run_dir / "compare" / "left_out.csv") or []
     for folder in sorted(run_dir.iterdir()) if run_dir.is_dir() else []:
-        if (folder / "tables").is_dir() and folder.name not in ("compare", "cascade", "controls"):
+        wanted = folder.name in known if known is not None else folder.name not in ("compare", "cascade", "controls")
+        if wanted and folder.name not in left_out and (folder / "tables").is_dir():
             magnification = _recorded(folder).get("magnification")
             named = re.match(r"([0-9.]+)x", folder.name)
             if magnification is None and named:
@@ -84,6 +89,11 @@ def _parted(name: str) -> tuple[str, dict[str, float]]:
     pattern = rf"_({'|'.join(sorted(REPEATS, key=len, reverse=True))})=([^_]+)"
     found = dict(re.findall(pattern, name))
     return re.sub(pattern, "", name), {part: float(found.get(part, "nan")) for part in REPEATS}
+
+
+def _column(path: Path) -> list[str] | None:
+    """Names of the arms in a table of the run; None where there is no such table."""
+    return list(pd.read_csv(path, dtype=str)["arm"]) if path.is_file() else None
 
 
 def collect(run_dir: str | Path, table: str) -> pd.DataFrame:
