@@ -20,6 +20,7 @@ import pandas as pd
 import yaml
 
 from tlskit.errors import ParameterError
+from tlskit.outlines import check_classes
 from tlskit.units import magnification_name
 
 __all__ = [
@@ -49,6 +50,9 @@ NOT_SWEPT = {
 
 #: What can name a folder of an archive on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+
+#: Parameters that hold the name of a class in QuPath, or a list of names.
+CLASSES = ("target_class", "ignore_class", "region_class")
 
 #: Values that can be refused without knowing the data. ``(low, high)`` is inclusive.
 CHOICES = {
@@ -161,7 +165,13 @@ def read_preset(path: str | Path) -> dict:
     try:
         preset = _Loader(stream).get_single_data()
     except yaml.YAMLError as error:
-        raise ParameterError(f"{path.name} is not valid YAML: {error}") from error
+        hint = ""
+        mark = getattr(error, "problem_mark", None)
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        name, colon, value = line.partition(":")
+        if colon and ":" in value and name.strip() in CLASSES:
+            hint = f" A name with a colon stands in quotes: {name.strip()}: '{value.strip()}'."
+        raise ParameterError(f"{path.name} is not valid YAML: {error}.{hint}") from error
     if not isinstance(preset, dict):
         raise ParameterError(f"{path.name} should hold lines of the form `name: value`; it holds {preset!r}.")
     for name, value in preset.items():
@@ -356,15 +366,17 @@ def check(preset: dict, notebooks: list[Path]) -> None:
             faults.append(f"no notebook has a parameter `{name}`; {hint}")
         else:
             faults += _value_faults(name, value, declared[name].default)
-    for name in _names(preset, "target_class") & _names(preset, "ignore_class"):
-        faults.append(f"{name!r} is in `target_class` and in `ignore_class`: take it out of one")
+    try:
+        check_classes(*(_names(preset, name) for name in CLASSES))
+    except ParameterError as error:
+        faults.append(str(error).rstrip("."))
     if faults:
         raise ParameterError("The preset was refused:\n" + "\n".join(f"  - {fault}" for fault in dict.fromkeys(faults)))
 
 
-def _names(preset: dict, parameter: str) -> set[str]:
+def _names(preset: dict, parameter: str) -> list[str]:
     value = preset.get(parameter, [])
-    return {value} if isinstance(value, str) else set(value) if isinstance(value, list) else set()
+    return [name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str) and name]
 
 
 def _value_faults(name: str, value: object, default: object) -> list[str]:
@@ -373,8 +385,11 @@ def _value_faults(name: str, value: object, default: object) -> list[str]:
     # `magnification = 4` is a whole number in the notebook, yet 2.5 is a magnification as well.
     if name == "magnification":
         allowed = (int, float)
-    if name in ("target_class", "ignore_class"):
+    if name in CLASSES:
         allowed = (str, list)
+        if isinstance(value, dict):
+            named = next(f"{key}: {part}" for key, part in value.items())
+            return [f"`{name}` holds a colon, which YAML reads as a mapping; put the name in quotes: '{named}'"]
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         return [f"`{name}` should be {kinds[type(default)]} (as in {default!r}), not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:
