@@ -16,12 +16,12 @@ from openslide import lowlevel
 from tlskit.errors import SlideError, SlideGoneError
 from tlskit.slides.opening import cause, look_before_opening, refusal
 
-__all__ = ["EXACT_PX", "MOST_AT_ONCE_PX", "Scan", "whole_downsample"]
+__all__ = ["EXACT_PX", "LARGEST_TILE_PX", "LONGEST_PX", "MOST_AT_ONCE_PX", "Scan", "whole_downsample"]
 
 #: Longest side of a level, and most pixels of a stored tile, that are believed. A slide of 75 x 150 mm at 0.1 um/px has
 #: 1.5 million; a tile is decoded as a whole, and GLib ends the process where there is no memory for it.
-_LONGEST_PX = 2**22
-_LARGEST_TILE_PX = 2**26
+LONGEST_PX = 2**22
+LARGEST_TILE_PX = 2**26
 
 #: Decoded tiles that OpenSlide keeps, in bytes, for all slides of a process together.
 _OPENSLIDE_CACHE_BYTES = 32 * 2**20
@@ -81,10 +81,10 @@ class Scan:
 
     def _danger(self, level: int) -> str:
         width, height = self.level_sizes_px[level]
-        if not 0 < min(width, height) <= max(width, height) <= _LONGEST_PX:
+        if not 0 < min(width, height) <= max(width, height) <= LONGEST_PX:
             return f"level {level} is said to have {width} x {height} px"
         tile = self.native_tile_px(level)
-        if tile and tile[0] * tile[1] > _LARGEST_TILE_PX:
+        if tile and tile[0] * tile[1] > LARGEST_TILE_PX:
             return f"level {level} is said to be stored in tiles of {tile[0]} x {tile[1]} px"
         return ""
 

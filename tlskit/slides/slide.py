@@ -22,9 +22,9 @@ from tlskit.slides.detail import coarse_read, coarse_windows, source_mpp
 from tlskit.slides.directories import read_directories
 from tlskit.slides.levels import open_level
 from tlskit.slides.pyramid import Pyramid, say_once
+from tlskit.slides.readers import open_scan
 from tlskit.slides.resample import snapped_ratio
 from tlskit.slides.scale import find_mpp0, positive_number
-from tlskit.slides.scans import Scan
 from tlskit.slides.tilecache import cache, tokens
 
 __all__ = ["Slide", "open_slide"]
@@ -116,11 +116,13 @@ class Slide:
 
     def __init__(self, path, *, mpp_override=None, resolution_by="mpp", apply_icc=False, detail_mpp=0.0, fast=True):
         self.path = Path(path)
-        self._scan = Scan(path)
+        self._scan = open_scan(path)
         self.properties = self._scan.properties
         self.vendor = self.properties.get("openslide.vendor", "")
-        directories = read_directories(self.path) if self.vendor in jpegs.VENDORS else []
-        colours.refuse_grey(self._scan, directories)
+        plain = self.vendor in jpegs.VENDORS
+        directories = read_directories(self.path) if plain or self.vendor == "ome-tiff" else []
+        if plain:
+            colours.refuse_grey(self._scan, directories)
         scale = find_mpp0(self._scan, mpp_override=mpp_override, resolution_by=resolution_by, directories=directories)
         self.mpp0, self.mpp_source, self._scale_doubts = scale
         self.objective_power = positive_number(self.properties.get("openslide.objective-power"))
