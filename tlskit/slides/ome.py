@@ -54,6 +54,8 @@ class OmeScan:
         self._forget()
         try:
             self.level_sizes_px = tuple(self._look())
+            if not self.level_sizes_px or min(map(min, (*self.level_sizes_px, *self._tiles_px))) < 1:
+                raise ValueError("a level or a tile has no pixels")
         except SlideError:
             raise
         except Exception as error:  # whatever a reader throws is this slide's fault
