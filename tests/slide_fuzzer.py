@@ -170,9 +170,10 @@ def outcome(path: Path, *, wanted) -> dict:
             if slide.reader in ("jpeg", "openslide"):
                 width, height = (min(side, 700) for side in slide.size_px0)
                 try:
+                    # Ours first: what it refuses may end the process when OpenSlide is asked.
+                    ours = slide.read(0, 0, width, height, mpp=slide.mpp0)
                     with openslide.OpenSlide(path) as theirs:
                         rgba = np.asarray(theirs.read_region((0, 0), 0, (width, height)))
-                    ours = slide.read(0, 0, width, height, mpp=slide.mpp0)
                     row["compared"] = 1
                     opaque = rgba[..., 3] == 255
                     row["different"] = int((ours[opaque] != rgba[..., :3][opaque]).any())

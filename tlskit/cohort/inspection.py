@@ -34,6 +34,10 @@ PLAUSIBLE_UM2 = (500.0, 2.5e7)
 _REPAIR_CHANGE = 0.01
 
 
+#: A picture shorter than this has no room for a piece of tissue that would be kept.
+_SMALL_UM = 200
+
+
 class Wanted(NamedTuple):
     """What a run asks of a slide; see `checks.check_manifest`."""
 
@@ -149,7 +153,8 @@ def _look_at_tissue(slide, finding: Finding) -> None:
     except SlideError as error:
         finding.add_error("colour", error)
         return
-    if not tissue.area_mm2:
+    small = max(slide.size_px0) * slide.mpp0 < _SMALL_UM  # said as too small for a tile
+    if not tissue.area_mm2 and not small:
         finding.add(
             "warning", "tissue", "No tissue is found on it.",
             "Look at it in QuPath; tiles and maps of it will be empty.",

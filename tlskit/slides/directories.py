@@ -73,7 +73,7 @@ def read_directories(path: str | os.PathLike) -> list[Directory]:
 def _directory(page) -> Directory:
     columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
     stated = all(any(tag in page.tags for tag in tags) for tags in ((324, 273), (325, 279)))  # else tifffile guesses
-    listed = min(len(page.dataoffsets), len(page.databytecounts)) if stated else 0
+    listed = len(page.dataoffsets) if stated and len(page.dataoffsets) == len(page.databytecounts) else 0
     whole = stated and len(page.dataoffsets) == len(page.databytecounts) == columns * rows
     offsets, counts = (page.dataoffsets, page.databytecounts) if whole else ([], [])
     bits = page.bitspersample
@@ -86,12 +86,17 @@ def _directory(page) -> Directory:
         samples=int(page.samplesperpixel),
         planar=int(page.planarconfig),
         mpp_xy=_mpp_xy(page),
-        offsets=np.array(offsets, np.int64).reshape(-1, columns),
-        counts=np.array(counts, np.int64).reshape(-1, columns),
+        offsets=_whole_numbers(offsets).reshape(-1, columns),
+        counts=_whole_numbers(counts).reshape(-1, columns),
         jpeg_tables=bytes(page.jpegtables or b""),
         whole=whole,
         listed=listed,
     )
+
+
+def _whole_numbers(values) -> np.ndarray:
+    """As int64; what does not fit (damaged tags hold anything up to 2**64) is its largest."""
+    return np.minimum(np.asarray(values, np.uint64), np.iinfo(np.int64).max).astype(np.int64)
 
 
 def _mpp_xy(page) -> tuple[float, float] | None:

@@ -182,6 +182,9 @@ class OmeTiff(OmeScan):
             page = level.keyframe
             tall = page.tilelength if page.is_tiled else page.rowsperstrip
             wide = page.tilewidth if page.is_tiled else page.imagewidth
+            needed = -(-page.imagewidth // wide) * -(-page.imagelength // tall) * len(self._planes(page))
+            if min(len(page.dataoffsets), len(page.databytecounts)) < needed:
+                raise ValueError(f"a level lists {len(page.dataoffsets)} tiles where its size asks for {needed}")
             self._tiles_px.append((int(wide), int(min(tall, page.imagelength))))
             yield int(page.imagewidth), int(page.imagelength)
 
