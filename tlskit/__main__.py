@@ -161,11 +161,17 @@ def compare(
     slides: Annotated[
         Literal["same", "common"], typer.Option(help="common: leave out slides that an arm lacks; same: refuse.")
     ] = "same",
+    arms: Annotated[
+        Literal["all", "ready"],
+        typer.Option(help="ready: leave out arms that are missing, failed or out of date; all: refuse."),
+    ] = "all",
 ) -> None:
     """Rebuild a run's comparison and report from its tables; no slide or network is opened."""
     from tlskit.study import report
 
-    typer.echo(f"{report.write_report(run_dir, threshold_by=threshold_by, draws=draws, slides=slides)}")
+    typer.echo(
+        f"{report.write_report(run_dir, threshold_by=threshold_by, draws=draws, slides=slides, compare_arms=arms)}"
+    )
 
 
 @app.command()
@@ -182,13 +188,13 @@ def export_qupath_scripts(
 
 @app.command()
 def plan(preset: Preset, parameter: Parameters = None, arm: Arms = None, step: Steps = None) -> None:
-    """List the notebooks that a sweep would run, and which are done already."""
+    """List the notebooks that a sweep would run, with the reason, and which are done already."""
     from tlskit.study import project, sweep
 
     project.require_project()
     jobs = sweep.plan(sweep.prepare(preset, _overrides(parameter)), arms=arm, steps=step)
     for job in jobs:
-        typer.echo(f"{job.arm:>8}  {job.step:<24}  {'done' if job.done else 'to run'}")
+        typer.echo(f"{job.arm:>8}  {job.step:<24}  {'done' if job.done else f'to run: {job.why}'}")
     typer.echo(f"{sum(not job.done for job in jobs)} of {len(jobs)} notebooks to run.")
 
 
@@ -209,7 +215,7 @@ def sweep(
         prepare(preset, _overrides(parameter)), arms=arm, steps=step, force=force, retry=retry,
         report=typer.echo,
     )  # fmt: skip
-    steps = status[status["slide_id"] == ""]
+    steps = status[(status["slide_id"] == "") & (status["seconds"] != "")]
     if len(steps):
         steps = steps.assign(seconds=steps["seconds"].astype(float))
         order = list(dict.fromkeys(steps["arm"]))
@@ -227,11 +233,12 @@ def sweep(
 def open_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    outputs: Annotated[Path | None, typer.Option(help="Folder of the runs, where it is not the project's.")] = None,
 ) -> None:
     """Open the page: look at a run, or segment a slide from a folder. On this machine only, until Ctrl+C."""
     from tlskit.explore import serve
 
-    serve(port=port, open_browser=browser)
+    serve(port=port, open_browser=browser, outputs_dir=outputs)
 
 
 def _overrides(parameter: list[str] | None) -> dict:

@@ -15,7 +15,7 @@ from torch import nn
 from tlskit import units
 from tlskit.errors import AnnotationError, ParameterError, SlideError
 from tlskit.evaluation import counting as evaluation
-from tlskit.maps import probmaps
+from tlskit.maps import map_writer
 from tlskit.metrics import scores as metrics
 from tlskit.networks import loop, losses
 from tlskit.outlines import reading as annotations
@@ -173,7 +173,7 @@ def map_path(made):
     path = made[0] / "m.tif"
     values = np.full((384, 512), 200, np.uint8)
     metadata = {"mpp0": MPP0, "invalid": [[0, 340, 200, 44]]}
-    with probmaps.MapWriter(path, (512, 384), mpp=1.0, block_px=128, metadata=metadata) as writer:
+    with map_writer.MapWriter(path, (512, 384), mpp=1.0, block_px=128, metadata=metadata) as writer:
         for y in range(0, 384, 128):
             for x in range(0, 512, 128):
                 writer.write_block(x, y, values[y : y + 128, x : x + 128])

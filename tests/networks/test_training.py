@@ -234,15 +234,10 @@ def test_validation_masks_without_target_do_not_stop_the_training(cohort, tmp_pa
 
 
 def test_an_interrupt_reaches_the_caller_and_the_next_one_still_works(cohort, tmp_path):
-    # A shell starts what it runs in the background with the interrupt ignored.
-    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
-            run(cohort, tmp_path / "c.pt", steps_per_epoch=2000)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, outer)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(cohort, tmp_path / "c.pt", steps_per_epoch=2000)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_nothing_but_the_checkpoint_is_written_and_logs_stay_short(tmp_path):

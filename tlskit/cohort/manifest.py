@@ -102,7 +102,8 @@ class Fault(NamedTuple):
 def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
     """Read and check a cohort's manifest.
 
-    A CSV with a header: comma, semicolon or tab between the cells, UTF-8 with or without the mark that Excel writes.
+    A CSV with a header: comma, semicolon or tab between the cells, UTF-8 with or without the mark that Excel writes,
+    UTF-16, or (told, because it is a guess) Windows-1252.
     Names of columns may be in upper case or those of other tools (``case_id``, ``wsi``, ``mpp``).
 
     Parameters
@@ -184,14 +185,7 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise ManifestError(f"The manifest {path} cannot be read: {error.strerror or error}.") from error
     if content[:2] == b"PK":
         raise ManifestError(f"{path} is an Excel workbook. Save it as CSV UTF-8 (comma separated).")
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        row = content[: error.start].count(b"\n") + 1
-        raise ManifestError(
-            f"{path}, row {row}: a character that is not UTF-8. In Excel: Save As > CSV UTF-8 (comma separated)."
-        ) from error
+    text = _decoded(path, content)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     first, _, rest = text.partition("\n")
     declared = re.fullmatch(r'"?sep=(.)"?', first.strip())
@@ -209,6 +203,34 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not rows or not any(rows[0][1]):
         raise ManifestError(f"{path} is empty where a header with the columns {', '.join(COLUMNS)} should be.")
     return rows[0][1], [(number, cells) for number, cells in rows[1:] if any(cells)]
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    """The text of a CSV as Excel or an editor may have written it; what had to be guessed is told."""
+    encoding = "utf-8-sig"
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    elif content[1:2] == b"\0" or content[:1] == b"\0":  # UTF-16 without its mark: every other byte of a header is 0
+        encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        row = content[: error.start].count(b"\n") + 1
+        if encoding != "utf-8-sig":
+            raise ManifestError(
+                f"{path} begins as UTF-16 and does not go on so. In Excel: Save As > CSV UTF-8 (comma separated)."
+            ) from error
+        try:
+            text = content.decode("cp1252")
+        except UnicodeDecodeError:
+            raise ManifestError(
+                f"{path}, row {row}: a character that is not UTF-8. In Excel: Save As > CSV UTF-8 (comma separated)."
+            ) from error
+        log.warning(
+            "%s, row %d, is not UTF-8: it is read as Windows-1252, %r. If that is wrong, save it as CSV UTF-8.",
+            path.name, row, text.splitlines()[row - 1][:80] if row <= len(text.splitlines()) else "",
+        )  # fmt: skip
+        return text
 
 
 def _column_names(header: list[str], rows: list[tuple[int, list[str]]], faults: list[Fault]) -> list[str]:

@@ -21,12 +21,11 @@ from tlskit.maps.probmaps import open_map
 from tlskit.maps.slide_inference import (
     STAGES,
     Prediction,
-    layout_for,
     map_metadata,
     predict_slide,
     reading_of,
-    typical_windows,
 )
+from tlskit.maps.windows import layout_for, typical_windows
 from tlskit.networks import engines, hardware
 from tlskit.tiles import ahead
 

@@ -20,12 +20,14 @@ import torch
 from tlskit import units
 from tlskit.cohort import slide_rows
 from tlskit.errors import CheckpointError, ParameterError, TrainingError
-from tlskit.files import code_state, files_state
+from tlskit.files import sha256_of_file
 from tlskit.metrics import COUNTS
 from tlskit.networks.hardware import pick_device, pick_precision, tune_allocator
 from tlskit.networks.loop import HISTORY_COLUMNS, THRESHOLD, fit, history_table
 from tlskit.networks.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
 from tlskit.networks.settings import EMPTY_BATCHES, NEEDS_TARGET, setting_faults
+from tlskit.slides import content_id
+from tlskit.sources import code_state
 from tlskit.tiles import AS_THEY_COME, Drawing, TileDataset, of_use, plan_drawing
 
 __all__ = ["HISTORY_COLUMNS", "Training", "train"]
@@ -337,11 +339,13 @@ def _with_counts(tiles: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
 
 def _fingerprint(settings: dict, parts: dict[str, pd.DataFrame], manifest: pd.DataFrame) -> str:
     """Of everything that decides the result: a state is resumed, and a network kept, only for the call that left it."""
-    digest = hashlib.sha256(json.dumps(settings | {"code": code_state()}, sort_keys=True, default=str).encode())
+    code = code_state("networks.training", without=("errors", "files", "sources"))
+    digest = hashlib.sha256(json.dumps(settings | {"code": code}, sort_keys=True, default=str).encode())
     used = set().union(*(part["slide_id"] for part in parts.values()))
     for row in slide_rows(manifest):
         if row.slide_id in used:
-            digest.update(files_state([row.slide_path, row.annotation_path]).encode())
+            outlines = sha256_of_file(row.annotation_path) if Path(row.annotation_path).is_file() else ""
+            digest.update(f"{row.slide_id} {content_id(row.slide_path)} {outlines}".encode())
     for part in parts.values():
         digest.update("\n".join(part["tile_id"].astype(str)).encode())
         digest.update(part[["x_px0", "y_px0", "size_px0"]].to_numpy(np.float64).tobytes())

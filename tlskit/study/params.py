@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import tokenize
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,7 @@ CHOICES = {
     "normalisation": ("divide_255", "imagenet"),
     "loss": LOSSES,
     "compare_slides": ("same", "common"),
+    "compare_arms": ("all", "ready"),
 }
 RANGES = {
     "magnification": (0.1, 100),
@@ -220,7 +222,7 @@ def override(preset: dict, values: dict) -> dict:
     if isinstance(sweep, dict):
         sweep = {name: [values[name]] if name in values else given for name, given in sweep.items()}
     else:
-        sweep = _stated(sweep)
+        sweep = stated_arms(sweep)
         stated = {name for given in sweep for name in given}
         kept = [g for g in sweep if all(g.get(n, preset.get(n)) == v for n, v in values.items() if n in stated)]
         replaced = [{name: values.get(name, value) for name, value in given.items()} for given in sweep]
@@ -245,7 +247,7 @@ def parse_value(text: str) -> object:
         raise ParameterError(f"{text!r} is no value as a preset would hold it: {problem}.") from error
 
 
-def _stated(sweep: dict | list) -> list[dict]:
+def stated_arms(sweep: dict | list) -> list[dict]:
     """What `sweep` states of each arm."""
     if isinstance(sweep, dict):
         return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
@@ -258,7 +260,7 @@ def _stated(sweep: dict | list) -> list[dict]:
 
 def factors(preset: dict) -> list[str]:
     """Names of the parameters that `sweep` states for any arm, magnification first."""
-    names = list(dict.fromkeys(name for stated in _stated(preset.get(SWEEP, {})) for name in stated))
+    names = list(dict.fromkeys(name for stated in stated_arms(preset.get(SWEEP, {})) for name in stated))
     return sorted(names, key=lambda name: name != "magnification")
 
 
@@ -279,7 +281,7 @@ def arms(preset: dict) -> list[dict]:
     """
     fixed = {name: value for name, value in preset.items() if name != SWEEP}
     made, seen = [], {}
-    for stated in _stated(preset.get(SWEEP, {})):
+    for stated in stated_arms(preset.get(SWEEP, {})):
         arm = fixed | stated
         rest = [f"{name}={_short(value)}" for name, value in stated.items() if name != "magnification"]
         start = [magnification_name(arm["magnification"])] if "magnification" in arm else []
@@ -362,7 +364,7 @@ def check(preset: dict, notebooks: list[Path]) -> None:
     for path in notebooks:
         declared |= notebook_parameters(path)
     given = [(name, value) for name, value in preset.items() if name != SWEEP]
-    given += [item for stated in _stated(preset.get(SWEEP, {})) for item in stated.items()]
+    given += [item for stated in stated_arms(preset.get(SWEEP, {})) for item in stated.items()]
     faults = [f"`{name}` cannot be swept: {why}" for name, why in NOT_SWEPT.items() if name in factors(preset)]
     if "run_name" in preset and not NAME.fullmatch(str(preset["run_name"])):
         faults.append(
@@ -383,6 +385,24 @@ def check(preset: dict, notebooks: list[Path]) -> None:
         faults = [f"{arm['arm']}: {fault}" for arm in arms(preset) for fault in arm_faults(defaults | arm)]
     if faults:
         raise ParameterError("The preset was refused:\n" + "\n".join(f"  - {fault}" for fault in dict.fromkeys(faults)))
+
+
+def refuse_values(values: Mapping, declared: Mapping[str, Parameter]) -> None:
+    """Refuse values of another kind than a notebook declares, whoever gave them.
+
+    Raises
+    ------
+    ParameterError
+        Listing every fault.
+    """
+    faults = [fault for name, value in values.items() for fault in _value_faults(name, value, declared[name].default)]
+    if faults:
+        raise ParameterError("The notebook's parameters were refused:\n" + "\n".join(f"  - {f}" for f in faults))
+
+
+def differ(one: object, other: object) -> bool:
+    """Whether two values of a parameter are not the same; 4 and 4.0 are, 1 and True are not."""
+    return isinstance(one, bool) != isinstance(other, bool) or one != other
 
 
 def _names(preset: dict, parameter: str) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -34,8 +33,6 @@ __all__ = [
     "tile_grid",
     "tile_name",
 ]
-
-log = logging.getLogger(__name__)
 
 #: Columns of the tile table, one row a kept tile.
 TILE_COLUMNS = {
