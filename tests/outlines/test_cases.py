@@ -232,7 +232,7 @@ def test_plain_outlines_are_no_other_kind_of_file():
 
 
 def test_as_many_targets_as_were_drawn_whatever_a_repair_splits_off(tmp_path):
-    """Overshot ends, a loop inside, a figure of eight, a spur: one drawn outline is one target, and slivers are told."""
+    """Overshot ends, a loop inside, an eight, a spur: one drawn outline is one target, and slivers are told."""
     drawn = [
         [(0, 0), (1000, 0), (1000, 1000), (-6, 1000), (-6, 990), (6, 1004), (0, 990)],  # ends that overshoot
         [(2000, 0), (3000, 0), (3000, 500), (3010, 490), (2990, 480), (3000, 1000), (2000, 1000)],  # a small loop
