@@ -97,8 +97,15 @@ class Scan:
         Raises
         ------
         SlideError
-            If level 0 lacks tiles.
+            If level 0 lacks tiles, or the file holds a larger picture than it.
         """
+        (width, height), whole = self.level_sizes_px[0], [d.size_px for d in directories]
+        larger = max((size for size in whole if size[0] > width and size[1] > height), default=None)
+        if larger:
+            raise SlideError(
+                f"{self.path}: it holds a larger picture of {larger[0]} x {larger[1]} px than the {width} x {height} px "
+                "that OpenSlide takes for the scan. Convert it, so that the largest comes first: `vips tiffsave`."
+            )
         for level, size in enumerate(self.level_sizes_px):
             own = [d for d in directories if d.size_px == size]
             if len(own) != 1:
