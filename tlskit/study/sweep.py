@@ -22,7 +22,7 @@ import yaml
 
 from tlskit.errors import DiskFullError, ManifestError, ParameterError, RunError
 from tlskit.files import LEASE_S, clean_temporaries, portable, project_root, resolve, write_text
-from tlskit.study import kernel, keys, params, standing, status
+from tlskit.study import beforehand, kernel, keys, params, standing, status
 from tlskit.study.keys import COMPARE, COMPARE_ARM, STEPS, notebook_path
 from tlskit.study.ledger import claims_of, heavy_products
 from tlskit.study.provenance import provenance
@@ -250,6 +250,8 @@ def run_sweep(
     if not jobs:
         return pd.DataFrame(columns=STATUS_COLUMNS)
     keys.cohort_content(jobs[0].parameters["manifest"])  # faults of the manifest are all told before a kernel starts
+    if not all(job.done for job in jobs):
+        beforehand.refuse_impossible([_defaults() | arm for arm in params.arms(preset)])
     run_dir = run_dir_of(preset)
     _hold(run_dir, preset)
     turn = _Turn(run_dir, preset, jobs, force=force, retry=retry, report=report)
