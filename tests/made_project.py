@@ -33,13 +33,13 @@ _MAP = """
 import time
 import numpy as np
 import pandas as pd
-from tlskit.maps import probmaps
+from tlskit.maps import map_writer, probmaps
 from tlskit.study import runs
 run = runs.open_run(run_name, "02_patient_split", arm=arm, outputs_dir=outputs_dir, given=globals())
 options = {"mpp": 1.0, "block_px": 256, "metadata": {"magnification": magnification}, "resume": True}
-with probmaps.MapWriter(run.maps_dir / "s1.tif", (256 * blocks, 256), **options) as writer:
+with map_writer.MapWriter(run.maps_dir / "s1.tif", (256 * blocks, 256), **options) as writer:
     for column in range(blocks):
-        if (column, 0) not in writer.written:
+        if column not in writer.notes:
             block = np.random.default_rng(column).integers(1, 255, (256, 256), dtype=np.uint8)
             writer.write_block(256 * column, 0, block)
             writer.commit(column)

@@ -167,6 +167,7 @@ def test_the_threads_of_an_engine_end_with_it(network):
 
 def test_large_windows_are_computed_one_at_a_time():
     assert [streams(threads, 512) for threads in (1, 2, 8, 64)] == [1, 2, 8, 8]
+    assert [streams(threads, 512) for threads in (9, 10, 12, 14, 15)] == [3, 5, 6, 7, 5], "all cores have work"
     assert streams(8, 2048) == 1
 
 
