@@ -249,7 +249,7 @@ def run_sweep(
     jobs = plan(preset, arms=arms, steps=steps, retry=retry)
     if not jobs:
         return pd.DataFrame(columns=STATUS_COLUMNS)
-    if any(not job.done for job in jobs):
+    if any(not job.done for job in jobs) and "folds" in _defaults():
         beforehand.refuse_impossible([_defaults() | arm for arm in params.arms(_plain(preset))])
     keys.cohort_content(jobs[0].parameters["manifest"])  # faults of the manifest are all told before a kernel starts
     run_dir = run_dir_of(preset)
