@@ -103,8 +103,8 @@ class Scan:
         larger = max((size for size in whole if size[0] > width and size[1] > height), default=None)
         if larger:
             raise SlideError(
-                f"{self.path}: it holds a larger picture of {larger[0]} x {larger[1]} px than the {width} x {height} px "
-                "that OpenSlide takes for the scan. Convert it, so that the largest comes first: `vips tiffsave`."
+                f"{self.path}: it holds a larger picture of {larger[0]} x {larger[1]} px than the {width} x {height} "
+                "px that OpenSlide takes for the scan. Convert it, so that the largest comes first: `vips tiffsave`."
             )
         for level, size in enumerate(self.level_sizes_px):
             own = [d for d in directories if d.size_px == size]
