@@ -78,7 +78,6 @@ class Scan:
             raise refusal(self.path, error) from error
         self.refused = {i: why for i in range(len(self.level_sizes_px)) if (why := self._danger(i))}
         self._impossible: dict[int, tuple] = {}
-        self._with_holes: set[int] = set()
         self._refuse_level_0()
 
     def _danger(self, level: int) -> str:
@@ -117,8 +116,6 @@ class Scan:
             bad = own[0].impossible()
             if len(bad):
                 self._impossible[level] = (own[0].tile_px, bad)
-            if (own[0].counts == 0).any():
-                self._with_holes.add(level)
         self._refuse_level_0()
 
     def _refuse_level_0(self) -> None:
@@ -146,8 +143,8 @@ class Scan:
             If the file cannot even be opened again.
         """
         for finer in self._impossible:
-            # OpenSlide fills absent tiles of an Aperio level from the finer ones.
-            if finer == level or (finer < level and level in self._with_holes):
+            # OpenSlide may fill what it takes for absent of an Aperio level from the finer ones.
+            if finer <= level:
                 scale = self._reported[level] / self._reported[finer]
                 self._refuse_impossible(finer, *(math.floor(v * scale) for v in (x, y, width + 1, height + 1)))
         reported = self._reported[level]
