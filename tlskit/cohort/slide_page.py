@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +76,7 @@ def write_slide_page(
     )
     whole = "".join(_finding(row) for row in by_slide.get("", []) if row["severity"] != "ok")
     name = html.escape(Path(manifest).name)
+    body = body.replace(html.escape(f"{Path(manifest).absolute().parent}{os.sep}"), "")  # as the manifest has them
     text = _PAGE.format(
         title=f"Slides of {name}", count=f"{len(rows)} slides: {counted or 'nothing found'}.",
         cohort=f"<section><h2>Whole cohort</h2><ul>{whole}</ul></section>" if whole else "", cards=body,
@@ -110,10 +112,10 @@ def _look(row: SlideRow, target_class, resolution_by: str, apply_icc: bool) -> t
             if row.annotation_path:
                 _draw_targets(drawn, row, slide, mpp, target_class, facts)
             return drawn, facts
-    except Exception as error:  # the page shows what can be shown; the findings say what is wrong
-        facts.append(
-            ("not shown", str(error) if isinstance(error, TlskitError) else f"{type(error).__name__}: {error}")
-        )
+    except TlskitError:  # said by the findings
+        return None, facts
+    except Exception as error:  # the page shows what can be shown
+        facts.append(("not shown", f"{type(error).__name__}: {error}"))
         return None, facts
 
 

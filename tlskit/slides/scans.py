@@ -96,8 +96,15 @@ class Scan:
         Raises
         ------
         SlideError
-            If level 0 lacks tiles.
+            If level 0 lacks tiles, or the file holds a larger picture than it.
         """
+        (width, height), whole = self.level_sizes_px[0], [d.size_px for d in directories]
+        larger = max((size for size in whole if size[0] > width and size[1] > height), default=None)
+        if larger:
+            raise SlideError(
+                f"{self.path}: it holds a larger picture of {larger[0]} x {larger[1]} px than the {width} x {height} "
+                "px that OpenSlide takes for the scan. Convert it, so that the largest comes first: `vips tiffsave`."
+            )
         for level, size in enumerate(self.level_sizes_px):
             own = [d for d in directories if d.size_px == size]
             if len(own) != 1:
@@ -135,8 +142,11 @@ class Scan:
         SlideGoneError
             If the file cannot even be opened again.
         """
-        if level in self._impossible:
-            self._refuse_impossible(level, x, y, width, height)
+        for finer in self._impossible:
+            # OpenSlide may fill what it takes for absent of an Aperio level from the finer ones.
+            if finer <= level:
+                scale = self._reported[level] / self._reported[finer]
+                self._refuse_impossible(finer, *(math.floor(v * scale) for v in (x, y, width + 1, height + 1)))
         reported = self._reported[level]
         at = (round(x * reported), round(y * reported))
         handle = self._handle()
