@@ -74,9 +74,10 @@ def check(
     ignore_class: Annotated[str, typer.Option(help="Class that is left out, for a manifest.")] = "",
     region_class: Annotated[str, typer.Option(help="Class of wholly outlined regions, for a manifest.")] = "",
     resolution_by: Annotated[Literal["mpp", "objective"], typer.Option(help="For a manifest.")] = "mpp",
+    slides: Annotated[Path | None, typer.Option(help="Also write an HTML page of all slides, worst first.")] = None,
 ) -> None:
     """Look for what would go wrong, before a run: parameters, this machine, slides, scales, outlines, split."""
-    from tlskit.cohort import checks
+    from tlskit.cohort import checks, write_slide_page
 
     if target.suffix in (".yaml", ".yml"):
         from tlskit.study import preflight, project, sweep
@@ -93,6 +94,11 @@ def check(
             resolution_by=resolution_by,
         )  # fmt: skip
     typer.echo(checks.as_text(table))
+    if slides is not None:
+        shown = {"target_class": target_class, "resolution_by": resolution_by}
+        if target.suffix in (".yaml", ".yml"):
+            target, shown = preflight.shown_on_page(preset)
+        typer.echo(f"\n{write_slide_page(target, table, slides, **shown)}")
     if (table["severity"] == "error").any():
         raise typer.Exit(1)
 
@@ -113,7 +119,7 @@ def predict(
         typer.Option(help="auto: the fastest within 0.02 of float32; exact: float32."),
     ] = "auto",
     min_object_um2: Annotated[float, typer.Option(help="Smaller objects are dropped.")] = 1000.0,
-    mpp: Annotated[float | None, typer.Option(help="um/px of the slides, where they do not say it.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of those slides that do not say it.")] = None,
 ) -> None:
     """Run a trained network over slides: a probability map and a QuPath GeoJSON of each."""
     from tlskit.cohort import from_slides
@@ -123,20 +129,22 @@ def predict(
 
     network = models.load_checkpoint(checkpoint)
     threshold = network.threshold if threshold is None else threshold
-    slides = from_slides(slide, mpp_override=mpp)
+    slides = from_slides(slide, mpp_where_missing=mpp)
     failed: dict[str, Exception] = {}
     maps = inference.predict_cohort(
         network, slides, out / "maps", overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
         on_failure=failed.__setitem__,
     )  # fmt: skip
     found = predictions.write_outlines(
-        maps, slides, out / "geojson", class_name=f"predicted {network.magnification:g}x",
+        maps, slides, out / "geojson", target_class=network.target_class,
         magnification=network.magnification, threshold=threshold, min_object_um2=min_object_um2,
         resolution_by=network.resolution_by, on_failure=failed.__setitem__,
     )  # fmt: skip
     for row in maps.itertuples():
         objects = found[found["slide_id"] == row.slide_id]
-        typer.echo(f"{row.slide_id}: {len(objects)} objects, {objects['area_um2'].sum() / 1e6:.3f} mm2")
+        said = f"{len(objects)} objects, {objects['area_um2'].sum() / 1e6:.3f} mm2"
+        nothing = "no tissue found" if row.tissue_mm2 == 0 else f"no target found in {row.tissue_mm2:.3g} mm2 of tissue"
+        typer.echo(f"{row.slide_id}: {said if len(objects) else nothing}")
     for slide_id, error in failed.items():
         typer.echo(f"{slide_id}: FAILED: {error}", err=True)
     if failed:

@@ -291,6 +291,9 @@ def test_a_network_that_is_what_would_be_trained_is_kept(undisturbed, cohort, tm
     for before, after in zip(manifest["slide_path"], copies["slide_path"], strict=True):
         shutil.copy2(before, after)
     assert run((tiles, copies), path).sha256 == kept.sha256
-    Path(copies["slide_path"][0]).touch()  # exported anew
+    Path(copies["slide_path"][0]).touch()  # of another time, and the same slide
+    assert run((tiles, copies), path).sha256 == kept.sha256
+    with open(copies["slide_path"][0], "ab") as file:  # exported anew
+        file.write(b"other")
     with pytest.raises(RuntimeError, match="trained"):
         run((tiles, copies), path)

@@ -11,13 +11,12 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import itertools
 import logging
 import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
@@ -32,7 +31,6 @@ __all__ = [
     "Fault",
     "SlideRow",
     "caption",
-    "from_slides",
     "inspect_manifest",
     "open_row",
     "read_manifest",
@@ -348,27 +346,6 @@ def _check_together(records: dict[int, dict], faults: list[Fault]) -> None:
     if sets and empty:
         listed = ", ".join(map(str, empty[:8])) + (" ..." if len(empty) > 8 else "")
         faults.append(Fault(empty[0], "split", f"is filled for some slides, empty in row {listed}; fill all or none"))
-
-
-def from_slides(paths: Sequence[str | os.PathLike], *, mpp_override: float | None = None) -> pd.DataFrame:
-    """A table as of `read_manifest` for bare slides, without patients and outlines.
-
-    Parameters
-    ----------
-    paths
-        Slides; a slide's id is its file name without suffix, numbered where two are alike.
-    mpp_override
-        um/px of all of them, where they do not say it.
-    """
-    used: set[str] = set()
-    rows = []
-    for path in map(Path, paths):
-        stem = re.sub(r"[^A-Za-z0-9._ -]", "_", path.stem).strip(". ") or "slide"
-        slide_id = next(name for n in itertools.count(1) if (name := stem if n == 1 else f"{stem}_{n}") not in used)
-        used.add(slide_id)
-        override = math.nan if mpp_override is None else float(mpp_override)
-        rows.append(SlideRow(slide_id, slide_id, "", str(path.absolute()), "", override))
-    return pd.DataFrame(rows, columns=SlideRow._fields)
 
 
 def slide_rows(manifest: pd.DataFrame) -> Iterator[SlideRow]:

@@ -260,6 +260,8 @@ def _objects(section: Section, run: runs.Run, options: dict) -> None:
     add_table(section, run, table, "objects", "")
     of_slides = collect(run.dir, "05_objects_per_slide")
     of_slides = of_slides[of_slides["threshold_by"] == options["threshold_by"]]
+    if "split" in of_slides:
+        of_slides = of_slides[of_slides["split"] != "val"]  # counted too, for the choice of an arm
     caption = "Area of objects of each slide, predicted against true."
     add_figure(section, run, comparecharts.agreement(of_slides), "agreement", caption)
     add_table(section, run, agreed, "agreement", "")

@@ -22,7 +22,7 @@ import yaml
 
 from tlskit.errors import DiskFullError, ManifestError, ParameterError, RunError
 from tlskit.files import LEASE_S, clean_temporaries, portable, project_root, resolve, write_text
-from tlskit.study import kernel, keys, params, standing, status
+from tlskit.study import beforehand, kernel, keys, params, standing, status
 from tlskit.study.keys import COMPARE, COMPARE_ARM, STEPS, notebook_path
 from tlskit.study.ledger import claims_of, heavy_products
 from tlskit.study.provenance import provenance
@@ -249,7 +249,11 @@ def run_sweep(
     jobs = plan(preset, arms=arms, steps=steps, retry=retry)
     if not jobs:
         return pd.DataFrame(columns=STATUS_COLUMNS)
+    if any(not job.done for job in jobs) and "folds" in _defaults():
+        beforehand.refuse_impossible([_defaults() | arm for arm in params.arms(_plain(preset))])
     keys.cohort_content(jobs[0].parameters["manifest"])  # faults of the manifest are all told before a kernel starts
+    if not all(job.done for job in jobs):
+        beforehand.refuse_impossible([_defaults() | arm for arm in params.arms(preset)])
     run_dir = run_dir_of(preset)
     _hold(run_dir, preset)
     turn = _Turn(run_dir, preset, jobs, force=force, retry=retry, report=report)
@@ -363,10 +367,7 @@ class _Turn:
             self._close(job, "done by another sweep")  # it ended between the look and the claim
             return
         begun = time.monotonic()
-        try:
-            reason = _run_job(self.run_dir, job, lambda: self.claims.holds(job.piece))
-        except DiskFullError:
-            raise
+        reason = _run_job(self.run_dir, job, lambda: self.claims.holds(job.piece))
         seconds = time.monotonic() - begun
         if reason:
             self.failed.add(job.name)
@@ -384,7 +385,7 @@ def _arms_asked(preset: dict) -> str:
 
 def _run_job(run_dir: Path, job: Job, holds: Callable[[], bool]) -> str:
     """Execute one notebook and end its status; the reason of its failure, or an empty text."""
-    attempt, begun = secrets.token_hex(8), time.monotonic()
+    attempt, begun, stopped, reason = secrets.token_hex(8), time.monotonic(), False, ""
     arm_dir = run_dir / job.arm
     blank = {
         "key": job.key, "ingredients": job.ingredients, "arm": job.arm, "step": job.step, "state": "running",
@@ -393,11 +394,9 @@ def _run_job(run_dir: Path, job: Job, holds: Callable[[], bool]) -> str:
     try:
         status.clear(arm_dir, job.step)
         reason = kernel.execute(job.step, job.output, job.parameters, attempt=attempt, title=f"{job.arm} {job.step}")
-    except DiskFullError as error:
-        reason = str(error)
-        raise
-    except BaseException:
-        reason = "stopped before its end"
+    except BaseException as error:
+        # Not the step's fault: another process, with another disk, or this one later, may take it.
+        stopped, reason = True, str(error) if isinstance(error, DiskFullError) else "stopped before its end"
         raise
     finally:
         if not holds():
@@ -406,7 +405,8 @@ def _run_job(run_dir: Path, job: Job, holds: Callable[[], bool]) -> str:
             # What the notebook itself has written down, where it keeps a status.
             found = status.read_step(arm_dir, job.step) or {}
             found = found if found.get("attempt") == attempt else blank
-            found |= {"seconds": round(time.monotonic() - begun, 1), "state": "failed" if reason else "done"}
+            state = "running" if stopped else "failed" if reason else "done"
+            found |= {"seconds": round(time.monotonic() - begun, 1), "state": state}
             if reason:
                 found["reason"] = reason
             elif job.output.is_file():
