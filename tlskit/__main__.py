@@ -74,26 +74,22 @@ def check(
     ignore_class: Annotated[str, typer.Option(help="Class that is left out, for a manifest.")] = "",
     resolution_by: Annotated[Literal["mpp", "objective"], typer.Option(help="For a manifest.")] = "mpp",
 ) -> None:
-    """Look for what would go wrong, before a run: parameters, slides, scales, outlines, split."""
+    """Look for what would go wrong, before a run: parameters, this machine, slides, scales, outlines, split."""
     from tlskit.cohort import checks
 
-    settings = {"target_class": target_class, "ignore_class": ignore_class, "resolution_by": resolution_by}
     if target.suffix in (".yaml", ".yml"):
-        from tlskit.study import project, sweep
+        from tlskit.study import preflight, project, sweep
 
         project.require_project()
         preset = sweep.prepare(target, _overrides(parameter))
         typer.echo(f"{target.name}: every parameter is known and has a value of its kind.\n")
-        jobs = sweep.plan(preset, steps=["01_tiling", "02_patient_split"])
-        given = jobs[0].parameters | jobs[1].parameters
-        target = Path(given["manifest"])
-        names = (
-            "target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px", "missing_target", "split_ratios",
-            "split_seed",
-        )  # fmt: skip
-        settings = {name: given[name] for name in names}
-        settings["magnifications"] = list(dict.fromkeys(job.parameters["magnification"] for job in jobs))
-    table = checks.check_manifest(target, **settings)
+        table = preflight.check_preset(preset)
+    elif parameter:
+        raise typer.BadParameter("a manifest has no parameters; give a preset.", param_hint="-p")
+    else:
+        table = checks.check_manifest(
+            target, target_class=target_class, ignore_class=ignore_class, resolution_by=resolution_by
+        )
     typer.echo(checks.as_text(table))
     if (table["severity"] == "error").any():
         raise typer.Exit(1)

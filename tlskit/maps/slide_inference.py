@@ -209,7 +209,7 @@ def predict_slide(
             from tlskit.slides import open_slide
 
             slide = opened = open_slide(slide, **reading_of(checkpoint))
-        _check_colours(checkpoint, slide)
+        _check_reading(checkpoint, slide)
         size_px = tuple(slide.size_px(checkpoint.mpp))
         level = slide.level_for(checkpoint.mpp)
     try:
@@ -364,15 +364,22 @@ def reading_of(checkpoint) -> dict:
     return {
         "resolution_by": getattr(checkpoint, "resolution_by", "mpp"),
         "apply_icc": getattr(checkpoint, "apply_icc", False),
+        "detail_mpp": getattr(checkpoint, "detail_mpp", 0.0),
     }
 
 
-def _check_colours(checkpoint, slide) -> None:
+def _check_reading(checkpoint, slide) -> None:
     wanted, given = getattr(checkpoint, "apply_icc", False), getattr(slide, "apply_icc", False)
     if wanted != given:
         raise CheckpointError(
             f"The checkpoint was trained with `apply_icc: {str(wanted).lower()}`, but {Path(slide.path).name} was "
             f"opened with apply_icc={given}. Open it as the checkpoint says, or give its path."
+        )
+    wanted, given = getattr(checkpoint, "detail_mpp", 0.0), getattr(slide, "detail_mpp", 0.0)
+    if wanted != given:
+        raise CheckpointError(
+            f"The checkpoint was trained with `detail_mpp: {wanted:g}`, but {Path(slide.path).name} was opened with "
+            f"detail_mpp={given:g}. Open it as the checkpoint says, or give its path."
         )
 
 

@@ -31,7 +31,7 @@ from tlskit.networks.compiled import OpenVinoEngine
 from tlskit.networks.hardware import describe_hardware, pick_device, pick_precision, tune_allocator
 from tlskit.networks.runtimes import Engine, TorchEngine, has_parts, torch_engine
 
-__all__ = ["CHECK_WINDOWS", "ENGINES", "Engine", "EngineSource", "choose", "eager", "make_engine"]
+__all__ = ["CHECK_WINDOWS", "ENGINES", "Engine", "EngineSource", "check_engine", "choose", "eager", "make_engine"]
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,11 @@ def make_engine(
         If the engine is unknown or not installed, or cannot run on the device or at the precision asked for.
     """
     return _climb(checkpoint, None, 0.5, engine, precision, window_px, device, threads)[0]
+
+
+def check_engine(model: nn.Module, *, engine: str = "auto", precision: str = "auto", device: str = "auto") -> None:
+    """Raise `ParameterError` where `make_engine` would, because of what is asked for or what is installed."""
+    _rungs(model, engine, precision, device)
 
 
 def choose(

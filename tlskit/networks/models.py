@@ -127,6 +127,8 @@ class Checkpoint:
         Name of the class, or several, whose area was left out; empty for none.
     apply_icc
         Whether colours were corrected by the slides' ICC profiles.
+    detail_mpp
+        um/px beyond which detail was averaged away (`tlskit.slides.open_slide`); 0 where none was.
     params
         All further settings of the training, plain values.
     sha256
@@ -147,6 +149,7 @@ class Checkpoint:
     history: pd.DataFrame
     ignore_class: str | list[str] = ""
     apply_icc: bool = False
+    detail_mpp: float = 0.0
     params: dict = field(default_factory=dict)
     sha256: str = ""
 

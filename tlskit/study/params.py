@@ -75,6 +75,13 @@ RANGES = {
     "steps_per_epoch": (0, 10_000_000),
     "workers": (0, 256),
     "timing_repeats": (1, 1000),
+    "timing_slides": (0, 1_000_000),
+    "tissue_share": (0.001, 1),
+    "grid_mpp": (0.25, 100),
+    "min_object_um2": (0, 1e9),
+    "bootstrap_draws": (1, 10_000_000),
+    "seed": (0, 2**32 - 1),
+    "split_seed": (0, 2**32 - 1),
 }
 
 
