@@ -7,20 +7,23 @@ could not read is looked at by the fine one. Pixels of tissue that are not looke
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from tlskit.errors import MapError, ParameterError
+from tlskit.maps.blending import Layout
 from tlskit.maps.probmaps import ProbMap
 from tlskit.metrics import cut
 from tlskit.slides import Tissue
 
-__all__ = ["SCREEN_MPP", "Screen", "distance_um", "make_screen", "reduced"]
+__all__ = ["SCREEN_MPP", "Screen", "Windows", "distance_um", "make_screen", "reduced", "screen_of", "windows_over"]
 
 #: A screen is held at this many um/px or a little more: 30 MB for a slide of 22 x 22 mm, and no coarser than a window.
 SCREEN_MPP = 4.0
@@ -43,7 +46,7 @@ class Screen:
     facts: dict = field(compare=False)
 
     def touches(self, x_px0, y_px0, size_px0) -> np.ndarray:
-        """Whether each square box, in level-0 pixels, meets any pixel of it: (N,) bool."""
+        """Whether each square box, in level-0 pixels, meets any pixel of it: bool, in the shape of the boxes."""
         scale = self.area.mpp0 / self.area.mpp
         height, width = self.area.mask.shape
         left, top, side = (np.asarray(v, np.float64) * scale for v in (x_px0, y_px0, size_px0))
@@ -112,12 +115,66 @@ def make_screen(coarse: ProbMap, *, threshold: float, grow_um: float) -> Screen:
             "all of the tissue."
         )
     values, mpp = reduced(coarse)
-    mask = distance_um(values >= cut(threshold), mpp) <= grow_um
+    mask = values >= cut(threshold)
     facts = {
         "checkpoint_sha256": coarse.metadata.get("checkpoint_sha256", ""),
         "magnification": coarse.metadata.get("magnification"),
         "threshold": float(threshold),
-        "grow_um": float(grow_um),
-        "sha256": hashlib.sha256(np.packbits(mask).tobytes()).hexdigest(),
     }
-    return Screen(Tissue(mask, mpp, float(coarse.metadata["mpp0"])), facts)
+    plain = Screen(Tissue(mask, mpp, float(coarse.metadata["mpp0"])), facts)
+    return screen_of(plain, distance_um(mask, mpp), grow_um)
+
+
+def screen_of(like: Screen, away_um: np.ndarray, grow_um: float) -> Screen:
+    """A screen of everything within `grow_um` of something, by the distances of `distance_um`; else as `like`."""
+    mask = away_um <= grow_um
+    digest = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
+    return Screen(dataclasses.replace(like.area, mask=mask), like.facts | {"grow_um": float(grow_um), "sha256": digest})
+
+
+class Windows(NamedTuple):
+    """The windows of a map that exists: which lie on tissue, which a screen touches, which pixels some of them cover.
+
+    Attributes
+    ----------
+    layout : blending.Layout
+    size_px : (int, int)
+        Of the map, working pixels.
+    mpp, mpp0 : float
+        um per working pixel and per level-0 pixel.
+    on_tissue : (rows, columns) bool
+    """
+
+    layout: Layout
+    size_px: tuple[int, int]
+    mpp: float
+    mpp0: float
+    on_tissue: np.ndarray
+
+    def touched(self, screen: Screen) -> np.ndarray:
+        """Windows that a screen touches, (rows, columns) bool."""
+        return screen.touches(*self.layout.boxes_px0(self.size_px, self.mpp, self.mpp0))
+
+    def cover(self, run: np.ndarray, grid_mpp: float, grid_px: tuple[int, int]) -> np.ndarray:
+        """Pixels of a grid of the same origin whose centre some window of `run` covers, (H, W) bool.
+
+        `grid_px` is the grid's width and height.
+        """
+        total = np.pad(run.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        ends = []
+        for length, count in zip(grid_px, run.shape[::-1], strict=True):
+            centre, starts = (np.arange(length) + 0.5) * grid_mpp / self.mpp, np.arange(count) * self.layout.stride_px
+            first = np.searchsorted(starts + self.layout.window_px, centre, side="right")
+            ends.append((first, np.searchsorted(starts, centre, side="right")))
+        (x_first, x_last), (y_first, y_last) = ends
+        rows = total[y_last] - total[y_first]
+        return (rows[:, x_last] - rows[:, x_first]) > 0
+
+
+def windows_over(prob_map: ProbMap, tissue: Tissue) -> Windows:
+    """The windows by which a map was made, and which of them lie on tissue."""
+    made = prob_map.metadata["parameters"]
+    layout = Layout(int(made["window_px"]), int(made["stride_px"]), np.ones(1))
+    mpp0 = float(prob_map.metadata["mpp0"])
+    on_tissue = np.asarray(tissue.fractions(*layout.boxes_px0(prob_map.size_px, prob_map.mpp, mpp0))) > 0
+    return Windows(layout, prob_map.size_px, prob_map.mpp, mpp0, on_tissue)

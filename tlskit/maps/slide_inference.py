@@ -392,15 +392,14 @@ def plan_windows(slide, layout, size_px, mpp, tissue) -> tuple[np.ndarray, float
         from tlskit.slides import tissue_mask
 
         tissue = tissue_mask(slide)
-    x_px0, y_px0 = np.meshgrid(*(units.px_to_px0(at, mpp, slide.mpp0) for at in (xs, ys)))
-    side_px0 = np.full(x_px0.size, layout.window_px * mpp / slide.mpp0)
-    fractions = tissue.fractions(x_px0.ravel(), y_px0.ravel(), side_px0)
+    x_px0, y_px0, side_px0 = layout.boxes_px0(size_px, mpp, slide.mpp0)
+    fractions = tissue.fractions(x_px0.ravel(), y_px0.ravel(), side_px0.ravel())
     planned = (np.asarray(fractions) > 0).reshape(x_px0.shape)
     for box in slide.lost:
         # What could not be read when tissue was looked for is not glass: it is tried again here, and then either
         # predicted or marked invalid.
-        across = (x_px0[0] + side_px0[0] > box["x_px0"]) & (x_px0[0] < box["x_px0"] + box["width_px0"])
-        down = (y_px0[:, 0] + side_px0[0] > box["y_px0"]) & (y_px0[:, 0] < box["y_px0"] + box["height_px0"])
+        across = (x_px0[0] + side_px0[0, 0] > box["x_px0"]) & (x_px0[0] < box["x_px0"] + box["width_px0"])
+        down = (y_px0[:, 0] + side_px0[0, 0] > box["y_px0"]) & (y_px0[:, 0] < box["y_px0"] + box["height_px0"])
         planned |= down[:, None] & across
     return planned, float(tissue.area_mm2)
 
@@ -414,9 +413,7 @@ def _looked_at(screen, slide, layout, size_px, mpp) -> np.ndarray:
         raise ParameterError(
             f"The screen is of a slide with {screen.area.mpp0:g} um/px, {Path(slide.path).name} has {slide.mpp0:g}."
         )
-    x_px0, y_px0 = np.meshgrid(*(units.px_to_px0(at, mpp, slide.mpp0) for at in (xs, ys)))
-    side_px0 = np.full(x_px0.size, layout.window_px * mpp / slide.mpp0)
-    return screen.touches(x_px0.ravel(), y_px0.ravel(), side_px0).reshape(x_px0.shape)
+    return screen.touches(*layout.boxes_px0(size_px, mpp, slide.mpp0))
 
 
 def map_metadata(checkpoint, slide, slide_id, layout, tissue, asked, screen=None) -> dict:
