@@ -164,7 +164,8 @@ def _rows(ids, case: _Case, coarse_map, opened, thresholds, grow_um, controls) -
                 rows.append(_row(ids, case, oracle, "oracle", t, grow))
                 drawn = [_random(case.on_tissue, run, rng) for _ in range(_RANDOM_DRAWS)]
                 table = pd.DataFrame([_row(ids, case, one, "random", t, grow) for one in drawn])
-                rows.append(table.iloc[0].to_dict() | table.mean(numeric_only=True).to_dict())
+                mean = table.drop(columns=["screen_threshold", "grow_um"]).mean(numeric_only=True)
+                rows.append(table.iloc[0].to_dict() | mean.to_dict())
     return pd.DataFrame(rows)
 
 
