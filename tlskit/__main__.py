@@ -72,6 +72,7 @@ def check(
     parameter: Parameters = None,
     target_class: Annotated[str, typer.Option(help="Class of the outlines, for a manifest.")] = "TLS",
     ignore_class: Annotated[str, typer.Option(help="Class that is left out, for a manifest.")] = "",
+    region_class: Annotated[str, typer.Option(help="Class of wholly outlined regions, for a manifest.")] = "",
     resolution_by: Annotated[Literal["mpp", "objective"], typer.Option(help="For a manifest.")] = "mpp",
 ) -> None:
     """Look for what would go wrong, before a run: parameters, this machine, slides, scales, outlines, split."""
@@ -88,8 +89,9 @@ def check(
         raise typer.BadParameter("a manifest has no parameters; give a preset.", param_hint="-p")
     else:
         table = checks.check_manifest(
-            target, target_class=target_class, ignore_class=ignore_class, resolution_by=resolution_by
-        )
+            target, target_class=target_class, ignore_class=ignore_class, region_class=region_class,
+            resolution_by=resolution_by,
+        )  # fmt: skip
     typer.echo(checks.as_text(table))
     if (table["severity"] == "error").any():
         raise typer.Exit(1)

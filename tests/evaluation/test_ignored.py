@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_cohort import manifest_row
 from made_slides import patch_tile, vips_slide
 from shapely import box
 from torch import nn
@@ -16,7 +17,7 @@ from tlskit.errors import AnnotationError, ParameterError, SlideError
 from tlskit.evaluation import counting as evaluation
 from tlskit.maps import probmaps
 from tlskit.metrics import scores as metrics
-from tlskit.networks import loop
+from tlskit.networks import loop, losses
 from tlskit.outlines import reading as annotations
 from tlskit.outlines.truth import IGNORED, Truth, read_truth
 from tlskit.slides.slide import open_slide
@@ -38,10 +39,7 @@ def made(tmp_path_factory):
         folder / "s.geojson", [*TARGETS, *IGNORE], class_name=["TLS", "TLS", "Fold"], color={"TLS": (1, 2, 3),
         "Fold": (9, 9, 9)},
     )  # fmt: skip
-    row = {
-        "slide_id": "s", "patient_id": "p", "cancer_type": "lung", "slide_path": str(folder / "s.tif"),
-        "annotation_path": str(folder / "s.geojson"), "mpp_override": np.nan, "split": "",
-    }  # fmt: skip
+    row = manifest_row("s", folder / "s.tif", folder / "s.geojson")
     return folder, pd.DataFrame([row])
 
 
@@ -129,7 +127,7 @@ def test_ignored_pixels_have_no_say_in_the_loss_or_in_validation():
     torch.manual_seed(0)
     images, masks = torch.rand(2, 3, 8, 8), (torch.rand(2, 1, 8, 8) > 0.5).float()
     masks[:, :, :, 5:] = IGNORED
-    net, loss = nn.Conv2d(3, 1, 1), loop.dice_loss()
+    net, loss = nn.Conv2d(3, 1, 1), losses.make_loss("dice")
     logits = net(images).detach().requires_grad_()
     loss(logits, masks).backward()
     assert (logits.grad[..., 5:] == 0).all() and (logits.grad[..., :5] != 0).all()

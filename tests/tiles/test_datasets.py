@@ -12,12 +12,12 @@ import openslide
 import pandas as pd
 import pytest
 import torch
+from made_cohort import outlined_slide, tile_rows
 from shapely.geometry import Point, box
 
 from tlskit import units
 from tlskit.errors import ParameterError, RunError, SlideError
 from tlskit.outlines import reading as annotations
-from tlskit.slides import tiffs
 from tlskit.tiles import batching, datasets
 from tlskit.tiles.normalisation import normalise
 
@@ -34,38 +34,15 @@ def cohort_dir(tmp_path_factory):
         image = np.stack([120 + x // 5, 120 + y // 5, 200 - (x + y) // 10 + 10 * number], 2).astype(np.uint8)
         mask = annotations.rasterise(targets, x_px=0, y_px=0, width_px=600, height_px=512, mpp=MPP0, mpp0=MPP0)
         image[mask] //= 2
-        tiffs.write_slide(folder / f"s{number}.tiff", image, mpp=MPP0, objective_power=20, quality=95)
-        annotations.write_geojson(folder / f"s{number}.geojson", targets, class_name="TLS")
-        rows.append(
-            {
-                "slide_id": f"s{number}",
-                "patient_id": f"p{number}",
-                "cancer_type": "lung",
-                "slide_path": str(folder / f"s{number}.tiff"),
-                "annotation_path": str(folder / f"s{number}.geojson"),
-                "mpp_override": np.nan,
-                "split": "",
-            }
-        )
+        rows.append(outlined_slide(folder, f"s{number}", image, targets, mpp=MPP0, quality=95))
     rows.append(rows[0] | {"slide_id": "bare", "annotation_path": ""})
     return folder, pd.DataFrame(rows)
 
 
 def tile_table(slides=("s0", "s1"), *, step_px=48, tile_px=TILE_PX, magnification=MAGNIFICATION):
     d = units.mpp_for_magnification(magnification) / MPP0
-    rows = [
-        {
-            "tile_id": f"{slide}_({d:g},{x * d:.0f},{y * d:.0f},{tile_px * d:.0f},{tile_px * d:.0f})",
-            "slide_id": slide,
-            "x_px0": x * d,
-            "y_px0": y * d,
-            "size_px0": tile_px * d,
-        }
-        for slide in slides
-        for y in range(0, 256 - tile_px + 1, step_px)
-        for x in range(0, 300 - tile_px + 1, step_px)
-    ]
-    return pd.DataFrame(rows)
+    corners = range(0, 300 - tile_px + 1, step_px), range(0, 256 - tile_px + 1, step_px)
+    return pd.DataFrame([row for slide in slides for row in tile_rows(slide, *corners, tile_px, d=d)])
 
 
 def make_dataset(cohort_dir, tiles=None, **changes):

@@ -41,7 +41,7 @@ __all__ = [
 
 #: Columns that a manifest must have. `annotation_path` may be empty where only inference is wanted.
 COLUMNS = ("slide_id", "patient_id", "cancer_type", "slide_path", "annotation_path")
-_OPTIONAL = ("mpp_override", "split")
+_OPTIONAL = ("mpp_override", "split", "outline_origin")
 _MAY_BE_EMPTY = ("annotation_path", *_OPTIONAL)
 
 #: Names that other tools' manifests use (CLAM, slideflow, TRIDENT), and that people write.
@@ -59,6 +59,9 @@ _SPLITS = {
     "testing": "test",
 }  # fmt: skip
 
+#: Where a GeoJSON counts pixels from: the corner of what was scanned (QuPath's way), or the slide's own.
+_ORIGINS = ("", "scan", "slide")
+
 _ID = re.compile(r"[A-Za-z0-9._ -]+")
 #: Windows keeps these names for devices.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -75,6 +78,7 @@ class SlideRow(NamedTuple):
     annotation_path: str = ""
     mpp_override: float = math.nan
     split: str = ""
+    outline_origin: str = ""
 
 
 class Fault(NamedTuple):
@@ -105,8 +109,10 @@ def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
     DataFrame
         One row a slide: ``slide_id, patient_id, cancer_type, slide_path, annotation_path`` (text; paths absolute, those
         in the CSV are relative to it; ``annotation_path`` may be empty), ``mpp_override`` (float, nan where empty),
-        ``split`` (``train``, ``val``, ``test`` or empty), then the CSV's other columns as text. Whether the files
-        exist is not looked at here: a missing slide is that slide's failure (`tlskit check` looks).
+        ``split`` (``train``, ``val``, ``test`` or empty), ``outline_origin`` (where a GeoJSON counts pixels from:
+        ``scan`` or empty for the corner of what was scanned, as QuPath counts; ``slide`` for the slide's own), then
+        the CSV's other columns as text. Whether the files exist is not looked at here: a missing slide is that slide's
+        failure (`tlskit check` looks).
 
     Raises
     ------
@@ -236,8 +242,18 @@ def _check_record(number: int, record: dict, folder: Path, faults: list[Fault]) 
         if why:
             faults.append(Fault(number, name, f"{record[name]!r} {why}"))
     for name in ("slide_path", "annotation_path"):
-        record[name] = _absolute(record[name], folder)
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", record[name]):
+            faults.append(
+                Fault(number, name, f"{record[name]!r} is an address; write the path, from the drive or / on")
+            )
+        else:
+            record[name] = _absolute(record[name], folder)
     record["mpp_override"] = _mpp(number, record["mpp_override"], faults)
+    record["outline_origin"] = record["outline_origin"].lower()
+    if record["outline_origin"] not in _ORIGINS:
+        faults.append(
+            Fault(number, "outline_origin", f"{record['outline_origin']!r} should be scan (or empty), or slide")
+        )
     if record["split"]:
         split = _SPLITS.get(record["split"].lower())
         if split is None:
@@ -290,11 +306,12 @@ def _check_together(records: dict[int, dict], faults: list[Fault]) -> None:
     first_with: dict[tuple[str, str], int] = {}
     sets = defaultdict(lambda: defaultdict(list))
     for number, record in records.items():
-        for name in ("slide_id", "slide_path"):
+        for name in ("slide_id", "slide_path", "annotation_path"):
             # Folders of Windows and macOS do not tell upper from lower case.
             key = (name, record[name].lower() if name == "slide_id" else record[name])
             if record[name] and first_with.setdefault(key, number) != number:
-                faults.append(Fault(number, name, f"{record[name]!r} stands in row {first_with[key]} already"))
+                hint = "; outlines are of one slide" if name == "annotation_path" else ""
+                faults.append(Fault(number, name, f"{record[name]!r} stands in row {first_with[key]} already{hint}"))
         if record["split"] in _SPLITS.values():
             sets[record["patient_id"]][record["split"]].append(number)
     for patient, where in sets.items():

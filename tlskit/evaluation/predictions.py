@@ -99,7 +99,7 @@ def write_outlines(
     manifest
         Cohort of the slides.
     class_name
-        QuPath class that the outlines get.
+        QuPath class that the outlines get: `outlines.prediction_class`, never the target's own.
     magnification, threshold, min_object_um2
         Of `outline_map`; the magnification is written with every object.
     on_failure
@@ -115,7 +115,10 @@ def write_outlines(
     for made in maps.itertuples():
         try:
             with open_row(rows[made.slide_id], resolution_by=resolution_by) as slide:
-                mpp0, origin_px0 = slide.mpp0, slide.bounds_px0[:2]
+                mpp0 = slide.mpp0
+                about = {"mpp0": mpp0, "size_px0": slide.size_px0, "bounds_px0": slide.bounds_px0}
+            # Where the slide's own outlines count from, those that go back to the same place do, too.
+            about["outline_origin"] = origin = getattr(rows[made.slide_id], "outline_origin", "") or "scan"
             polygons, measured = outline_map(
                 made.map_path, mpp0=mpp0, threshold=threshold, min_object_um2=min_object_um2
             )
@@ -123,7 +126,8 @@ def write_outlines(
                 Path(out_dir) / f"{made.slide_id}.geojson",
                 polygons,
                 class_name=class_name,
-                origin_px0=origin_px0,
+                origin_px0=(0, 0) if origin == "slide" else about["bounds_px0"][:2],
+                about=about,
                 measurements=[{**row, "magnification": magnification} for row in measured.to_dict("records")],
             )
         except TlskitError as error:

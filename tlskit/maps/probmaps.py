@@ -250,7 +250,7 @@ class MapWriter:
             "value": "probability = pixel / 255",
             **self.metadata,
         }
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary = self.work / "finished.tif"  # what a kill leaves there is thrown away with the journal
         blank = _encode(np.zeros((self.block_px, self.block_px), np.uint8))
         try:
             with tifffile.TiffWriter(temporary, bigtiff=True) as tiff:

@@ -334,10 +334,12 @@ class _Blender:
         if values is not None:
             for x in range(strip.x0, strip.x1, b):
                 self._writer.write_block(x, block_row * b, values[:, x - strip.x0 : min(x + b, strip.x1) - strip.x0])
-        crc = None
-        if carry is not None and carry.any():
+        crc, path = None, _carry_path(self._writer, strip.number)
+        if carry is None and path.exists():
+            # What a killed run had carried from this row must not stay where its windows became unreadable.
+            carry = np.zeros((min(b, strip.size_px[1] - block_row * b), strip.carry_px))
+        if carry is not None and (carry.any() or path.exists()):
             crc = zlib.crc32(carry)
-            path = _carry_path(self._writer, strip.number)
             with open(path, "r+b" if path.exists() else "w+b") as file:
                 file.seek(block_row * b * strip.carry_px * carry.itemsize)
                 file.write(carry)

@@ -260,7 +260,10 @@ def streams(threads: int, window_px: int) -> int:
     One a core, as long as their layers fit into memory together: a window of 512 px needs about half a gigabyte. A
     large window keeps several cores busy by itself.
     """
-    return max(1, min(threads, MAX_STREAMS)) if window_px <= MAX_STREAM_PX else 1
+    if window_px > MAX_STREAM_PX:
+        return 1
+    # Nine cores are three times three: no core is left without work, where that can be.
+    return max(range(1, max(1, min(threads, MAX_STREAMS)) + 1), key=lambda count: (threads // count * count, count))
 
 
 class _no_tf32:

@@ -19,14 +19,14 @@ from tlskit import __version__, cohort, maps, networks, units
 from tlskit.cohort import checks
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import Claims, project_root, resolve
-from tlskit.study import params, project, report_page, sweep
+from tlskit.study import beforehand, params, project, report_page, sweep
 
 __all__ = ["check_preset", "check_run"]
 
 #: What `checks.check_manifest` asks of a run.
 _OF_COHORT = (
     "target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px", "missing_target", "split_ratios",
-    "split_seed",
+    "split_seed", "folds",
 )  # fmt: skip
 
 #: Bytes a map takes for each pixel of its slide, pyramid included: measured on untrained networks, whose noise is the
@@ -111,11 +111,9 @@ def _look_at_network(arm: dict, add: Callable[..., None]) -> None:
     """What the steps 03 to 06 would refuse, by the functions that they call."""
     name = arm.get("arm") or units.magnification_name(arm["magnification"])
     tile_px, batch_size = arm["tile_px"], arm["batch_size"]
+    for fault in beforehand.arm_faults(arm):
+        add("error", "parameters", f"{fault}.")
     if tile_px % 32:
-        add(
-            "error", "parameters", f"`tile_px` is {tile_px}; the network halves its input five times.",
-            f"Set a multiple of 32, such as {max(32, round(tile_px / 32) * 32)}.",
-        )  # fmt: skip
         tile_px = max(32, round(tile_px / 32) * 32)
     try:
         maps.inference.layout_for(SimpleNamespace(tile_px=tile_px), overlap=arm["window_overlap"])

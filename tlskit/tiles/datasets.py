@@ -57,7 +57,7 @@ class TileDataset(torch.utils.data.Dataset):
         refused those that are faults.
     ignore_class
         Annotation class (or several) whose area is ignored.
-    resolution_by, apply_icc
+    resolution_by, apply_icc, detail_mpp
         Of `tlskit.slides.slide.open_slide`.
     tile_store, tiles_dir
         ``slide`` reads from the slides; ``png`` reads ``<tiles_dir>/<slide_id>/<tile_id>.png`` and ``...-mask.png``.
@@ -90,6 +90,7 @@ class TileDataset(torch.utils.data.Dataset):
         ignore_class: str | Sequence[str] | None = None,
         resolution_by: str = "mpp",
         apply_icc: bool = False,
+        detail_mpp: float = 0.0,
         tile_store: str = "slide",
         tiles_dir: str | Path | None = None,
         augment: bool = False,
@@ -102,12 +103,14 @@ class TileDataset(torch.utils.data.Dataset):
             raise ParameterError(f"`tile_store` should be 'slide' or 'png', not {tile_store!r}.")
         if tile_store == "png" and tiles_dir is None:
             raise ParameterError("`tile_store: png` needs `tiles_dir`, the folder in which 01_tiling wrote the tiles.")
+        if tile_store == "png" and detail_mpp:
+            raise ParameterError("`detail_mpp` needs `tile_store: slide`: PNG tiles hold all the detail of their arm.")
         check_normalisation(normalisation)
         self.tiles = tiles.reset_index(drop=True)
         self.tile_px = int(tile_px)
         self.mpp = units.mpp_for_magnification(magnification)
         self.target_class, self.ignore_class = target_class, ignore_class
-        self._reading = {"resolution_by": resolution_by, "apply_icc": apply_icc}
+        self._reading = {"resolution_by": resolution_by, "apply_icc": apply_icc, "detail_mpp": detail_mpp}
         self.tiles_dir = Path(tiles_dir) if tile_store == "png" else None
         self.augment = augment
         self.normalisation = normalisation

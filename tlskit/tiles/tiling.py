@@ -30,6 +30,7 @@ __all__ = [
     "USES",
     "Tiling",
     "of_use",
+    "scored_by",
     "target_fractions",
     "tile_cohort",
     "tile_grid",
@@ -129,6 +130,11 @@ def of_use(tiles: pd.DataFrame, use: str) -> pd.DataFrame:
     if "use" not in tiles:
         raise ParameterError("The tile table has no column `use`, so what may be scored is not known: run 01_tiling.")
     return tiles[tiles["use"].isin(["both", use])].reset_index(drop=True)
+
+
+def scored_by(*, overlap: float, edge_tiles: str) -> str:
+    """The rule by which tiles are scored, in words for the record: arms are compared only where it is the same."""
+    return f"tiles that hold target, overlapping by {overlap:g}, at the edge: {edge_tiles}"
 
 
 def tile_name(slide_id: str, d: float, x_px: int, y_px: int, tile_px: int) -> str:
