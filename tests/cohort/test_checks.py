@@ -21,7 +21,7 @@ HEADER = "slide_id,patient_id,cancer_type,slide_path,annotation_path,mpp_overrid
 def tissue(seed):
     rng = np.random.default_rng(seed)
     image = np.full((SIZE[1], SIZE[0], 3), 245, np.uint8)
-    image[150:850, 150:1050] = rng.integers(120, 200, (700, 900, 3))
+    image[150:850, 150:1050] = rng.integers((170, 80, 130), (250, 160, 210), (700, 900, 3))  # pink, as with eosin
     return image
 
 
@@ -178,7 +178,7 @@ def test_one_of_each_fault_is_found_at_its_slide_with_a_remedy(made):
         "no_drive": "is the drive mounted?",
         "windows": "It is a path of Windows",
         "coarse": "scanned at 2 um/px, too coarse for 10x. -> Ask for 5x or lower",
-        "contradiction": "0.5 um/px (openslide) does not suit an objective of 5x",
+        "contradiction": "0.5 um/px (the slide's metadata) does not suit an objective of 5x",
         "tiny": "smaller than a tile of 64 px at 10x (50 x 60 px), 4x (20 x 24 px)",
         "unlabelled": "does not exist. -> Correct `annotation_path`",
         "not_outlined": "fill `annotation_path`",

@@ -15,7 +15,7 @@ from torch import nn
 from tlskit import units
 from tlskit.errors import AnnotationError, ParameterError, SlideError
 from tlskit.evaluation import counting as evaluation
-from tlskit.maps import probmaps
+from tlskit.maps import map_writer
 from tlskit.metrics import scores as metrics
 from tlskit.networks import loop, losses
 from tlskit.outlines import reading as annotations
@@ -115,7 +115,7 @@ def test_masks_of_the_network_say_what_is_ignored(made, tmp_path, store):
         x, y = int(tile.x_px0 / 2), int(tile.y_px0 / 2)
         mask = dataset.read(index)[1].numpy()
         assert np.array_equal(mask, codes[y : y + 64, x : x + 64])
-        assert np.array_equal(dataset[index][1][0].numpy(), mask.astype(np.float32))
+        assert np.array_equal(dataset.batch([index])[1][0, 0].numpy(), mask.astype(np.float32))
         seen |= set(np.unique(mask))
     assert seen == {0, 1, IGNORED}
     if store == "png":  # for other tools what is ignored is background
@@ -173,7 +173,7 @@ def map_path(made):
     path = made[0] / "m.tif"
     values = np.full((384, 512), 200, np.uint8)
     metadata = {"mpp0": MPP0, "invalid": [[0, 340, 200, 44]]}
-    with probmaps.MapWriter(path, (512, 384), mpp=1.0, block_px=128, metadata=metadata) as writer:
+    with map_writer.MapWriter(path, (512, 384), mpp=1.0, block_px=128, metadata=metadata) as writer:
         for y in range(0, 384, 128):
             for x in range(0, 512, 128):
                 writer.write_block(x, y, values[y : y + 128, x : x + 128])

@@ -105,12 +105,10 @@ def test_the_checkpoint_is_the_best_epoch_and_its_iou_is_that_of_all_validation_
     tiles, manifest = cohort
     val = tiles[tiles["split"] == "val"]
     dataset = TileDataset(val, manifest, magnification=10, tile_px=TILE_PX, target_class="TLS")
-    truth, probability = [], []
+    images, masks, _ = dataset.batch(range(len(dataset)))
     with torch.inference_mode():
-        for image, mask, _ in (dataset[i] for i in range(len(dataset))):
-            truth.append(mask.numpy())
-            probability.append(torch.sigmoid(checkpoint.model(image[None]))[0].numpy())
-    truth, probability = np.stack(truth) > 0.5, np.stack(probability)
+        probability = torch.sigmoid(checkpoint.model(images)).numpy()
+    truth = masks.numpy() > 0.5
     from sklearn.metrics import f1_score, jaccard_score
 
     best = undisturbed.history.loc[undisturbed.history["best"]].iloc[0]
@@ -236,15 +234,10 @@ def test_validation_masks_without_target_do_not_stop_the_training(cohort, tmp_pa
 
 
 def test_an_interrupt_reaches_the_caller_and_the_next_one_still_works(cohort, tmp_path):
-    # A shell starts what it runs in the background with the interrupt ignored.
-    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
-            run(cohort, tmp_path / "c.pt", steps_per_epoch=2000)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, outer)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(cohort, tmp_path / "c.pt", steps_per_epoch=2000)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_nothing_but_the_checkpoint_is_written_and_logs_stay_short(tmp_path):
@@ -298,6 +291,9 @@ def test_a_network_that_is_what_would_be_trained_is_kept(undisturbed, cohort, tm
     for before, after in zip(manifest["slide_path"], copies["slide_path"], strict=True):
         shutil.copy2(before, after)
     assert run((tiles, copies), path).sha256 == kept.sha256
-    Path(copies["slide_path"][0]).touch()  # exported anew
+    Path(copies["slide_path"][0]).touch()  # of another time, and the same slide
+    assert run((tiles, copies), path).sha256 == kept.sha256
+    with open(copies["slide_path"][0], "ab") as file:  # exported anew
+        file.write(b"other")
     with pytest.raises(RuntimeError, match="trained"):
         run((tiles, copies), path)

@@ -74,9 +74,9 @@ def check_manifest(
     -------
     DataFrame
         ``severity`` (error, warning, note, ok), ``slide_id`` (empty: the whole cohort), ``problem`` (``manifest``,
-        ``slide``, ``scale``, ``colour``, ``pixels``, ``size``, ``outlines``, ``class``, ``area``, ``place``, ``split``,
-        ``leak`` or ``ok``), ``what``, ``remedy``. Errors first, then in the manifest's order. A slide without error or
-        warning has one row ``ok`` that says what was found.
+        ``slide``, ``scale``, ``colour``, ``pixels``, ``tissue``, ``stain``, ``size``, ``outlines``, ``class``,
+        ``area``, ``place``, ``split``, ``leak`` or ``ok``), ``what``, ``remedy``. Errors first, then in the manifest's
+        order. A slide without error or warning has one row ``ok`` that says what was found.
     """
     check_classes(target_class, ignore_class, region_class)
     whole = Finding("")
@@ -143,7 +143,8 @@ def _look_at_split(slides: pd.DataFrame, found: list[Finding], whole: Finding, *
 
 
 def _look_at_cohort(slides: pd.DataFrame, found: list[Finding], whole: Finding, ignore_class) -> None:
-    for ids in _alike(found, "fingerprint"):
+    # The same file by its content; and where OpenSlide knows it by its smallest level, a file saved once more.
+    for ids in dict.fromkeys(tuple(ids) for name in ("fingerprint", "quickhash") for ids in _alike(found, name)):
         whole.add("error", "leak", f"Slides {', '.join(ids)} are the same scan.", "Keep one of them.")
     for ids in _alike(found, "outlines_id"):
         whole.add(

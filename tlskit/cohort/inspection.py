@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,11 @@ from tlskit.cohort.manifest import SlideRow, open_row
 from tlskit.cohort.orientation import doubt
 from tlskit.errors import AnnotationError, ScaleError, SlideError
 from tlskit.outlines import Annotations, Truth, describe, placement, read_annotations, read_truth, targets_of
+from tlskit.slides import content_id, tissue_mask
 
 __all__ = ["COLUMNS", "PLAUSIBLE_UM2", "Finding", "Wanted", "inspect_slide"]
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("severity", "slide_id", "problem", "what", "remedy")
 
@@ -29,8 +33,9 @@ PLAUSIBLE_UM2 = (500.0, 2.5e7)
 #: A repair that changes an outline's area by more than this is a warning.
 _REPAIR_CHANGE = 0.01
 
-#: Objective power and um/px may disagree by this factor; scanners of 20x with 0.23 um/px are told.
-_POWER_FACTOR = 1.5
+
+#: A picture shorter than this has no room for a piece of tissue that would be kept.
+_SMALL_UM = 200
 
 
 class Wanted(NamedTuple):
@@ -57,6 +62,7 @@ class Finding:
     n_targets: int | None = None
     n_ignored: int = 0
     fingerprint: str = ""
+    quickhash: str = ""
     outlines_id: str = ""
     icc_profile: str = ""
     too_small_at: list[str] = field(default_factory=list)
@@ -76,7 +82,8 @@ def inspect_slide(row: SlideRow, wanted: Wanted) -> Finding:
     try:
         with open_row(row, resolution_by=wanted.resolution_by, apply_icc=wanted.apply_icc) as slide:
             finding.mpp0, finding.icc_profile = slide.mpp0, slide.icc_profile
-            finding.fingerprint = slide.properties.get("openslide.quickhash-1", "")
+            finding.fingerprint = content_id(row.slide_path)
+            finding.quickhash = slide.properties.get("openslide.quickhash-1", "")
             summary, thumbnail = _look_at_slide(slide, finding, wanted)
             truth = _read_truth(row, finding, wanted, slide)
             if truth is not None and truth.polygons:
@@ -91,6 +98,12 @@ def inspect_slide(row: SlideRow, wanted: Wanted) -> Finding:
     except (SlideError, OSError) as error:
         finding.add_error("slide", error)
         _hint_at_file(row.slide_path, finding)
+    except Exception as error:  # whatever a reader throws at one slide is one row, and the rest goes on
+        log.exception("%s: check", row.slide_id)
+        finding.add(
+            "error", "slide", f"It cannot be looked at ({type(error).__name__}: {error}).",
+            "Copy the slide and its outlines again, or leave it out.",
+        )  # fmt: skip
     if not summary:
         _read_truth(row, finding, wanted)  # both faults at once, where there are two
     if not any(entry["severity"] in ("error", "warning") for entry in finding.rows):
@@ -115,15 +128,6 @@ def _look_at_slide(slide, finding: Finding, wanted: Wanted) -> tuple[str, tuple[
             "error", "scale", f"It was scanned at {slide.mpp0:.4g} um/px, too coarse for {', '.join(beyond)}.",
             f"Ask for {units.magnification_for_mpp(slide.mpp0):.3g}x or lower, or correct its `mpp_override`.",
         )  # fmt: skip
-    power = slide.objective_power
-    if power and slide.mpp_source != "objective":
-        factor = slide.mpp0 * power / units.UM_PER_PX_AT_1X
-        if not 1 / _POWER_FACTOR <= factor <= _POWER_FACTOR:
-            scale = f"{slide.mpp0:g} um/px ({slide.mpp_source})"
-            finding.add(
-                "warning", "scale", f"{scale} does not suit an objective of {power:g}x.",
-                "Measure something of known size in QuPath; give the true value as `mpp_override`.",
-            )  # fmt: skip
     thumbnail = slide.thumbnail(max_px=1024)
     if slide.lost:
         reason = str(slide.lost[0]["reason"])
@@ -131,7 +135,33 @@ def _look_at_slide(slide, finding: Finding, wanted: Wanted) -> tuple[str, tuple[
             "error", "pixels", f"{_counted(len(slide.lost), 'region')} cannot be read ({reason.rstrip('.')}).",
             "Copy the slide again, or export it anew from the scanner's software.",
         )  # fmt: skip
+    _look_at_tissue(slide, finding)
+    for said in slide.doubts:  # after reading: levels are judged when they are asked for
+        scale = "um/px" in said
+        finding.add(
+            "warning", "scale" if scale else "pixels", said[0].upper() + said[1:].rstrip(".") + ".",
+            "Measure something of known size in QuPath; give the true value as `mpp_override`." if scale
+            else "It is read from a finer level; if that is slow, export the slide anew.",
+        )  # fmt: skip
     return f"{width} x {height} px at {slide.mpp0:.4g} um/px ({slide.mpp_source})", thumbnail
+
+
+def _look_at_tissue(slide, finding: Finding) -> None:
+    """Whether there is colour, and tissue, and of which stain: a run finds tiles by it."""
+    try:
+        tissue = tissue_mask(slide)
+    except SlideError as error:
+        finding.add_error("colour", error)
+        return
+    small = max(slide.size_px0) * slide.mpp0 < _SMALL_UM  # said as too small for a tile
+    if not tissue.area_mm2 and not small:
+        finding.add(
+            "warning", "tissue", "No tissue is found on it.",
+            "Look at it in QuPath; tiles and maps of it will be empty.",
+        )  # fmt: skip
+    if tissue.stain:
+        remedy = "The networks' weights and the thresholds are of H&E: look at it, and leave it out if it is not meant."
+        finding.add("warning" if "brown" in tissue.stain else "note", "stain", tissue.stain, remedy)
 
 
 def _read_truth(row, finding: Finding, wanted: Wanted, slide=None) -> Truth | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import TlskitError
 from tlskit.maps import probmaps
 from tlskit.metrics import objects, thresholds
-from tlskit.outlines import polygonise, rasterise, write_geojson
+from tlskit.outlines import polygonise, prediction_class, rasterise, write_geojson
 
 __all__ = ["outline_map", "write_outlines"]
 
@@ -83,7 +83,7 @@ def write_outlines(
     manifest: pd.DataFrame,
     out_dir: str | Path,
     *,
-    class_name: str,
+    target_class: str | Sequence[str],
     magnification: float,
     threshold: float,
     min_object_um2: float = 1000.0,
@@ -92,14 +92,18 @@ def write_outlines(
 ) -> pd.DataFrame:
     """Write ``<out_dir>/<slide_id>.geojson`` for every map, to be dragged onto its slide in QuPath.
 
+    Each says which network (the SHA-256 of its checkpoint) and which threshold made it. That of a slide that fails is
+    removed: it would be of an earlier call.
+
     Parameters
     ----------
     maps
         ``slide_id`` and ``map_path``.
     manifest
         Cohort of the slides.
-    class_name
-        QuPath class that the outlines get: `outlines.prediction_class`, never the target's own.
+    target_class
+        Of the network. The outlines get the class `outlines.prediction_class` (``predicted TLS 4x``), never the
+        target's own.
     magnification, threshold, min_object_um2
         Of `outline_map`; the magnification is written with every object.
     on_failure
@@ -119,13 +123,19 @@ def write_outlines(
                 about = {"mpp0": mpp0, "size_px0": slide.size_px0, "bounds_px0": slide.bounds_px0}
             # Where the slide's own outlines count from, those that go back to the same place do, too.
             about["outline_origin"] = origin = getattr(rows[made.slide_id], "outline_origin", "") or "scan"
+            with probmaps.open_map(made.map_path) as probmap:
+                about["checkpoint_sha256"] = probmap.metadata.get("checkpoint_sha256", "")
+            about |= {
+                "slide_id": made.slide_id, "magnification": magnification, "threshold": threshold,
+                "min_object_um2": min_object_um2,
+            }  # fmt: skip
             polygons, measured = outline_map(
                 made.map_path, mpp0=mpp0, threshold=threshold, min_object_um2=min_object_um2
             )
             write_geojson(
                 Path(out_dir) / f"{made.slide_id}.geojson",
                 polygons,
-                class_name=class_name,
+                class_name=prediction_class(target_class, magnification),
                 origin_px0=(0, 0) if origin == "slide" else about["bounds_px0"][:2],
                 about=about,
                 measurements=[{**row, "magnification": magnification} for row in measured.to_dict("records")],
@@ -134,6 +144,7 @@ def write_outlines(
             if on_failure is None:
                 raise
             on_failure(made.slide_id, error)
+            (Path(out_dir) / f"{made.slide_id}.geojson").unlink(missing_ok=True)  # of another network, or threshold
             continue
         measured.insert(0, "object", np.arange(1, len(measured) + 1))
         measured.insert(0, "slide_id", made.slide_id)

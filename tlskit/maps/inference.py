@@ -21,12 +21,11 @@ from tlskit.maps.probmaps import open_map
 from tlskit.maps.slide_inference import (
     STAGES,
     Prediction,
-    layout_for,
     map_metadata,
     predict_slide,
     reading_of,
-    typical_windows,
 )
+from tlskit.maps.windows import layout_for, typical_windows
 from tlskit.networks import engines, hardware
 from tlskit.tiles import ahead
 
@@ -128,6 +127,7 @@ def _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir):
         tile_px=checkpoint.tile_px,
         target_class=checkpoint.target_class,
         ignore_class=getattr(checkpoint, "ignore_class", ""),
+        region_class=getattr(checkpoint, "region_class", ""),
         **reading_of(checkpoint),
         tile_store=tile_store,
         tiles_dir=tiles_dir,

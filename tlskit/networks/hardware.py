@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import platform
 import sys
@@ -23,8 +22,6 @@ __all__ = [
     "pick_precision",
     "tune_allocator",
 ]
-
-log = logging.getLogger(__name__)
 
 #: ``exact`` is float32 throughout; ``bf16`` and ``fp16`` are mixed precision (weights stay float32).
 PRECISIONS = ("auto", "exact", "bf16", "fp16")

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import hashlib
 import io
-import logging
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +26,6 @@ from tlskit.networks.hardware import pick_device
 from tlskit.units import magnification_name
 
 __all__ = ["Checkpoint", "build_model", "load_checkpoint", "save_checkpoint", "write_tensors"]
-
-log = logging.getLogger(__name__)
 
 #: BatchNorm's share of each new batch in its running statistics (torch's default). EfficientNet's own 0.01 is made for
 #: epochs of ten thousand steps: after 200 steps from random weights the statistics would still be 13 % of their
@@ -125,6 +122,8 @@ class Checkpoint:
         One row an epoch, as `tlskit.networks.training.train` gives it.
     ignore_class
         Name of the class, or several, whose area was left out; empty for none.
+    region_class
+        Name of the class, or several, of regions outside which only the target counted; empty: the whole slide counted.
     apply_icc
         Whether colours were corrected by the slides' ICC profiles.
     detail_mpp
@@ -148,6 +147,7 @@ class Checkpoint:
     split_hash: str
     history: pd.DataFrame
     ignore_class: str | list[str] = ""
+    region_class: str | list[str] = ""
     apply_icc: bool = False
     detail_mpp: float = 0.0
     params: dict = field(default_factory=dict)

@@ -20,12 +20,14 @@ import torch
 from tlskit import units
 from tlskit.cohort import slide_rows
 from tlskit.errors import CheckpointError, ParameterError, TrainingError
-from tlskit.files import code_state, files_state
+from tlskit.files import sha256_of_file
 from tlskit.metrics import COUNTS
 from tlskit.networks.hardware import pick_device, pick_precision, tune_allocator
 from tlskit.networks.loop import HISTORY_COLUMNS, THRESHOLD, fit, history_table
 from tlskit.networks.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
 from tlskit.networks.settings import EMPTY_BATCHES, NEEDS_TARGET, setting_faults
+from tlskit.slides import content_id
+from tlskit.sources import code_state
 from tlskit.tiles import AS_THEY_COME, Drawing, TileDataset, of_use, plan_drawing
 
 __all__ = ["HISTORY_COLUMNS", "Training", "train"]
@@ -96,6 +98,7 @@ def train(
     overlap: float,
     target_class: str | Sequence[str],
     ignore_class: str | Sequence[str] = "",
+    region_class: str | Sequence[str] = "",
     encoder: str = "efficientnet-b0",
     encoder_weights: str = "imagenet",
     epochs: int = 5,
@@ -136,7 +139,8 @@ def train(
     out_path
         The checkpoint to write. While training, ``<name>-training.ckpt`` beside it holds the state after the last
         epoch; it is removed at the end.
-    magnification, tile_px, overlap, target_class, ignore_class, resolution_by, apply_icc, tile_store, tiles_dir,
+    magnification, tile_px, overlap, target_class, ignore_class, region_class, resolution_by, apply_icc, tile_store,
+    tiles_dir,
     normalisation
         As the tiles were made; the checkpoint carries them on. ``tile_px`` is a multiple of 32.
     encoder, encoder_weights
@@ -193,6 +197,7 @@ def train(
         "threshold": THRESHOLD,
         "target_class": target_class if isinstance(target_class, str) else list(target_class),
         "ignore_class": ignore_class if isinstance(ignore_class, str) else list(ignore_class),
+        "region_class": region_class if isinstance(region_class, str) else list(region_class),
         "resolution_by": resolution_by,
         "apply_icc": apply_icc,
         "detail_mpp": detail_mpp,
@@ -227,6 +232,7 @@ def train(
             tile_px=tile_px,
             target_class=target_class,
             ignore_class=ignore_class,
+            region_class=region_class,
             resolution_by=resolution_by,
             apply_icc=apply_icc,
             detail_mpp=detail_mpp,
@@ -337,11 +343,13 @@ def _with_counts(tiles: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
 
 def _fingerprint(settings: dict, parts: dict[str, pd.DataFrame], manifest: pd.DataFrame) -> str:
     """Of everything that decides the result: a state is resumed, and a network kept, only for the call that left it."""
-    digest = hashlib.sha256(json.dumps(settings | {"code": code_state()}, sort_keys=True, default=str).encode())
+    code = code_state("networks.training", without=("errors", "files", "sources"))
+    digest = hashlib.sha256(json.dumps(settings | {"code": code}, sort_keys=True, default=str).encode())
     used = set().union(*(part["slide_id"] for part in parts.values()))
     for row in slide_rows(manifest):
         if row.slide_id in used:
-            digest.update(files_state([row.slide_path, row.annotation_path]).encode())
+            outlines = sha256_of_file(row.annotation_path) if Path(row.annotation_path).is_file() else ""
+            digest.update(f"{row.slide_id} {content_id(row.slide_path)} {outlines}".encode())
     for part in parts.values():
         digest.update("\n".join(part["tile_id"].astype(str)).encode())
         digest.update(part[["x_px0", "y_px0", "size_px0"]].to_numpy(np.float64).tobytes())

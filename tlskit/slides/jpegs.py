@@ -51,7 +51,8 @@ def open_jpeg_tiles(scan: Scan, directories: Sequence[Directory]) -> JpegTiles |
 def _tiles_of(directory: Directory) -> dict | None:
     """Where the tiles of a TIFF directory lie and how they are coded, or None if they are no 8-bit colour JPEG."""
     plain = (
-        directory.compression == _JPEG
+        directory.whole
+        and directory.compression == _JPEG
         and directory.photometric in (_PHOTOMETRIC_RGB, _PHOTOMETRIC_YCBCR)
         and (directory.samples, directory.bits, directory.planar) == (3, 8, 1)
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -55,8 +56,8 @@ class Pyramid:
         Levels that are not read, and why.
     """
 
-    def __init__(self, name: str, sizes_px, downsamples, tile_sizes_px, refused: dict[int, str]):
-        self.name = name
+    def __init__(self, path: Path, sizes_px, downsamples, tile_sizes_px, refused: dict[int, str]):
+        self.name, self._file = path.name, _state(path)
         self.sizes_px, self.downsamples = list(sizes_px), list(downsamples)
         self.left_out: dict[int, str] = {}
         for index, why in refused.items():
@@ -93,7 +94,10 @@ class Pyramid:
         if index not in self._judged:
             finer = max((i for i in range(len(self.sizes_px)) if self.downsamples[i] < self.downsamples[index]
                          and self.usable(i, levels)), key=lambda i: self.downsamples[i], default=0)  # fmt: skip
-            why = self._judge_pixels(index, finer, levels)
+            key = (self._file, index, finer)
+            if key not in _verdicts:  # a slide is opened again by every step of a run
+                _verdicts[key] = self._judge_pixels(index, finer, levels)
+            why = _verdicts[key]
             if why:
                 self._leave_out(index, why)
             self._judged.add(index)
@@ -105,16 +109,16 @@ class Pyramid:
         side = int(min(_PATCH_PX, math.sqrt(_MOST_SOURCE_PX) / ratio)) // _BLOCK_PX * _BLOCK_PX
         if ratio <= 1 or side < _BLOCK_PX:
             return ""
-        worst, failed, looked = 0.0, [], 0
-        for x, y in self._places(index, side, levels(index)):
-            pair = _patches(levels(index), levels(finer), x, y, side, ratio)
+        failed, looked = [], 0
+        coarse, fine = _Kept(levels(index)), _Kept(levels(finer))
+        for x, y in self._places(index, side, coarse):
+            pair = _patches(coarse, fine, x, y, side, ratio)
             if pair is None:
                 continue
             unexplained, seen = _unexplained(*pair)
             looked += seen
             if unexplained > _MOST_UNEXPLAINED:
                 failed.append((x, y))
-                worst = max(worst, unexplained)
         if not failed or len(failed) < 0.25 * looked:
             return ""
         x, y = (round(v * self.downsamples[index]) for v in failed[0])
@@ -141,6 +145,29 @@ class Pyramid:
 
 
 _said: set[str] = set()
+_verdicts: dict[tuple, str] = {}
+
+
+def _state(path: Path) -> tuple:
+    """What tells a file from the one that stood there before."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path.absolute()), stat.st_size, stat.st_mtime_ns
+
+
+class _Kept:
+    """A level whose tiles are decoded once while it is judged."""
+
+    def __init__(self, level):
+        self._level, self._tiles = level, {}
+        self.size_px, self.tile_px = level.size_px, level.tile_px
+
+    def tile(self, column: int, row: int):
+        if (column, row) not in self._tiles:
+            self._tiles[column, row] = self._level.tile(column, row)
+        return self._tiles[column, row]
 
 
 def say_once(text: str) -> None:

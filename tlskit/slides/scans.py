@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,14 +15,17 @@ import openslide
 from openslide import lowlevel
 
 from tlskit.errors import SlideError, SlideGoneError
+from tlskit.slides.directories import Directory
 from tlskit.slides.opening import cause, look_before_opening, refusal
 
-__all__ = ["EXACT_PX", "MOST_AT_ONCE_PX", "Scan", "whole_downsample"]
+__all__ = ["EXACT_PX", "LARGEST_TILE_PX", "LONGEST_PX", "MOST_AT_ONCE_PX", "Scan", "whole_downsample"]
 
 #: Longest side of a level, and most pixels of a stored tile, that are believed. A slide of 75 x 150 mm at 0.1 um/px has
 #: 1.5 million; a tile is decoded as a whole, and GLib ends the process where there is no memory for it.
-_LONGEST_PX = 2**22
-_LARGEST_TILE_PX = 2**26
+LONGEST_PX = 2**22
+LARGEST_TILE_PX = 2**26
+#: From here on a tile should not be far larger than its level.
+_ABSURD_TILE_PX = 2**22
 
 #: Decoded tiles that OpenSlide keeps, in bytes, for all slides of a process together.
 _OPENSLIDE_CACHE_BYTES = 32 * 2**20
@@ -73,20 +77,60 @@ class Scan:
         except Exception as error:  # whatever a reader throws is this slide's fault
             raise refusal(self.path, error) from error
         self.refused = {i: why for i in range(len(self.level_sizes_px)) if (why := self._danger(i))}
+        self._impossible: dict[int, tuple] = {}
+        self._refuse_level_0()
+
+    def _danger(self, level: int) -> str:
+        width, height = self.level_sizes_px[level]
+        if not 0 < min(width, height) <= max(width, height) <= LONGEST_PX:
+            return f"level {level} is said to have {width} x {height} px"
+        tile = self.native_tile_px(level)
+        absurd = tile and tile[0] * tile[1] > _ABSURD_TILE_PX and (tile[0] > 2 * width or tile[1] > 2 * height)
+        if tile and (absurd or tile[0] * tile[1] > LARGEST_TILE_PX):
+            return f"level {level} is said to be stored in tiles of {tile[0]} x {tile[1]} px"
+        return ""
+
+    def believe(self, directories: Sequence[Directory]) -> None:
+        """Compare with a TIFF's own directories: levels without tiles enough, and tiles of impossible length.
+
+        Raises
+        ------
+        SlideError
+            If level 0 lacks tiles, or the file holds a larger picture than it.
+        """
+        (width, height), whole = self.level_sizes_px[0], [d.size_px for d in directories]
+        larger = max((size for size in whole if size[0] > width and size[1] > height), default=None)
+        if larger:
+            raise SlideError(
+                f"{self.path}: it holds a larger picture of {larger[0]} x {larger[1]} px than the {width} x {height} "
+                "px that OpenSlide takes for the scan. Convert it, so that the largest comes first: `vips tiffsave`."
+            )
+        for level, size in enumerate(self.level_sizes_px):
+            own = [d for d in directories if d.size_px == size]
+            if len(own) != 1:
+                continue
+            if own[0].listed < own[0].needed:
+                self.refused[level] = (
+                    f"level {level} lists {own[0].listed} tiles where its size asks for {own[0].needed}"
+                )
+            bad = own[0].impossible()
+            if len(bad):
+                self._impossible[level] = (own[0].tile_px, bad)
+        self._refuse_level_0()
+
+    def _refuse_level_0(self) -> None:
         if 0 in self.refused:
             raise SlideError(
                 f"{self.path}: {self.refused[0]}, which no slide has. Its directory is damaged: copy it again from its "
                 "source."
             )
 
-    def _danger(self, level: int) -> str:
-        width, height = self.level_sizes_px[level]
-        if not 0 < min(width, height) <= max(width, height) <= _LONGEST_PX:
-            return f"level {level} is said to have {width} x {height} px"
-        tile = self.native_tile_px(level)
-        if tile and tile[0] * tile[1] > _LARGEST_TILE_PX:
-            return f"level {level} is said to be stored in tiles of {tile[0]} x {tile[1]} px"
-        return ""
+    def _refuse_impossible(self, level: int, x: int, y: int, width: int, height: int) -> None:
+        """OpenSlide would take memory for the length that is stated, and end the process where there is not so much."""
+        (tile_w, tile_h), bad = self._impossible[level]
+        across = (bad[:, 0] * tile_w < x + width) & (bad[:, 0] * tile_w + tile_w > x)
+        if (across & (bad[:, 1] * tile_h < y + height) & (bad[:, 1] * tile_h + tile_h > y)).any():
+            raise SlideError(f"{self.path}: a tile of level {level} is said to be longer than any coding makes it.")
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """Pixels of a level at its own pixel positions, (height, width, 3) uint8 RGB, white where there is nothing.
@@ -98,6 +142,11 @@ class Scan:
         SlideGoneError
             If the file cannot even be opened again.
         """
+        for finer in self._impossible:
+            # OpenSlide may fill what it takes for absent of an Aperio level from the finer ones.
+            if finer <= level:
+                scale = self._reported[level] / self._reported[finer]
+                self._refuse_impossible(finer, *(math.floor(v * scale) for v in (x, y, width + 1, height + 1)))
         reported = self._reported[level]
         at = (round(x * reported), round(y * reported))
         handle = self._handle()

@@ -22,9 +22,9 @@ from tlskit.slides.detail import coarse_read, coarse_windows, source_mpp
 from tlskit.slides.directories import read_directories
 from tlskit.slides.levels import open_level
 from tlskit.slides.pyramid import Pyramid, say_once
+from tlskit.slides.readers import open_scan
 from tlskit.slides.resample import snapped_ratio
 from tlskit.slides.scale import find_mpp0, positive_number
-from tlskit.slides.scans import Scan
 from tlskit.slides.tilecache import cache, tokens
 
 __all__ = ["Slide", "open_slide"]
@@ -116,20 +116,24 @@ class Slide:
 
     def __init__(self, path, *, mpp_override=None, resolution_by="mpp", apply_icc=False, detail_mpp=0.0, fast=True):
         self.path = Path(path)
-        self._scan = Scan(path)
+        self._scan = open_scan(path)
         self.properties = self._scan.properties
         self.vendor = self.properties.get("openslide.vendor", "")
-        directories = read_directories(self.path) if self.vendor in jpegs.VENDORS else []
-        colours.refuse_grey(self._scan, directories)
+        plain = self.vendor in jpegs.VENDORS
+        directories = read_directories(self.path) if plain or self.vendor == "ome-tiff" else []
+        if plain:
+            self._scan.believe(directories)
+            colours.refuse_grey(self._scan, directories)
         scale = find_mpp0(self._scan, mpp_override=mpp_override, resolution_by=resolution_by, directories=directories)
         self.mpp0, self.mpp_source, self._scale_doubts = scale
         self.objective_power = positive_number(self.properties.get("openslide.objective-power"))
         self.lost: list[dict] = []
         self._jpeg = jpegs.open_jpeg_tiles(self._scan, directories) if fast else None
         self._levels: dict[int, object] = {}
+        self._chosen: dict[float, int] = {}
         sizes, downsamples = self._scan.level_sizes_px, self._scan.level_downsamples
         tiles = [self._scan.native_tile_px(i) for i in range(len(sizes))]
-        self._pyramid = Pyramid(self.path.name, sizes, downsamples, tiles, self._scan.refused)
+        self._pyramid = Pyramid(self.path, sizes, downsamples, tiles, self._scan.refused)
         self.size_px0 = sizes[0]
         self.level_downsamples = tuple(self._pyramid.downsamples)
         self.bounds_px0 = _bounds(self.properties, self.size_px0)
@@ -165,6 +169,11 @@ class Slide:
         return self._level_index(self._source_mpp(mpp))
 
     def _level_index(self, mpp: float) -> int:
+        if mpp not in self._chosen:
+            self._chosen[mpp] = self._choose_level(mpp)
+        return self._chosen[mpp]
+
+    def _choose_level(self, mpp: float) -> int:
         d = units.downsample(mpp, self.mpp0)
         fitting = [i for i, have in enumerate(self.level_downsamples) if have <= d * (1 + _LEVEL_TOLERANCE)]
         fitting.sort(key=lambda i: self.level_downsamples[i], reverse=True)

@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import tokenize
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import yaml
 
 from tlskit.errors import ParameterError
 from tlskit.networks import LOSSES
+from tlskit.outlines import check_classes
 from tlskit.study.beforehand import arm_faults
 from tlskit.units import magnification_name
 
@@ -51,10 +53,13 @@ NOT_SWEPT = {
 }
 
 #: Parameters that may be lists themselves: in a list of arms their lists are values, not several arms.
-LISTS = ("target_class", "ignore_class", "split_ratios")
+LISTS = ("target_class", "ignore_class", "region_class", "split_ratios")
 
 #: What can name a folder of an archive on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+
+#: Parameters that hold the name of a class in QuPath, or a list of names.
+CLASSES = ("target_class", "ignore_class", "region_class")
 
 #: Values that can be refused without knowing the data. ``(low, high)`` is inclusive.
 CHOICES = {
@@ -68,6 +73,7 @@ CHOICES = {
     "normalisation": ("divide_255", "imagenet"),
     "loss": LOSSES,
     "compare_slides": ("same", "common"),
+    "compare_arms": ("all", "ready"),
 }
 RANGES = {
     "magnification": (0.1, 100),
@@ -174,7 +180,13 @@ def read_preset(path: str | Path) -> dict:
     try:
         preset = _Loader(stream).get_single_data()
     except yaml.YAMLError as error:
-        raise ParameterError(f"{path.name} is not valid YAML: {error}") from error
+        hint = ""
+        mark = getattr(error, "problem_mark", None)
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        name, colon, value = line.partition(":")
+        if colon and ":" in value and name.strip() in CLASSES:
+            hint = f" A name with a colon stands in quotes: {name.strip()}: '{value.strip()}'."
+        raise ParameterError(f"{path.name} is not valid YAML: {error}.{hint}") from error
     if not isinstance(preset, dict):
         raise ParameterError(f"{path.name} should hold lines of the form `name: value`; it holds {preset!r}.")
     for name, value in preset.items():
@@ -220,7 +232,7 @@ def override(preset: dict, values: dict) -> dict:
     if isinstance(sweep, dict):
         sweep = {name: [values[name]] if name in values else given for name, given in sweep.items()}
     else:
-        sweep = _stated(sweep)
+        sweep = stated_arms(sweep)
         stated = {name for given in sweep for name in given}
         kept = [g for g in sweep if all(g.get(n, preset.get(n)) == v for n, v in values.items() if n in stated)]
         replaced = [{name: values.get(name, value) for name, value in given.items()} for given in sweep]
@@ -245,7 +257,7 @@ def parse_value(text: str) -> object:
         raise ParameterError(f"{text!r} is no value as a preset would hold it: {problem}.") from error
 
 
-def _stated(sweep: dict | list) -> list[dict]:
+def stated_arms(sweep: dict | list) -> list[dict]:
     """What `sweep` states of each arm."""
     if isinstance(sweep, dict):
         return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
@@ -258,7 +270,7 @@ def _stated(sweep: dict | list) -> list[dict]:
 
 def factors(preset: dict) -> list[str]:
     """Names of the parameters that `sweep` states for any arm, magnification first."""
-    names = list(dict.fromkeys(name for stated in _stated(preset.get(SWEEP, {})) for name in stated))
+    names = list(dict.fromkeys(name for stated in stated_arms(preset.get(SWEEP, {})) for name in stated))
     return sorted(names, key=lambda name: name != "magnification")
 
 
@@ -279,7 +291,7 @@ def arms(preset: dict) -> list[dict]:
     """
     fixed = {name: value for name, value in preset.items() if name != SWEEP}
     made, seen = [], {}
-    for stated in _stated(preset.get(SWEEP, {})):
+    for stated in stated_arms(preset.get(SWEEP, {})):
         arm = fixed | stated
         rest = [f"{name}={_short(value)}" for name, value in stated.items() if name != "magnification"]
         start = [magnification_name(arm["magnification"])] if "magnification" in arm else []
@@ -362,7 +374,7 @@ def check(preset: dict, notebooks: list[Path]) -> None:
     for path in notebooks:
         declared |= notebook_parameters(path)
     given = [(name, value) for name, value in preset.items() if name != SWEEP]
-    given += [item for stated in _stated(preset.get(SWEEP, {})) for item in stated.items()]
+    given += [item for stated in stated_arms(preset.get(SWEEP, {})) for item in stated.items()]
     faults = [f"`{name}` cannot be swept: {why}" for name, why in NOT_SWEPT.items() if name in factors(preset)]
     if "run_name" in preset and not NAME.fullmatch(str(preset["run_name"])):
         faults.append(
@@ -376,8 +388,10 @@ def check(preset: dict, notebooks: list[Path]) -> None:
             faults.append(f"no notebook has a parameter `{name}`; {hint}")
         else:
             faults += _value_faults(name, value, declared[name].default)
-    for name in _names(preset, "target_class") & _names(preset, "ignore_class"):
-        faults.append(f"{name!r} is in `target_class` and in `ignore_class`: take it out of one")
+    try:
+        check_classes(*(_names(preset, name) for name in CLASSES))
+    except ParameterError as error:
+        faults.append(str(error).rstrip("."))
     if not faults and "loss" in declared and "folds" in declared:
         defaults = {name: parameter.default for name, parameter in declared.items()}
         faults = [f"{arm['arm']}: {fault}" for arm in arms(preset) for fault in arm_faults(defaults | arm)]
@@ -385,9 +399,27 @@ def check(preset: dict, notebooks: list[Path]) -> None:
         raise ParameterError("The preset was refused:\n" + "\n".join(f"  - {fault}" for fault in dict.fromkeys(faults)))
 
 
-def _names(preset: dict, parameter: str) -> set[str]:
+def refuse_values(values: Mapping, declared: Mapping[str, Parameter]) -> None:
+    """Refuse values of another kind than a notebook declares, whoever gave them.
+
+    Raises
+    ------
+    ParameterError
+        Listing every fault.
+    """
+    faults = [fault for name, value in values.items() for fault in _value_faults(name, value, declared[name].default)]
+    if faults:
+        raise ParameterError("The notebook's parameters were refused:\n" + "\n".join(f"  - {f}" for f in faults))
+
+
+def differ(one: object, other: object) -> bool:
+    """Whether two values of a parameter are not the same; 4 and 4.0 are, 1 and True are not."""
+    return isinstance(one, bool) != isinstance(other, bool) or one != other
+
+
+def _names(preset: dict, parameter: str) -> list[str]:
     value = preset.get(parameter, [])
-    return {value} if isinstance(value, str) else set(value) if isinstance(value, list) else set()
+    return [name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str) and name]
 
 
 def _value_faults(name: str, value: object, default: object) -> list[str]:
@@ -396,8 +428,11 @@ def _value_faults(name: str, value: object, default: object) -> list[str]:
     # `magnification = 4` is a whole number in the notebook, yet 2.5 is a magnification as well.
     if name == "magnification":
         allowed = (int, float)
-    if name in ("target_class", "ignore_class"):
+    if name in CLASSES:
         allowed = (str, list)
+        if isinstance(value, dict):
+            named = next(f"{key}: {part}" for key, part in value.items())
+            return [f"`{name}` holds a colon, which YAML reads as a mapping; put the name in quotes: '{named}'"]
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         return [f"`{name}` should be {kinds[type(default)]} (as in {default!r}), not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:

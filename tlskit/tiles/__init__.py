@@ -9,7 +9,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "batching": ["ahead", "epoch_batches", "read_batches"],
+        "batching": ["ahead", "cores_each", "epoch_batches", "read_batches"],
         "drawing": ["AS_THEY_COME", "Drawing", "plan_drawing"],
         "datasets": ["TileDataset"],
         "normalisation": ["check_normalisation", "normalise"],

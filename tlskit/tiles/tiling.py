@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 import shapely
@@ -19,12 +17,11 @@ from tqdm.auto import tqdm
 from tlskit import units
 from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import ParameterError, SlideError, TlskitError
-from tlskit.files import writing
-from tlskit.outlines import IGNORED, Truth, rasterise, read_truth
+from tlskit.outlines import Truth, rasterise, read_truth
 from tlskit.slides import Slide, covered_strips, tissue_mask
+from tlskit.tiles.pngs import write_tile
 
 __all__ = [
-    "MASK_GREYS",
     "SLIDE_COLUMNS",
     "TILE_COLUMNS",
     "USES",
@@ -36,8 +33,6 @@ __all__ = [
     "tile_grid",
     "tile_name",
 ]
-
-log = logging.getLogger(__name__)
 
 #: Columns of the tile table, one row a kept tile.
 TILE_COLUMNS = {
@@ -61,14 +56,9 @@ USES = ("both", "train", "score")
 #: Columns of the table of slides, one row a slide that was tiled.
 SLIDE_COLUMNS = (
     "slide_id", "patient_id", "cancer_type", "grid_tiles", "kept_tiles", "dropped_no_tissue", "dropped_no_target",
-    "dropped_edge", "dropped_lost", "n_targets", "target_mm2", "tissue_mm2", "mpp0", "mpp_source", "level", "reader",
-    "width_px0", "height_px0", "seconds",
+    "dropped_ignored", "dropped_edge", "dropped_lost", "n_targets", "target_mm2", "tissue_mm2", "mpp0", "mpp_source",
+    "level", "reader", "width_px0", "height_px0", "seconds", "outlines_told",
 )  # fmt: skip
-
-
-#: Grey in a PNG mask of background, target and (255) what is ignored: other tools take what is below 128 as background.
-MASK_GREYS = np.zeros(256, np.uint8)
-MASK_GREYS[[1, IGNORED]] = 255, 127
 
 
 class Tiling(NamedTuple):
@@ -190,6 +180,7 @@ def tile_cohort(
     edge_tiles: str = "drop",
     target_class: str | list[str],
     ignore_class: str | list[str] | None = None,
+    region_class: str | list[str] | None = None,
     keep_tiles: str = "target",
     min_tissue: float = 0.1,
     resolution_by: str = "mpp",
@@ -214,6 +205,8 @@ def tile_cohort(
         Class of the outlines that are the target.
     ignore_class : str or list of str, optional
         Class of the outlines whose area counts neither as target nor as background, see `truth.read_truth`.
+    region_class : str or list of str, optional
+        Class of the regions that were looked through wholly: elsewhere only the target counts, see `truth.read_truth`.
     keep_tiles : "target" or "tissue"
         Keep tiles with at least one target pixel; or those, and all with at least `min_tissue` of tissue. The latter
         are for training alone: ``use`` of the table says so, and `of_use` picks rows by it.
@@ -234,7 +227,8 @@ def tile_cohort(
     Returns
     -------
     Tiling
-        Tiles are in the manifest's order of slides, row by row within a slide.
+        Tiles are in the manifest's order of slides, row by row within a slide. A tile of which every pixel is ignored
+        is not kept (``dropped_ignored``). ``outlines_told`` is what of a slide's outlines is not used, and why.
     """
     if keep_tiles not in ("target", "tissue"):
         raise ParameterError(f'keep_tiles must be "target" or "tissue", not {keep_tiles!r}.')
@@ -252,10 +246,10 @@ def tile_cohort(
             return None
         start = time.perf_counter()
         with open_row(row, resolution_by=resolution_by, apply_icc=apply_icc) as slide:
-            truth = read_truth(row, slide, target_class, ignore_class=ignore_class, missing=missing_target)
-            tiles, facts = _tile_slide(
-                slide, row, truth.polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue
+            truth = read_truth(
+                row, slide, target_class, ignore_class=ignore_class, region_class=region_class, missing=missing_target
             )
+            tiles, facts = _tile_slide(slide, row, truth, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue)
             folder = Path(tiles_dir) / row.slide_id if tile_store == "png" else None
             kept = _read_tiles(slide, tiles, truth, folder, mpp, tile_px, progress)
             facts |= {"dropped_lost": int((~kept).sum()), "kept_tiles": int(kept.sum())}
@@ -288,8 +282,9 @@ def tile_cohort(
     return Tiling(tiles, pd.DataFrame(facts, columns=list(SLIDE_COLUMNS)))
 
 
-def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue):
+def _tile_slide(slide: Slide, row, truth: Truth, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue):
     """Tile table and facts of one slide, from outlines and the small picture that the tissue mask is made of."""
+    polygons = truth.polygons
     size_px = slide.size_px(mpp)
     d = units.downsample(mpp, slide.mpp0)
     level = slide.level_for(mpp)
@@ -300,7 +295,9 @@ def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, 
     tissue_fraction = tissue.fractions(x0, y0, tile_px * d)
     target_fraction = target_fractions(polygons, xy, tile_px, mpp=mpp, mpp0=slide.mpp0)
     has_tissue, has_target = tissue_fraction >= min_tissue, target_fraction > 0
-    kept = has_target if keep_tiles == "target" else has_target | has_tissue
+    wanted = has_target if keep_tiles == "target" else has_target | has_tissue
+    ignored_fraction = target_fractions(truth.ignored, xy, tile_px, mpp=mpp, mpp0=slide.mpp0)
+    kept = wanted & (ignored_fraction < 1)
     tiles = pd.DataFrame(
         {
             "tile_id": [tile_name(row.slide_id, d, x, y, tile_px) for x, y in xy[kept].tolist()],
@@ -323,8 +320,9 @@ def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, 
         "cancer_type": row.cancer_type,
         "grid_tiles": len(xy),
         "kept_tiles": int(kept.sum()),
-        "dropped_no_tissue": int((~kept & ~has_tissue).sum()),
-        "dropped_no_target": int((~kept & has_tissue).sum()),
+        "dropped_no_tissue": int((~wanted & ~has_tissue).sum()),
+        "dropped_no_target": int((~wanted & has_tissue).sum()),
+        "dropped_ignored": int((wanted & ~kept).sum()),
         "dropped_edge": all_tiles - len(xy),
         "dropped_lost": 0,
         "n_targets": len(polygons),
@@ -336,6 +334,7 @@ def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, 
         "reader": slide.reader_for(mpp),
         "width_px0": slide.size_px0[0],
         "height_px0": slide.size_px0[1],
+        "outlines_told": " ".join(told.what for told in truth.told),
     }
     return tiles, facts
 
@@ -357,8 +356,7 @@ def _read_tiles(
         elif folder is not None:
             x, y = (int(v) for v in xy[i])
             mask = truth.coded_at(x, y, tile_px, tile_px, mpp=mpp)
-            _write_png(folder / f"{names[i]}.png", window[..., ::-1])
-            _write_png(folder / f"{names[i]}-mask.png", MASK_GREYS[mask])
+            write_tile(folder / names[i], window, mask)
     return kept
 
 
@@ -371,14 +369,6 @@ def _loss(slide: Slide, kept: np.ndarray, mpp: float) -> SlideError:
         f"region(s) that cannot be read, the first at {where}. The other tiles are kept. The file is damaged there: "
         "copy it again from its source."
     )
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    done, data = cv2.imencode(".png", np.ascontiguousarray(image), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise OSError(f"{path}: the tile could not be encoded as PNG.")
-    with writing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
 
 
 class _Progress:
