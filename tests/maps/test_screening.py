@@ -10,7 +10,7 @@ from made_slides import vips_slide
 from torch import nn
 
 from tlskit.errors import MapError, ParameterError, SlideError
-from tlskit.maps import inference, probmaps, screening
+from tlskit.maps import inference, map_writer, probmaps, screening
 from tlskit.slides import open_slide
 
 MPP0 = 1.0
@@ -119,7 +119,7 @@ def test_growth_is_a_distance_in_um(coarse):
 def test_the_largest_value_of_a_block_counts_and_what_was_lost_is_looked_at(tmp_path):
     values = np.zeros((40, 50), np.uint8)
     values[7, 9] = 200
-    with probmaps.MapWriter(tmp_path / "m.tif", (50, 40), mpp=1.0, block_px=16, metadata={
+    with map_writer.MapWriter(tmp_path / "m.tif", (50, 40), mpp=1.0, block_px=16, metadata={
         "mpp0": 0.5, "invalid": [[20, 30, 10, 10]],
     }) as writer:  # fmt: skip
         for y in range(0, 40, 16):
