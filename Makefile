@@ -60,7 +60,7 @@ bench: env  ## measure speed and memory (see tests/benchmarks)
 lint: env  ## check the style
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
-lock:  ## resolve pyproject.toml into requirements.lock and environment.yml (needs uv)
+lock:  ## resolve pyproject.toml into requirements.lock and environment.yml (needs uv, and the environment)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --generate-hashes \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --upgrade -o requirements.lock
 	$(PYTHON) .ci/environment.py

@@ -21,7 +21,7 @@ _SWEEP = f"from tlskit.study import sweep; sweep.STEPS = {STEPS!r}; from tlskit.
 _TABLES = """
 import time
 import pandas as pd
-from tlskit import runs
+from tlskit.study import runs
 run = runs.open_run(run_name, "01_tiling", arm=arm, outputs_dir=outputs_dir)
 for number in range(12):
     run.table(pd.DataFrame({"n": range(4000)}).assign(v=lambda t: (t["n"] * magnification + number) ** 2), f"t{number}")
@@ -33,7 +33,8 @@ _MAP = """
 import time
 import numpy as np
 import pandas as pd
-from tlskit import probmaps, runs
+from tlskit.maps import probmaps
+from tlskit.study import runs
 run = runs.open_run(run_name, "02_patient_split", arm=arm, outputs_dir=outputs_dir)
 options = {"mpp": 1.0, "block_px": 256, "metadata": {"magnification": magnification}, "resume": True}
 with probmaps.MapWriter(run.maps_dir / "s1.tif", (256 * blocks, 256), **options) as writer:
@@ -48,7 +49,7 @@ with probmaps.open_map(run.maps_dir / "s1.tif") as found:
 """
 _COMPARE = """
 import pandas as pd
-from tlskit import runs
+from tlskit.study import runs
 run = runs.open_run(run_name, "compare_magnifications", outputs_dir=outputs_dir)
 sums = [pd.read_csv(path).sum().sum() for path in sorted(run.dir.glob("*x/tables/*.csv"))]
 run.table(pd.DataFrame({"sum": sums}), "sums")

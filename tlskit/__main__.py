@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from tlskit.errors import TlskitError
+from tlskit.files import is_disk_full
 
 app = typer.Typer(
     add_completion=False,
@@ -25,19 +27,33 @@ Parameters = Annotated[
 Arms = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm (20x, 4x, compare); may be repeated.")]
 Steps = Annotated[list[str] | None, typer.Option("--step", help="Only this notebook (01_tiling); may be repeated.")]
 
+#: Exit codes: 1 a step or a slide failed, 2 refused (the reason is said), 130 and 143 stopped by Ctrl-C or a scheduler.
+REFUSED, INTERRUPTED, TERMINATED = 2, 130, 143
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder, such as my-study.", show_default=False)],
+) -> None:
+    """Make a folder of your own: the notebooks and presets of this version, to run and to change."""
+    from tlskit.study import project
+
+    written = project.make_project(folder)
+    typer.echo(
+        f"{len(written)} files in {folder}. Next:\n  cd {folder}\n  tlskit synth outputs/cohorts/demo\n"
+        "  tlskit sweep params/demo.yaml     (or jupyter lab, for the notebooks)"
+    )
+
 
 @app.command()
 def synth(
     out_dir: Annotated[Path, typer.Argument(help="Folder of the cohort.", show_default=False)],
     patients: Annotated[int, typer.Option(help="Number of patients.")] = 14,
-    slide_mm: Annotated[tuple[float, float], typer.Option(help="Shortest and longest side of a slide, mm.")] = (
-        2.0,
-        2.8,
-    ),
+    slide_mm: Annotated[tuple[float, float], typer.Option(help="Shortest and longest side, mm.")] = (2.0, 2.8),
     scan_mpp: Annotated[float, typer.Option(help="um/px of the made scans.")] = 0.499,
     objective_power: Annotated[float, typer.Option(help="Objective power that the slides report.")] = 20,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    workers: Annotated[int, typer.Option(help="Slides made at the same time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Slides made at the same time.")] = 2,
     overwrite: Annotated[bool, typer.Option(help="Replace a cohort made with other settings.")] = False,
 ) -> None:
     """Make a synthetic cohort: slides, QuPath outlines and a manifest."""
@@ -53,29 +69,27 @@ def synth(
 @app.command()
 def check(
     target: Annotated[Path, typer.Argument(help="A preset (.yaml) or a manifest (.csv).", show_default=False)],
+    parameter: Parameters = None,
     target_class: Annotated[str, typer.Option(help="Class of the outlines, for a manifest.")] = "TLS",
     ignore_class: Annotated[str, typer.Option(help="Class that is left out, for a manifest.")] = "",
-    resolution_by: Annotated[str, typer.Option(help="mpp or objective, for a manifest.")] = "mpp",
+    resolution_by: Annotated[Literal["mpp", "objective"], typer.Option(help="For a manifest.")] = "mpp",
 ) -> None:
-    """Look for what would go wrong, before a run: parameters, slides, scales, outlines, split."""
+    """Look for what would go wrong, before a run: parameters, this machine, slides, scales, outlines, split."""
     from tlskit.cohort import checks
 
-    settings = {"target_class": target_class, "ignore_class": ignore_class, "resolution_by": resolution_by}
     if target.suffix in (".yaml", ".yml"):
-        from tlskit.study import sweep
+        from tlskit.study import preflight, project, sweep
 
-        preset = sweep.prepare(target)
+        project.require_project()
+        preset = sweep.prepare(target, _overrides(parameter))
         typer.echo(f"{target.name}: every parameter is known and has a value of its kind.\n")
-        jobs = sweep.plan(preset, steps=["01_tiling", "02_patient_split"])
-        given = jobs[0].parameters | jobs[1].parameters
-        target = Path(given["manifest"])
-        names = (
-            "target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px", "missing_target", "split_ratios",
-            "seed",
-        )  # fmt: skip
-        settings = {name: given[name] for name in names}
-        settings["magnifications"] = list(dict.fromkeys(job.parameters["magnification"] for job in jobs))
-    table = checks.check_manifest(target, **settings)
+        table = preflight.check_preset(preset)
+    elif parameter:
+        raise typer.BadParameter("a manifest has no parameters; give a preset.", param_hint="-p")
+    else:
+        table = checks.check_manifest(
+            target, target_class=target_class, ignore_class=ignore_class, resolution_by=resolution_by
+        )
     typer.echo(checks.as_text(table))
     if (table["severity"] == "error").any():
         raise typer.Exit(1)
@@ -86,11 +100,16 @@ def predict(
     slide: Annotated[list[Path], typer.Argument(help="Slides.", show_default=False)],
     checkpoint: Annotated[Path, typer.Option(help="A trained network: work/checkpoint.pt of an arm.")],
     out: Annotated[Path, typer.Option(help="Folder for maps and outlines.")],
-    threshold: Annotated[float | None, typer.Option(help="Probability from which a pixel counts.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Probability from which a pixel counts.")
+    ] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows in a batch.")] = 8,
-    engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto: the fastest within 0.02 of float32; exact: float32.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
+    engine: Annotated[Literal["auto", "torch", "openvino"], typer.Option(help="Runs the network.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "exact", "bf16", "fp16"],
+        typer.Option(help="auto: the fastest within 0.02 of float32; exact: float32."),
+    ] = "auto",
     min_object_um2: Annotated[float, typer.Option(help="Smaller objects are dropped.")] = 1000.0,
     mpp: Annotated[float | None, typer.Option(help="um/px of the slides, where they do not say it.")] = None,
 ) -> None:
@@ -125,9 +144,13 @@ def predict(
 @app.command()
 def compare(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run, such as outputs/demo.", show_default=False)],
-    threshold_by: Annotated[str, typer.Option(help="fixed, or validation: chosen for each arm.")] = "fixed",
-    draws: Annotated[int, typer.Option(help="Resamples of the patients.")] = 10_000,
-    slides: Annotated[str, typer.Option(help="common: leave out slides that an arm lacks; same: refuse.")] = "same",
+    threshold_by: Annotated[
+        Literal["fixed", "validation"], typer.Option(help="validation: chosen for each arm.")
+    ] = "fixed",
+    draws: Annotated[int, typer.Option(min=1, help="Resamples of the patients.")] = 10_000,
+    slides: Annotated[
+        Literal["same", "common"], typer.Option(help="common: leave out slides that an arm lacks; same: refuse.")
+    ] = "same",
 ) -> None:
     """Rebuild a run's comparison and report from its tables; no slide or network is opened."""
     from tlskit.study import report
@@ -150,8 +173,9 @@ def export_qupath_scripts(
 @app.command()
 def plan(preset: Preset, parameter: Parameters = None, arm: Arms = None, step: Steps = None) -> None:
     """List the notebooks that a sweep would run, and which are done already."""
-    from tlskit.study import sweep
+    from tlskit.study import project, sweep
 
+    project.require_project()
     jobs = sweep.plan(sweep.prepare(preset, _overrides(parameter)), arms=arm, steps=step)
     for job in jobs:
         typer.echo(f"{job.arm:>8}  {job.step:<24}  {'done' if job.done else 'to run'}")
@@ -168,8 +192,9 @@ def sweep(
     retry: Annotated[bool, typer.Option(help="Run again the steps in which a slide failed.")] = False,
 ) -> None:
     """Run the notebooks over the preset's grid; skip what is done; exit with 1 if a step or a slide failed."""
-    from tlskit.study import prepare, run_sweep
+    from tlskit.study import prepare, project, run_sweep
 
+    project.require_project()
     status = run_sweep(
         prepare(preset, _overrides(parameter)), arms=arm, steps=step, force=force, retry=retry,
         report=typer.echo,
@@ -190,7 +215,7 @@ def sweep(
 
 @app.command("app")
 def open_app(
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8866,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """Open the page: look at a run, or segment a slide from a folder. On this machine only, until Ctrl+C."""
@@ -200,25 +225,52 @@ def open_app(
 
 
 def _overrides(parameter: list[str] | None) -> dict:
-    import yaml
+    from tlskit.study import params
 
     given = {}
     for text in parameter or []:
         name, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{text!r} should be name=value, such as magnification=4.")
-        given[name.strip()] = yaml.safe_load(value)
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"{text!r} should be name=value, such as magnification=4.", param_hint="-p")
+        given[name.strip()] = params.parse_value(value)
     return given
 
 
 def main() -> None:
-    """Entry point of the command ``tlskit``: what tlskit raises on purpose ends as a sentence, not a traceback."""
+    """Entry point of the command ``tlskit``: what ends it on purpose is told in a sentence, not a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    codes = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+    stopped_by = signal.SIGINT
+
+    def stop(number, frame) -> None:
+        # A scheduler asks first (SIGTERM) and kills later: as with Ctrl-C, there is time to let go of what is held.
+        nonlocal stopped_by
+        stopped_by = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    code = 0
     try:
         app()
+    except SystemExit as error:
+        code = error.code or 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except TlskitError as error:
         typer.echo(f"tlskit: {error}", err=True)
-        sys.exit(2)
+        code = REFUSED
+    except OSError as error:  # a folder that is read-only, missing or on a share that is away
+        if error.filename is None and not is_disk_full(error):
+            raise
+        typer.echo(f"tlskit: {error.filename or 'a file'}: {error.strerror or error}.", err=True)
+        code = REFUSED
+    if code == INTERRUPTED:
+        code = codes[stopped_by]
+        typer.echo(
+            f"\ntlskit: stopped ({stopped_by.name}). What was finished is kept; run the same command to go on.",
+            err=True,
+        )
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where files lie, and how they are written: under a temporary name first, then renamed."""
+"""Where files lie, how they are written (under a temporary name first, then renamed), and who is at work on which."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tlskit.errors import DiskFullError
+from filelock import SoftFileLease, Timeout
+
+from tlskit.errors import DiskFullError, RunError
 
 __all__ = [
+    "LEASE_S",
+    "Claims",
     "TEMPORARY",
     "code_state",
     "disk_full",
@@ -28,6 +34,10 @@ __all__ = [
 
 #: How the names of files begin that are being written. A process that is killed leaves such a file behind.
 TEMPORARY = ".tmp-"
+
+#: Seconds without a sign of life after which a claim may be taken over; on the same machine a dead process is seen at
+#: once. All who share a folder must agree on it.
+LEASE_S = 30.0
 
 
 def project_root(start: str | Path | None = None) -> Path:
@@ -136,3 +146,131 @@ def files_state(paths: Iterable[str | Path]) -> str:
             stat = path.stat()
             found.append(f"{path.name} {stat.st_size} {stat.st_mtime_ns}")
     return "\n".join(found)
+
+
+class Claims:
+    """Pieces of a work that this process has taken on, so that others who share the folder leave them alone.
+
+    A claim is a file, made where there was none, and touched every ten seconds by a thread of its holder. It needs no
+    ``flock``, which many network file systems do not keep between nodes. Whose holder has shown no sign of life for
+    `LEASE_S` is taken over, after that long of watching it on the watcher's own clock. So two may work on one piece for
+    a while, when a holder was only held up: what is done under a claim must be right when it is done twice (the same
+    bytes, renamed into place).
+
+    Any number of processes share a work by::
+
+        claims = files.Claims(run_dir / ".claims")
+        while left := [piece for piece in pieces if not done(piece)]:
+            taken = next((piece for piece in left if claims.take(piece)), None)
+            if taken is None:
+                time.sleep(1)          # the rest is being done; somebody may die
+                continue
+            with claims.releasing(taken):
+                if not done(taken):    # another may have ended it between the two looks
+                    work(taken)
+
+    They are given back when this object goes, too: keep it as long as the work lasts.
+
+    A launcher (Dask, a batch system) therefore gives its workers no pieces of their own: it starts `study.run_sweep`
+    of the same preset in each.
+
+    Parameters
+    ----------
+    folder
+        Where the claims lie: one file a piece, gone when it is released.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._leases: dict[str, SoftFileLease] = {}
+        self._held: set[str] = set()
+        self._guard = threading.Lock()
+
+    def take(self, piece: str) -> bool:
+        """Claim a piece, without waiting; False while another holds it, or a thread of this process does.
+
+        Raises
+        ------
+        RunError
+            If no file can be made in the folder.
+        """
+        with self._guard:
+            if piece in self._held:
+                return False
+            # The watcher remembers since when it has seen no sign of life: the same one has to look each time.
+            lease = self._leases.get(piece)
+            if lease is None:
+                lease = SoftFileLease(self._path(piece), lease_duration=LEASE_S, thread_local=False, mode=0o664)
+                self._leases[piece] = lease
+            try:
+                self._path(piece).parent.mkdir(parents=True, exist_ok=True)
+                lease.acquire(timeout=0)
+            except (Timeout, FileNotFoundError):  # the folder went with the last claim in it, between the two lines
+                return False
+            except OSError as error:
+                raise self._refused(error) from error
+            self._held.add(piece)
+            return True
+
+    def holds(self, piece: str) -> bool:
+        """Whether the claim is this process's, and nobody took it over meanwhile."""
+        lease = self._leases.get(piece)
+        return piece in self._held and lease is not None and lease.compromise is None
+
+    def is_taken(self, piece: str) -> bool:
+        """Whether anybody holds the piece, or died while holding it."""
+        return self._path(piece).exists()
+
+    def release(self, piece: str) -> None:
+        """Give a piece back; nothing happens where it is not held."""
+        with self._guard:
+            if piece in self._held:
+                self._held.discard(piece)
+                with contextlib.suppress(OSError):
+                    self._leases[piece].release()
+                for folder in (self._path(piece).parent, self.folder):
+                    with contextlib.suppress(OSError):  # others have claims in it
+                        folder.rmdir()
+
+    @contextlib.contextmanager
+    def releasing(self, piece: str) -> Iterator[None]:
+        """Give a piece back when the block ends, however it ends."""
+        try:
+            yield
+        finally:
+            self.release(piece)
+
+    def share(self, pieces: Iterable[str], is_done, *, poll_s: float = 0.5) -> Iterator[str]:
+        """Those of some pieces that fall to this process, each claimed while the loop's body runs.
+
+        Pieces that others have taken are passed over, and looked at again at the end: the loop ends when all are done
+        (`is_done(piece)`), whoever did them. A piece is handed out once; one that is not done after its turn has failed
+        here, and is not waited for.
+        """
+        left, failed = list(pieces), set()
+        while left:
+            waiting = []
+            for piece in left:
+                if is_done(piece):
+                    continue
+                if not self.take(piece):
+                    waiting.append(piece)
+                    continue
+                with self.releasing(piece):
+                    if not is_done(piece):
+                        yield piece
+                        failed.add(piece)
+            left = [piece for piece in waiting if piece not in failed]
+            if left:
+                time.sleep(poll_s)
+
+    def _path(self, piece: str) -> Path:
+        return self.folder / f"{piece}.claim"
+
+    def _refused(self, error: OSError) -> RunError:
+        if is_disk_full(error):
+            return disk_full(self.folder)
+        return RunError(
+            f"Nothing can be written into {self.folder.parent.name} ({error.strerror or error}): the folder may be "
+            "read-only, or belong to somebody else. Choose another `outputs_dir`, or have its rights changed."
+        )

@@ -25,7 +25,7 @@ def main(repeats: int = 5) -> None:
     from tlskit.networks import hardware as compute
     from tlskit.networks import models
     from tlskit.tiles import tiling
-    from tlskit.tiles.batching import Batches
+    from tlskit.tiles.batching import read_batches
     from tlskit.tiles.datasets import TileDataset
 
     compute.tune_allocator()
@@ -70,7 +70,7 @@ def main(repeats: int = 5) -> None:
     memory = [sets["_plain_tiles"].batch(rows) for rows in plan()]
     candidates = {"memory": lambda: steps(memory)}
     for name, data in sets.items():
-        candidates[name] = lambda data=data: steps(Batches(data, plan(), workers=WORKERS))
+        candidates[name] = lambda data=data: steps(read_batches(data, plan(), workers=WORKERS))
     seconds = harness.interleaved(candidates, repeats=repeats)
     figures = {f"train_step_over_compute{name}": harness.ratio(seconds[name], seconds["memory"]) for name in sets}
     figures["train_step_ms"] = 1000 * statistics.median(seconds["memory"]) / STEPS

@@ -246,7 +246,7 @@ def test_a_set_without_targets_and_a_patient_of_two_types_are_told(made):
     made.rows[1] = made.rows[1].replace("p_s1,lung", "p_s0,breast")
     table = made.check()
     text = " ".join(table[table["slide_id"] == ""]["what"])
-    assert "holds a target" in text and "Patient p_s0 has the cancer types breast, lung." in text
+    assert "no outline of the target" in text and "Patient p_s0 has the cancer types breast, lung." in text
 
 
 def test_outlines_of_another_scan_and_an_outline_that_covers_all_are_told(made):

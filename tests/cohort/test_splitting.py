@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlskit.cohort import splitting
+from tlskit.cohort import feasibility, splitting
 from tlskit.errors import LeakageError, RunError
 
 
@@ -51,7 +51,7 @@ def test_row_order_does_not_matter_and_the_seed_does():
 
 
 def test_magnification_is_no_argument_of_the_split():
-    assert set(inspect.signature(splitting.split_patients).parameters) == {"manifest", "ratios", "seed"}
+    assert set(inspect.signature(splitting.split_patients).parameters) == {"manifest", "ratios", "folds", "seed"}
 
 
 @pytest.mark.parametrize("n_patients", [3, 4, 5, 12, 14])
@@ -113,3 +113,89 @@ def test_the_leakage_table_counts_what_sets_share():
     table = splitting.leakage_check(tiles).set_index("sets")
     assert table.loc["train and val"].tolist() == [0, 0, 0]
     assert table.loc["train and test"].tolist() == [1, 1, 1]
+
+
+def test_over_five_folds_every_patient_is_tested_once_and_validated_on_once():
+    manifest = cohort()
+    folds = splitting.split_patients(manifest, folds=5, seed=2)
+    splitting.check_folds(folds)
+    for name in ("test", "val"):
+        counted = folds[folds["split"] == name].groupby("patient_id").size()
+        assert len(counted) == 151 and (counted == 1).all()
+    for _, one in folds.groupby("fold"):
+        assert one["patient_id"].is_unique and len(one) == 151
+    sizes = folds[folds["split"] == "test"].groupby("fold").size()
+    assert sizes.max() - sizes.min() <= 1
+    by_type = folds[folds["split"] == "test"].groupby(["cancer_type", "fold"]).size().unstack()
+    assert (by_type.max(axis=1) - by_type.min(axis=1) <= 1).all()
+
+
+def test_folds_do_not_depend_on_row_order_and_do_on_the_seed():
+    manifest = cohort()
+    first = splitting.split_patients(manifest, folds=5, seed=0)
+    again = splitting.split_patients(manifest.sample(frac=1, random_state=1), folds=5, seed=0)
+    other = splitting.split_patients(manifest, folds=5, seed=1)
+    assert splitting.split_hash(first) == splitting.split_hash(again) != splitting.split_hash(other)
+
+
+def test_a_cancer_type_with_fewer_patients_than_folds_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"breast \(4\)[\s\S]*`folds: 4`"):
+        splitting.split_patients(cohort((("lung", 12), ("breast", 4))), folds=5, seed=0)
+    with pytest.raises(ValueError, match="at least 3"):
+        splitting.split_patients(cohort(), folds=2, seed=0)
+    with pytest.raises(ValueError, match="`split` column"):
+        splitting.split_patients(cohort().assign(split="train"), folds=5, seed=0)
+
+
+def test_one_file_holds_all_folds_and_each_is_read_by_its_number(tmp_path):
+    folds = splitting.split_patients(cohort(), folds=5, seed=0)
+    path = tmp_path / "split.csv"
+    for fold in range(5):
+        mine = splitting.keep_split(folds, path, fold=fold)
+        read = splitting.read_split(path, fold=fold)
+        assert splitting.split_hash(mine) == splitting.split_hash(read)
+        expected = folds.loc[folds["fold"] == fold, ["patient_id", "split"]].sort_values("patient_id")
+        assert read[["patient_id", "split"]].to_numpy().tolist() == expected.to_numpy().tolist()
+    with pytest.raises(RunError, match="no fold 5"):
+        splitting.read_split(path, fold=5)
+    with pytest.raises(RunError, match="another split"):
+        splitting.keep_split(splitting.split_patients(cohort(), folds=5, seed=1), path)
+
+
+def test_a_fold_of_a_split_without_folds_is_refused(tmp_path):
+    path = tmp_path / "split.csv"
+    splitting.keep_split(splitting.split_patients(cohort(), seed=0), path)
+    with pytest.raises(RunError, match="without folds"):
+        splitting.read_split(path, fold=1)
+
+
+@pytest.mark.parametrize("plant", ["twice_tested", "in_two_sets", "never_tested"])
+def test_a_planted_patient_in_the_folds_is_an_error_that_names_the_patient(tmp_path, plant):
+    folds = splitting.split_patients(cohort((("lung", 15),)), folds=5, seed=0)
+    victim = folds.loc[(folds["fold"] == 0) & (folds["split"] == "test"), "patient_id"].iloc[0]
+    of_victim = folds["patient_id"] == victim
+    if plant == "twice_tested":
+        folds.loc[of_victim & (folds["fold"] == 1), "split"] = "test"
+    elif plant == "in_two_sets":
+        folds = pd.concat([folds, folds[of_victim & (folds["fold"] == 0)].assign(split="train")])
+    else:
+        folds.loc[of_victim & (folds["fold"] == 0), "split"] = "train"
+    folds.to_csv(tmp_path / "split.csv", index=False)
+    with pytest.raises(LeakageError, match=victim):
+        splitting.read_split(tmp_path / "split.csv")
+
+
+def test_a_set_without_a_target_is_refused_before_anything_runs():
+    split = splitting.split_patients(cohort((("lung", 20),)), seed=0)
+    validated = split.loc[split["split"] == "val", "patient_id"].tolist()
+    held = dict.fromkeys(split["patient_id"], True)
+    feasibility.check_sets(split, held)
+    held |= dict.fromkeys(validated, False)
+    with pytest.raises(ValueError, match="of the set val"):
+        feasibility.check_sets(split, held)
+    feasibility.check_sets(split, held | {validated[0]: None})  # a file that cannot be read yet: nothing is known
+    folds = splitting.split_patients(cohort((("lung", 15),)), folds=5, seed=0)
+    tested = folds.loc[(folds["fold"] == 3) & (folds["split"] == "test"), "patient_id"]
+    held = dict.fromkeys(folds["patient_id"], True) | dict.fromkeys(tested, False)
+    with pytest.raises(ValueError, match="fold 2: none of the 3"):  # validated on in the fold before
+        feasibility.check_sets(folds, held)

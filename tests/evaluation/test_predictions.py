@@ -11,7 +11,6 @@ from made_run import write_map
 from made_slides import vips_slide
 from shapely.geometry import shape
 
-from tlskit.cohort import manifest as cohort
 from tlskit.errors import MapError
 from tlskit.evaluation import counting as evaluation
 from tlskit.evaluation import predictions

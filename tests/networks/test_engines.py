@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tlskit.errors import ParameterError
-from tlskit.networks import engines
+from tlskit.networks import agreement, engines
 from tlskit.networks import hardware as compute
 from tlskit.networks.fusion import fold
 from tlskit.networks.models import build_model
@@ -72,6 +72,10 @@ def make(model, **options):
     return engines.make_engine(checkpoint(model), **{"window_px": 96, "device": "cpu", "threads": 2, **options})
 
 
+def choose(model, stack, **options):
+    return engines.choose(checkpoint(model), stack, **{"device": "cpu", "threads": 2, **options})
+
+
 @pytest.fixture(scope="module")
 def exact(network):
     """Exact engines by name, each made once."""
@@ -126,11 +130,10 @@ def any_bf16(monkeypatch):
 @pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=[needs_openvino, needs_bf16])])
 def test_bf16_engines_stay_near_and_are_measured(network, name):
     stack, expected = windows(3), plain(network, windows(3))
-    made = make(network, engine=name, precision="bf16")
-    engine = engines.prepare(checkpoint(network), stack, made=made, engine=name, precision="bf16")
+    engine, tried = choose(network, stack, engine=name, precision="bf16")
     difference = np.abs(engine.predict(stack) - expected).max()
-    assert engine is made and 1e-5 < difference < 0.1
-    assert engine.max_dprob == pytest.approx(difference, abs=1e-5)
+    assert (engine.name, engine.precision) == (name, "bf16") and 1e-5 < difference < 0.1
+    assert engine.max_dprob == tried[0]["max_dprob"] == pytest.approx(difference, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
@@ -208,18 +211,41 @@ class Steep(nn.Module):
         return self.layer(x)
 
 
+class SteepDecoder(nn.Module):
+    """As `Steep`, in the half of a network that `mixed` computes in half precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = Levels()
+        self.decoder = Take()
+        self.segmentation_head = Steep().layer
+
+    def forward(self, x):
+        return self.segmentation_head(self.decoder(self.encoder(x)))
+
+
+class Levels(nn.Module):
+    def forward(self, x):
+        return [x]
+
+
 @pytest.mark.parametrize("name", ["torch", pytest.param("auto", marks=[needs_openvino, needs_bf16])])
 @pytest.mark.usefixtures("any_bf16")
 def test_auto_gives_up_a_precision_that_costs_accuracy(name, caplog):
-    stack, model = windows(2), Steep()
-    made = make(model, engine=name, precision="auto")
-    assert made.precision == "bf16"
+    stack, model = windows(2), SteepDecoder()
     with caplog.at_level(logging.WARNING, logger="tlskit.networks.engines"):
-        engine = engines.prepare(checkpoint(model), stack, made=made, engine=name, precision="auto")
-    assert engine.precision == "exact" and made.max_dprob > engines.MAX_DPROB
-    assert engine.max_dprob <= engines.MAX_DPROB
+        engine, tried = choose(model, stack, engine=name)
+    assert [(rung["precision"], rung["kept"]) for rung in tried] == [("mixed", False), ("exact", True)]
+    assert tried[0]["max_dprob"] > agreement.MAX_DPROB and engine.max_dprob <= agreement.EXACT_DPROB
     assert np.abs(engine.predict(stack) - plain(model, stack)).max() < 1e-3
-    assert "bf16 differs from float32" in caplog.text
+    assert "mixed differs from float32" in caplog.text and "on 2 windows" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["auto", "torch"])
+@pytest.mark.usefixtures("any_bf16")
+def test_bf16_throughout_is_to_be_had_by_name_only(network, name):
+    assert make(network, engine=name).precision != "bf16"
+    assert make(Steep(), engine=name).precision == "exact", "a network without parts has no mixed rung"
 
 
 class SteepEncoder(nn.Module):
@@ -255,13 +281,11 @@ class Take(nn.Module):
 
 @pytest.mark.parametrize("name", ["torch", pytest.param("auto", marks=[needs_openvino, needs_bf16])])
 @pytest.mark.usefixtures("any_bf16")
-def test_auto_keeps_the_encoder_in_float32_where_that_is_enough(name):
+def test_auto_keeps_the_encoder_in_float32(name):
     stack, model = windows(2), SteepEncoder()
-    made = make(model, engine=name, precision="auto")
-    engine = engines.prepare(checkpoint(model), stack, made=made, engine=name, precision="auto")
-    assert made.precision == "bf16" and made.max_dprob > engines.MAX_DPROB
-    assert engine.precision == "mixed" and engine.name == made.name
-    assert np.abs(engine.predict(stack) - plain(model, stack)).max() <= engines.MAX_DPROB
+    engine, tried = choose(model, stack, engine=name)
+    assert engine.precision == "mixed" and len(tried) == 1
+    assert np.abs(engine.predict(stack) - plain(model, stack)).max() <= agreement.MAX_DPROB
 
 
 @pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
@@ -271,31 +295,27 @@ def test_mixed_is_the_same_network_in_two_parts(network, name):
     engine, stack = source.exactly(name, "mixed"), windows(5)
     tickets = [engine.submit(stack[:2]), engine.submit(stack[2:])]
     got = np.concatenate([engine.result(ticket) for ticket in tickets])
-    assert np.abs(got - plain(network, stack)).max() < engines.MAX_DPROB
+    assert np.abs(got - plain(network, stack)).max() < agreement.MAX_DPROB
     assert np.array_equal(got, engine.predict(stack))
 
 
 def test_a_precision_that_was_asked_for_is_kept_but_not_silently(caplog):
     stack, model = windows(2), Steep()
-    made = make(model, engine="torch", precision="bf16")
     with caplog.at_level(logging.WARNING, logger="tlskit.networks.engines"):
-        engine = engines.prepare(checkpoint(model), stack, made=made, engine="torch", precision="bf16")
-    assert engine is made and engine.max_dprob > engines.MAX_DPROB and "asked for" in caplog.text
+        engine, tried = choose(model, stack, engine="torch", precision="bf16")
+    assert engine.precision == "bf16" and engine.max_dprob > agreement.MAX_DPROB and "asked for" in caplog.text
+    assert len(tried) == 1 and tried[0]["kept"]
 
 
 @pytest.mark.parametrize("name", ["auto", "torch"])
 def test_exact_ends_at_plain_pytorch(network, name, monkeypatch, caplog):
     stack = windows(3)
-    made = make(network, engine=name, precision="exact")
-    monkeypatch.setattr(engines, "EXACT_DPROB", 0.0)  # no engine that sums in another order holds this
+    monkeypatch.setattr(agreement, "EXACT_DPROB", 0.0)  # no engine that sums in another order holds this
     with caplog.at_level(logging.WARNING, logger="tlskit.networks.engines"):
-        engine = engines.prepare(checkpoint(network), stack, made=made, engine=name, precision="exact", threads=2)
+        engine, tried = choose(network, stack, engine=name, precision="exact")
     assert (engine.name, engine.precision, engine.max_dprob) == ("eager", "exact", 0.0)
-    assert 0 < made.max_dprob < 1e-5 and "trying eager at exact" in caplog.text
-    if made.name == "openvino":  # who did not ask for `exact` keeps the faster engine
-        kept = engines.prepare(checkpoint(network), stack, made=made, engine=name, precision="auto", threads=2)
-        assert kept is made
-    assert np.array_equal(engine.predict(stack), engines.eager(checkpoint(network), stack))
+    assert 0 < tried[0]["max_dprob"] < 1e-5 and "trying eager at exact" in caplog.text
+    assert np.allclose(engine.predict(stack), engines.eager(checkpoint(network), stack), atol=1e-5)  # in other batches
     source = engines.EngineSource(checkpoint(network), window_px=96, device="cpu", precision="exact")
     assert source.exactly("eager", "exact").name == "eager"  # what a resumed map asks for
 
@@ -310,8 +330,8 @@ def test_a_network_that_openvino_cannot_take_falls_back_to_torch(caplog):
         engine = make(Untraceable(), engine="auto", precision="exact")
     assert engine.name == "torch" and "PyTorch is used instead" in caplog.text
     stack = windows(1)
-    prepared = engines.prepare(checkpoint(Untraceable()), stack, made=engine, engine="auto", precision="exact")
-    assert prepared is engine and prepared.max_dprob <= engines.EXACT_DPROB
+    chosen, tried = choose(Untraceable(), stack, precision="exact")
+    assert chosen.name == "torch" and tried[0]["max_dprob"] <= agreement.EXACT_DPROB
     with pytest.raises(ParameterError, match="cannot take this network"):
         make(Untraceable(), engine="openvino", precision="exact")
 
@@ -328,19 +348,32 @@ def test_auto_takes_openvino_only_where_it_is_installed(monkeypatch):
 
 def test_unknown_engines_and_precisions_are_refused():
     model = nn.Conv2d(3, 1, 1)
-    with pytest.raises(ParameterError, match="auto, torch, openvino, onnxruntime"):
+    with pytest.raises(ParameterError, match="auto, torch, openvino, not"):
         make(model, engine="tensorrt")
     with pytest.raises(ParameterError, match="precision"):
         make(model, precision="fp8")
 
 
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("onnxruntime", "onnx")),
-    reason="onnxruntime and onnx, which are optional, are not installed",
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda p: p + 0.03, "a probability by 0.03"),
+        (lambda p: np.where(np.abs(p - 0.5) < 0.004, 1.0 - p, p), "pixels change side"),
+        (lambda p: np.where(p > 0.5, p - 0.015, p), "objects appear or vanish"),
+        (lambda p: p + 0.001, ""),
+        (lambda p: p * np.nan, "a probability by nan"),
+    ],
 )
-def test_onnxruntime_equals_plain_pytorch(network):
-    stack = windows(3)
-    assert np.abs(make(network, engine="onnxruntime").predict(stack) - plain(network, stack)).max() < 1e-5
+def test_limits_of_agreement_by_number_and_by_sight(given, said):
+    """A field with a target that is sure of itself, one that is hardly one, and a slope through the threshold."""
+    p = np.full((1, 512, 512), 0.1, np.float32)
+    p[0, 8:208, 8:208], p[0, 260:266, 260:266] = 0.9, 0.51
+    p[0, 390:400] = np.linspace(0.45, 0.498, 512)
+    if "change side" in said:
+        p[0, 390:400] = np.linspace(0.4965, 0.5035, 512)
+    found = agreement.compare(given(p).astype(np.float32), p, threshold=0.5)
+    assert said in found.broken_limit() and bool(said) == bool(found.broken_limit())
+    assert found.n_windows == 1
 
 
 def test_a_source_makes_its_engine_once_and_keeps_it(network):
@@ -350,6 +383,45 @@ def test_a_source_makes_its_engine_once_and_keeps_it(network):
     assert source.exactly("torch", "exact") is first
 
 
+@pytest.mark.usefixtures("any_bf16")
+def test_a_choice_is_noted_for_a_checkpoint_and_a_machine(network, tmp_path, monkeypatch):
+    def source(model=network, sha="a", **options):
+        given = SimpleNamespace(model=model, normalisation="divide_255", sha256=sha)
+        return engines.EngineSource(
+            given, **{"window_px": 96, "engine": "torch", "device": "cpu", "note": note, **options}
+        )
+
+    note, stack = tmp_path / "engine.json", windows(2)
+    first = source()
+    assert not first.is_chosen
+    chosen = first.get(stack)
+    monkeypatch.setattr(engines, "choose", None)  # nobody chooses again
+    again = source()
+    assert again.is_chosen and (again.get(stack).name, again.made.precision) == (chosen.name, chosen.precision)
+    assert again.made.agreement == chosen.agreement and again.tried == first.tried
+    for other in (source(sha="b"), source(precision="exact"), source(window_px=128)):
+        assert not other.is_chosen
+    note.write_text("[{")  # cut off
+    assert not source().is_chosen
+
+
+@pytest.mark.usefixtures("any_bf16")
+def test_a_slide_on_which_the_choice_does_not_hold_ends_it(tmp_path, caplog):
+    """Grey windows agree in any precision; coloured ones do not."""
+    model, dull = SteepDecoder(), np.zeros((3, 96, 96, 3), np.uint8)
+    source = engines.EngineSource(
+        checkpoint(model), window_px=96, engine="torch", device="cpu", note=tmp_path / "e.json"
+    )
+    assert source.recheck(dull).precision == "mixed" and source.made.agreement.n_windows == 6
+    with caplog.at_level(logging.WARNING, logger="tlskit.networks.engines"):
+        engine = source.recheck(windows(2))
+    assert engine.precision == "exact" and source.get(dull) is engine and "not on this slide" in caplog.text
+    again = engines.EngineSource(
+        checkpoint(model), window_px=96, engine="torch", device="cpu", note=tmp_path / "e.json"
+    )
+    assert again.get(dull).precision == "exact"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 @pytest.mark.parametrize("precision", ["exact", "auto"])
 def test_a_gpu_gives_what_the_cpu_gives(network, precision):
@@ -357,14 +429,14 @@ def test_a_gpu_gives_what_the_cpu_gives(network, precision):
     engine = engines.make_engine(checkpoint(network), precision=precision, window_px=96, device="cuda")
     tickets = [engine.submit(stack[:3]), engine.submit(stack[3:])]
     got = np.concatenate([engine.result(ticket) for ticket in tickets])
-    assert np.abs(got - plain(network, stack)).max() < (1e-4 if precision == "exact" else engines.MAX_DPROB)
+    assert np.abs(got - plain(network, stack)).max() < (1e-4 if precision == "exact" else agreement.MAX_DPROB)
 
 
 @needs_openvino
 def test_nobody_outside_is_told_of_a_network_that_is_run(network):
     """OpenVINO's telemetry sends events from forked copies of the process, at import and at every conversion."""
     code = (
-        "import sys, psutil; from tlskit import compiled; openvino = compiled.import_openvino();"
+        "import sys, psutil; from tlskit.networks import compiled; openvino = compiled.import_openvino();"
         "from openvino.tools.ovc import telemetry_utils as t; assert t.tm.__name__.endswith('telemetry_stub');"
         "assert sys.modules['openvino_telemetry'] is None and not psutil.Process().children()"
     )

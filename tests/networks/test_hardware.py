@@ -8,27 +8,27 @@ import pytest
 import torch
 
 from tlskit.errors import ParameterError
-from tlskit.networks import hardware as compute
+from tlskit.networks import hardware
 
 
 def test_auto_takes_a_device_that_computes():
-    device = compute.pick_device("auto")
+    device = hardware.pick_device("auto")
     assert torch.ones(2, device=device).sum().item() == 2
-    assert compute.pick_device("cpu") == torch.device("cpu")
-    assert compute.pick_device(torch.device("cpu")) == torch.device("cpu")
+    assert hardware.pick_device("cpu") == torch.device("cpu")
+    assert hardware.pick_device(torch.device("cpu")) == torch.device("cpu")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "", "meta"])
 def test_a_device_that_is_not_there_is_an_error_that_says_so(device):
     with pytest.raises(ParameterError, match="device"):
-        compute.pick_device(device)
+        hardware.pick_device(device)
 
 
 def test_auto_precision_is_bf16_only_where_the_processor_multiplies_bf16(monkeypatch):
     for avx512, amx, expected in ((True, False, "bf16"), (False, True, "bf16"), (False, False, "exact")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx512=avx512: avx512)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert compute.pick_precision("auto", "cpu") == expected
+        assert hardware.pick_precision("auto", "cpu") == expected
 
 
 @pytest.mark.parametrize(
@@ -38,23 +38,23 @@ def test_auto_precision_on_a_gpu_follows_its_generation(monkeypatch, capability,
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert compute.pick_precision("auto", "cuda") == expected
+    assert hardware.pick_precision("auto", "cuda") == expected
 
 
 def test_a_precision_asked_for_is_taken_and_an_unknown_one_refused():
-    assert compute.pick_precision("exact", "cpu") == "exact"
-    assert compute.pick_precision("bf16", "cpu") == "bf16"
+    assert hardware.pick_precision("exact", "cpu") == "exact"
+    assert hardware.pick_precision("bf16", "cpu") == "bf16"
     with pytest.raises(ParameterError, match="exact, bf16"):
-        compute.pick_precision("fp32", "cpu")
+        hardware.pick_precision("fp32", "cpu")
     with pytest.raises(ParameterError, match="needs a CUDA GPU"):
-        compute.pick_precision("fp16", "cpu")
+        hardware.pick_precision("fp16", "cpu")
 
 
 def test_hardware_is_plain_json_without_the_name_of_the_machine():
     import getpass
     import socket
 
-    record = compute.describe_hardware()
+    record = hardware.describe_hardware()
     text = json.dumps(record)
     assert record["cpu"] and record["cpu_count"] >= 1 and record["threads"] >= 1 and record["memory_gb"] > 0
     assert socket.gethostname() not in text and getpass.getuser() not in text
@@ -65,9 +65,9 @@ def test_the_tuned_allocator_keeps_freed_memory_and_so_spares_page_faults():
     script = """
 import resource, sys
 import numpy as np
-from tlskit import compute
+from tlskit.networks import hardware
 if sys.argv[1] == "tuned":
-    print("tuned" if compute.tune_allocator() else "other libc")
+    print("tuned" if hardware.tune_allocator() else "other libc")
 for i in range(12):
     if i == 2:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -88,6 +88,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert int(outputs["tuned"][1]) < 0.1 * int(outputs["default"][0])
 
 
-def test_importing_compute_loads_no_torch():
+def test_importing_hardware_loads_no_torch():
     script = "import sys, tlskit.networks.hardware; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -223,3 +223,22 @@ def test_a_checkpoint_refuses_what_it_was_not_trained_for(checkpoint):
         checkpoint.check_fits(magnification=20, split_hash="def")
     several = dataclasses.replace(checkpoint, target_class=["TLS", "GC"])
     several.check_fits(target_class=("GC", "TLS"))
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_refused_or_the_same(checkpoint, tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, checkpoint)
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    weights, refused = checkpoint.model.state_dict(), 0
+    for place in rng.integers(0, len(data), 40):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            loaded = load_checkpoint(path, device="cpu")
+        except CheckpointError:
+            refused += 1
+            continue
+        assert all(torch.equal(value, weights[name]) for name, value in loaded.model.state_dict().items()), place
+        assert loaded.threshold == checkpoint.threshold and loaded.mpp == checkpoint.mpp
+    assert refused > 30

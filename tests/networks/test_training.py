@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from tlskit.errors import ParameterError, TrainingError
-from tlskit.networks import loop as learner
-from tlskit.networks import training
+from tlskit.networks import loop, training
 from tlskit.networks.models import load_checkpoint
 from tlskit.outlines import reading as annotations
 from tlskit.slides import tiffs
@@ -184,17 +183,17 @@ def test_another_seed_gives_another_history(cohort, undisturbed, tmp_path):
 
 def killed_after(epochs, monkeypatch):
     """Make the training die the hard way once so many epochs are saved."""
-    real = learner.SaveState.on_train_epoch_end
+    real = loop._save_state
 
     class Killed(BaseException):
         pass
 
-    def die(self, trainer, module):
-        real(self, trainer, module)
-        if len(module.history) == epochs:
+    def die(path, state, parts):
+        real(path, state, parts)
+        if len(state["history"]) == epochs:
             raise Killed
 
-    monkeypatch.setattr(learner.SaveState, "on_train_epoch_end", die)
+    monkeypatch.setattr(loop, "_save_state", die)
     return Killed
 
 
@@ -278,7 +277,6 @@ def test_validation_masks_without_target_do_not_stop_the_training(cohort, tmp_pa
 
 
 def test_an_interrupt_reaches_the_caller_and_the_next_one_still_works(cohort, tmp_path):
-    """Lightning would end the process, and leave the interrupt key dead in a notebook's kernel."""
     # A shell starts what it runs in the background with the interrupt ignored.
     outer = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -327,7 +325,7 @@ def test_a_network_that_is_what_would_be_trained_is_kept(undisturbed, cohort, tm
     def fit(*_, **__):
         raise RuntimeError("trained")
 
-    monkeypatch.setattr(training, "_fit", fit)
+    monkeypatch.setattr(training, "fit", fit)
     kept = run(cohort, path)
     assert kept.sha256 == undisturbed.sha256 and kept.history.equals(undisturbed.history)
     assert kept.val_counts.equals(undisturbed.val_counts) and kept.best_val_iou == undisturbed.best_val_iou

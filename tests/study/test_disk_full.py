@@ -91,7 +91,7 @@ def test_a_sweep_that_fills_the_disk_stops_and_later_does_only_what_is_missing(d
     assert again.stdout.count("done before, skipped") == 1
     assert (runs.read_status(disk / "r")["status"] == "done").all()
     whole_files(disk)
-    assert len(list((disk / "r").rglob("*.csv"))) == 12 + 1 + 1 + 1 and (disk / "r/4x/work/maps/s1.tif").is_file()
+    assert len(list((disk / "r").glob("*/tables/*.csv"))) == 12 + 1 + 1 and (disk / "r/4x/work/maps/s1.tif").is_file()
     assert not list(disk.rglob("*.part"))
 
 

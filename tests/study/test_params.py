@@ -13,6 +13,7 @@ tile_px = 512  # side of a tile, px
 learning_rate = 0.001  # of Adam
 augment = False  # flip and turn tiles
 split_ratios = [0.7, 0.15, 0.15]  # train, val, test
+split_seed = 0  # of the shuffle
 resolution_by = "mpp"  # or objective
 """
 
@@ -32,7 +33,7 @@ def write(tmp_path, text):
 
 
 def test_a_preset_is_read_with_its_order_and_types(tmp_path):
-    preset = params.read_preset(write(tmp_path, "b: 1\na: [1, 2]\nlearning_rate: 1e-3\nname: 1x\n"))
+    preset = params.read_preset(write(tmp_path, "b: 1\na: [1, 2]\nlearning_rate: 1.0e-3\nname: 1x\n"))
     assert list(preset.items()) == [("b", 1), ("a", [1, 2]), ("learning_rate", 0.001), ("name", "1x")]
 
 
@@ -46,12 +47,21 @@ def test_a_preset_is_read_with_its_order_and_types(tmp_path):
         ("a:\n  b: 1\n", "a is nested"),
         ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
         ("sweep: [1, 2]\n", "`sweep` should map parameters to lists"),
+        ("sweep: []\n", "or be a list of arms"),
         ("sweep: {magnification: 4}\n", "`sweep` should map parameters to lists"),
+        ("learning_rate: 1e-3\n", r"papermill reads a text, not a number.*1\.0e-3"),
     ],
 )
 def test_a_faulty_preset_is_an_error_that_says_where(tmp_path, text, message):
     with pytest.raises(ParameterError, match=message):
         params.read_preset(write(tmp_path, text))
+
+
+def test_papermill_reads_the_same_values_out_of_a_preset(tmp_path):
+    from papermill.iorw import read_yaml_file
+
+    path = write(tmp_path, "run_name: 2026-01-31\nlearning_rate: 1.0e-3\naugment: yes\nsplit_ratios: [0.5, 1]\n")
+    assert params.read_preset(path) == read_yaml_file(str(path))
 
 
 def test_a_missing_preset_lists_those_that_are_there(tmp_path):
@@ -64,6 +74,70 @@ def test_the_sweep_makes_the_product_and_names_the_arms():
     arms = params.arms({"epochs": 5, "sweep": {"magnification": [20, 2.5], "seed": [0, 1]}})
     assert [arm["arm"] for arm in arms] == ["20x_seed=0", "20x_seed=1", "2.5x_seed=0", "2.5x_seed=1"]
     assert arms[3] == {"epochs": 5, "magnification": 2.5, "seed": 1, "arm": "2.5x_seed=1"}
+
+
+def test_a_list_of_arms_that_are_no_product_and_the_folders_that_stay_when_one_is_added():
+    preset = {"tile_px": 512, "sweep": [{"magnification": 20}, {"magnification": 20, "tile_px": 1280}]}
+    assert [arm["arm"] for arm in params.arms(preset)] == ["20x", "20x_tile_px=1280"]
+    preset["sweep"].append({"magnification": 4, "augment": True, "target_class": ["TLS", "GC"]})
+    arms = params.arms(preset)
+    assert [arm["arm"] for arm in arms] == ["20x", "20x_tile_px=1280", "4x_augment=true_target_class=--TLS----GC--"]
+    assert [arm["tile_px"] for arm in arms] == [512, 1280, 512]
+    table = params.arms_table(preset, {"augment": False, "target_class": "TLS"})
+    assert list(table) == ["arm", "magnification", "tile_px", "augment", "target_class"]
+    assert table["tile_px"].tolist() == [512, 1280, 512]
+    assert table["augment"].tolist() == ["false", "false", "true"]
+
+
+def test_an_override_of_what_is_swept_leaves_arms_their_folders():
+    product = {"epochs": 5, "sweep": {"magnification": [20, 4], "seed": [0, 1]}}
+    assert [a["arm"] for a in params.arms(params.override(product, {"magnification": 4}))] == ["4x_seed=0", "4x_seed=1"]
+    one = params.override(product, {"magnification": 4, "seed": 1, "epochs": 3})
+    assert [(a["arm"], a["epochs"]) for a in params.arms(one)] == [("4x_seed=1", 3)]
+    listed = {"tile_px": 512, "sweep": [{"magnification": 20}, {"magnification": 20, "tile_px": 1280}]}
+    assert [a["arm"] for a in params.arms(params.override(listed, {"tile_px": 1280}))] == ["20x_tile_px=1280"]
+    assert [a["arm"] for a in params.arms(params.override(listed, {"tile_px": 512}))] == ["20x"]
+    with pytest.raises(ParameterError, match="`sweep` is written in the preset"):
+        params.override(product, {"sweep": 4})
+
+
+def test_two_arms_that_are_the_same_are_refused_whatever_they_are_called():
+    with pytest.raises(ParameterError, match=r"makes the arm 20x_tile_px=512 twice \(20x\)"):
+        params.arms({"tile_px": 512, "sweep": [{"magnification": 20}, {"magnification": 20, "tile_px": 512}]})
+
+
+def test_the_table_of_arms_names_its_factors():
+    preset = {"epochs": 5, "sweep": {"seed": [0, 1], "magnification": [20, 4]}}
+    assert params.factors(preset) == ["magnification", "seed"]
+    table = params.arms_table(preset)
+    assert table.to_csv(index=False) == (
+        "arm,magnification,seed\n20x_seed=0,20,0\n4x_seed=0,4,0\n20x_seed=1,20,1\n4x_seed=1,4,1\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["arm", "run_name", "manifest", "outputs_dir", "split_seed", "split_ratios"])
+def test_what_all_arms_share_cannot_be_swept(notebook, name):
+    with pytest.raises(ParameterError, match=f"`{name}` cannot be swept"):
+        params.check({"sweep": {name: ["a", "b"]}}, [notebook])
+    with pytest.raises(ParameterError, match=f"`{name}` cannot be swept"):
+        params.check({"sweep": [{name: "a"}]}, [notebook])
+
+
+@pytest.mark.parametrize("name", ["../../esc/evil", "my run", "läuft", "", ".x", "a/b"])
+def test_a_name_that_is_no_folder_is_refused_before_anything_is_made(notebook, name):
+    with pytest.raises(ParameterError, match="`run_name` names a folder"):
+        params.check({"run_name": name}, [notebook])
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("4", 4), ("[a, 1]", ["a", 1]), ("", None), ("x", "x")])
+def test_a_value_is_read_as_a_preset_would_hold_it(text, value):
+    assert params.parse_value(text) == value
+
+
+@pytest.mark.parametrize("text", ["[1", "a: b: c", "{a: 1, a: 2}"])
+def test_a_value_that_is_none_is_a_sentence(text):
+    with pytest.raises(ParameterError):
+        params.parse_value(text)
 
 
 def test_without_a_sweep_there_is_one_arm():

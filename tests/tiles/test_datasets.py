@@ -233,7 +233,7 @@ def test_a_slide_that_is_gone_is_an_error_in_the_thread_that_asked(cohort_dir):
         tile_table(), manifest, magnification=MAGNIFICATION, tile_px=TILE_PX, target_class="TLS"
     )
     with pytest.raises(SlideError, match="gone.tiff"):
-        next(iter(batching.Batches(dataset, [[0, 1]], workers=2)))
+        next(batching.read_batches(dataset, [[0, 1]], workers=2))
 
 
 def test_an_epoch_is_one_shuffled_pass_without_the_last_partial_batch():
@@ -265,7 +265,7 @@ def test_with_steps_every_tile_is_seen_equally_often_to_within_one(n_tiles, batc
 def test_batches_are_the_plan_s_whatever_the_number_of_threads(cohort_dir, workers):
     dataset = make_dataset(cohort_dir, augment=True)
     plan = batching.epoch_batches(len(dataset), batch_size=5, seed=0, epoch=0)
-    batches = batching.Batches(dataset, plan, workers=workers, seed=(4, 2))
+    batches = list(batching.read_batches(dataset, plan, workers=workers, seed=(4, 2)))
     assert len(batches) == len(plan) == 10
     for number, (images, masks, indices) in enumerate(batches):
         assert indices.tolist() == plan[number].tolist()
@@ -318,7 +318,8 @@ def test_threads_that_make_batches_keep_torch_to_one_core_and_leave_the_others_a
     torch.set_num_threads(3)
     try:
         made = [
-            (int(count), torch.get_num_threads()) for (count,) in batching.Batches(Counting(), [[0]] * 4, workers=2)
+            (int(count), torch.get_num_threads())
+            for (count,) in batching.read_batches(Counting(), [[0]] * 4, workers=2)
         ]
         assert made == [(1, 3)] * 4
         with ThreadPoolExecutor(1) as pool:

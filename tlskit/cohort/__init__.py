@@ -10,10 +10,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["checks", "splitting"],
     submod_attrs={
+        "feasibility": ["check_sets", "patients_with_target"],
         "manifest": ["caption", "from_slides", "open_row", "read_manifest", "slide_rows"],
         "splitting": [
             "SPLITS",
             "attach_split",
+            "check_folds",
             "keep_split",
             "leakage_check",
             "read_split",

@@ -17,6 +17,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from tlskit.cohort import splitting
+from tlskit.cohort.feasibility import check_sets
 from tlskit.cohort.inspection import COLUMNS, PLAUSIBLE_UM2, Finding, Wanted, inspect_slide
 from tlskit.cohort.manifest import COLUMNS as MANIFEST_COLUMNS
 from tlskit.cohort.manifest import inspect_manifest, slide_rows
@@ -42,7 +43,8 @@ def check_manifest(
     ignore_class: str | Sequence[str] | None = None,
     missing_target: str = "error",
     split_ratios: Sequence[float] = (0.70, 0.15, 0.15),
-    seed: int = 0,
+    split_seed: int = 0,
+    folds: int = 0,
     plausible_um2: tuple[float, float] = PLAUSIBLE_UM2,
     apply_icc: bool = False,
     workers: int = 2,
@@ -59,8 +61,8 @@ def check_manifest(
         See `slides.open_slide`.
     tile_px, magnifications
         Of the run: whether the scans have that resolution, and a tile's room.
-    split_ratios, seed
-        Of the run: whether the patients can be split so.
+    split_ratios, split_seed, folds
+        Of the run: whether the patients can be split so, and every set that is learnt or chosen on holds a target.
     plausible_um2
         Areas between which a target is believed.
     workers
@@ -90,7 +92,7 @@ def check_manifest(
         looks = pool.map(lambda row: inspect_slide(row, wanted), rows)
         found = list(tqdm(looks, total=len(rows), desc="check", unit="slide", disable=not rows))
     if not faults and rows:
-        _look_at_split(slides, found, whole, split_ratios, seed)
+        _look_at_split(slides, found, whole, ratios=split_ratios, seed=split_seed, folds=folds)
     _look_at_cohort(slides, found, whole, ignore_class)
     _look_at_sizes(found, whole, tile_px)
     if apply_icc:
@@ -102,25 +104,32 @@ def check_manifest(
     return table.loc[order.sort_values(kind="stable").index].reset_index(drop=True)
 
 
-def _look_at_split(slides: pd.DataFrame, found: list[Finding], whole: Finding, split_ratios, seed: int) -> None:
+def _look_at_split(slides: pd.DataFrame, found: list[Finding], whole: Finding, **asked) -> None:
+    targets, unread = defaultdict(int), set()
+    for patient, finding in zip(slides["patient_id"], found, strict=True):
+        targets[patient] += finding.n_targets or 0
+        if finding.n_targets is None:
+            unread.add(patient)
     try:
-        split = splitting.split_patients(slides, ratios=split_ratios, seed=seed)
+        split = splitting.split_patients(slides, **asked)
     except (LeakageError, ValueError) as error:
         whole.add_error("split", error)
         return
-    sets = dict(zip(split["patient_id"], split["split"], strict=True))
-    held = defaultdict(int)
-    for patient, finding in zip(slides["patient_id"], found, strict=True):
-        held[sets[patient]] += finding.n_targets or 0
-    for name in dict.fromkeys(split["split"]):
-        if not held[name]:
+    try:
+        check_sets(split, {patient: n > 0 or (None if patient in unread else False) for patient, n in targets.items()})
+    except ValueError as error:
+        whole.add_error("split", error)
+    for fold, one in split.groupby("fold") if "fold" in split else [(None, split)]:
+        where = "" if fold is None else f" of fold {fold}"
+        tested = one.loc[one["split"] == "test", "patient_id"]
+        if len(tested) and not any(targets[patient] for patient in tested):
             whole.add(
-                "warning", "split", f"No slide of the set {name} holds a target.",
-                "Change `seed`, or fill the manifest's `split` column by hand.",
+                "warning", "split", f"No slide of the test set{where} holds a target: there is no recall to measure.",
+                "Change `split_seed`, or fill the manifest's `split` column by hand.",
             )  # fmt: skip
-    counts = split["split"].value_counts()
-    listed = ", ".join(f"{name} {counts[name]}" for name in splitting.SPLITS if name in counts)
-    whole.add("note", "split", f"Patients by set: {listed}.")
+        counts = one["split"].value_counts()
+        listed = ", ".join(f"{name} {counts[name]}" for name in splitting.SPLITS if name in counts)
+        whole.add("note", "split", f"Patients by set{where}: {listed}.")
     types = slides.groupby("patient_id")["cancer_type"].unique()
     for patient, several in types[types.map(len) > 1].items():
         whole.add(

@@ -336,12 +336,18 @@ def slide_rows(manifest: pd.DataFrame) -> Iterator[SlideRow]:
         yield SlideRow(**dict(zip(present, values, strict=True)))
 
 
-def open_row(row: SlideRow, *, resolution_by: str = "mpp", apply_icc: bool = False) -> Slide:
+def open_row(row: SlideRow, *, resolution_by: str = "mpp", apply_icc: bool = False, detail_mpp: float = 0.0) -> Slide:
     """Open a row's slide; its ``mpp_override``, where filled, is its um/px. For the rest see `slides.open_slide`."""
     override = getattr(row, "mpp_override", None)
     if override is not None and math.isnan(override):
         override = None
-    return open_slide(row.slide_path, mpp_override=override, resolution_by=resolution_by, apply_icc=apply_icc)
+    return open_slide(
+        row.slide_path,
+        mpp_override=override,
+        resolution_by=resolution_by,
+        apply_icc=apply_icc,
+        detail_mpp=detail_mpp,
+    )
 
 
 def write_manifest(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:

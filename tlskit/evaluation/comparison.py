@@ -113,7 +113,7 @@ def style_table_one(table: pd.DataFrame):
 def iou_by_magnification(
     run_dir: str | Path, *, threshold_by: str = "fixed", score: str = "iou", **options
 ) -> pd.DataFrame:
-    """One score of `table_one` in long form, for `tlskit.figures.charts.iou_by_magnification`.
+    """One score of `table_one` in long form, for `tlskit.figures.iou_by_magnification`.
 
     Returns
     -------

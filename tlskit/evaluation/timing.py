@@ -42,6 +42,7 @@ def time_inference(
     precision: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    engine_note=None,
     out_dir=None,
     on_failure=None,
     on_prediction=None,
@@ -64,6 +65,8 @@ def time_inference(
         Passes over every slide, the cold one included.
     batch_size, engine, precision, device, threads, options
         See `inference.predict_slide`.
+    engine_note : path, optional
+        What was chosen for the maps whose making is timed: see `engines.EngineSource`.
     out_dir : path, optional
         Where to leave the maps.
     on_failure : callable, optional
@@ -93,12 +96,11 @@ def time_inference(
     if isinstance(manifest_rows, pd.DataFrame):
         manifest_rows = slide_rows(manifest_rows)
     slides = list(manifest_rows)
-    layout = inference.layout_for(
-        checkpoint, **{name: options.get(name) for name in ("overlap", "window_px", "halo_px")}
-    )
+    layout = inference.layout_for(checkpoint, overlap=options.get("overlap"))
     source = engines.EngineSource(
-        checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads
-    )
+        checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads,
+        note=engine_note,
+    )  # fmt: skip
     rows: list[dict] = []
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=repeats * len(slides), desc="timing", unit="slide", disable=not progress))
@@ -177,13 +179,11 @@ def _setting(checkpoint, layout, batch_size: int, source: engines.EngineSource) 
 
 
 def _warm_up(source, row, checkpoint, layout, batch_size) -> None:
-    """Make, check and run the engine once, on windows from the middle of a slide."""
+    """Choose and run the engine once, on windows of a slide that hold tissue."""
     with open_row(row, **inference.reading_of(checkpoint)) as slide:
-        width, height = slide.size_px(checkpoint.mpp)
-        side = layout.window_px
-        window = slide.read(width // 2 - side // 2, height // 2 - side // 2, side, side, mpp=checkpoint.mpp)
-    windows = np.ascontiguousarray(np.broadcast_to(window, (batch_size, *window.shape)))
-    source.get(windows).predict(windows)
+        windows = inference.typical_windows(checkpoint, slide, layout, max(batch_size, engines.CHECK_WINDOWS))
+    if len(windows):
+        source.get(windows).predict(np.ascontiguousarray(windows[:batch_size]))
 
 
 def _forget(path) -> None:

@@ -12,7 +12,7 @@ const RIM = "rgba(20,20,20,.75)";
 const RAMP = ["#0d0887", "#5c01a6", "#9c179e", "#cc4778", "#ed7953", "#fdb42f", "#f0f921"];
 
 const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
-// The kernel's rule (tlskit.thresholds.cut): smallest stored value that is positive.
+// The kernel's rule (tlskit.metrics.thresholds.cut): smallest stored value that is positive.
 const cutOf = (threshold) => Math.ceil(threshold * 255 - 1e-9);
 const numbers = (list) => list.map((v) => Math.round(v * 100) / 100);
 

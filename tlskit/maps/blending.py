@@ -17,7 +17,7 @@ import numpy as np
 
 from tlskit.errors import CheckpointError, ParameterError
 
-__all__ = ["Layout", "Strip", "crop_layout", "hann_layout", "quantise", "strips"]
+__all__ = ["Layout", "Strip", "hann_layout", "quantise", "strips"]
 
 _ONE = float(2**24)
 #: Weights add up to no more than this along one axis: a product of two of them has 24 bits, with a probability 48.
@@ -34,29 +34,19 @@ class Layout:
     ----------
     window_px : int
         Side of what the network sees.
-    halo_px : int
-        Rim of the window whose prediction is thrown away.
     stride_px : int
-        Distance between windows, at most the side of their cores.
-    weights : (core_px,) float64
-        Weight along one axis of the core (the window without its rim): positive integers.
-    blend : str
-        "hann" or "crop".
+        Distance between windows, at most their side.
+    weights : (window_px,) float64
+        Weight along one axis of a window: positive integers.
     """
 
     window_px: int
-    halo_px: int
     stride_px: int
     weights: np.ndarray = field(repr=False, compare=False)
-    blend: str
-
-    @property
-    def core_px(self) -> int:
-        return self.window_px - 2 * self.halo_px
 
     def starts(self, size_px: int) -> np.ndarray:
-        """Where cores start along an axis of `size_px` pixels, so that all of it is covered. int64."""
-        steps = 1 if size_px <= self.core_px else 1 + math.ceil((size_px - self.core_px) / self.stride_px)
+        """Where windows start along an axis of `size_px` pixels, so that all of it is covered. int64."""
+        steps = 1 if size_px <= self.window_px else 1 + math.ceil((size_px - self.window_px) / self.stride_px)
         return np.arange(steps, dtype=np.int64) * self.stride_px
 
 
@@ -72,15 +62,7 @@ def hann_layout(window_px: int, overlap: float) -> Layout:
     together = -(-window_px // stride)  # windows over one pixel; rounding may add one to each of their weights
     total = max(shape[start::stride].sum() for start in range(stride))
     weights = np.maximum(1.0, np.rint(shape * (_MAX_TOTAL - together) / total))
-    return Layout(int(window_px), 0, stride, weights, "hann")
-
-
-def crop_layout(window_px: int, halo_px: int) -> Layout:
-    """Windows of `window_px` of which only the centre counts, `halo_px` in from every edge; centres do not overlap."""
-    core = window_px - 2 * halo_px
-    if halo_px < 0 or core < 1:
-        raise ParameterError(f"A halo of {halo_px!r} px leaves nothing of a window of {window_px!r} px.")
-    return Layout(int(window_px), int(halo_px), core, np.ones(core), "crop")
+    return Layout(int(window_px), stride, weights)
 
 
 def quantise(probability: np.ndarray) -> np.ndarray:
@@ -118,7 +100,7 @@ class Strip:
         self.columns = columns
         self.block_px = block_px
         self.x0, self.x1 = x0, x1
-        self.x_end = min(size_px[0], (columns.stop - 1) * layout.stride_px + layout.core_px)
+        self.x_end = min(size_px[0], (columns.stop - 1) * layout.stride_px + layout.window_px)
         self.ys = layout.starts(size_px[1])
         self._top = 0
 
@@ -138,13 +120,13 @@ class Strip:
 
     def first_row(self, block_row: int) -> int:
         """The first window row that reaches into `block_row`."""
-        return int(np.searchsorted(self.ys + self.layout.core_px, block_row * self.block_px, side="right"))
+        return int(np.searchsorted(self.ys + self.layout.window_px, block_row * self.block_px, side="right"))
 
     def start(self, block_row: int = 0) -> None:
         """Make room for sums from `block_row` downwards."""
         self._top = block_row
-        # A window may reach as far below the topmost unfinished row of blocks as its core is high.
-        count = -(-self.layout.core_px // self.block_px) + 1
+        # A window may reach as far below the topmost unfinished row of blocks as it is high.
+        count = -(-self.layout.window_px // self.block_px) + 1
         bands = [np.zeros((self.block_px, self.x_end - self.x0)) for _ in range(count + 1)]
         self._spare = bands.pop()
         self._bands = deque(bands)
@@ -159,11 +141,11 @@ class Strip:
         self._p24 = self._weights2d = None
 
     def add(self, row: int, column: int, probability: np.ndarray) -> None:
-        """Add one window's core, ``(core_px, core_px) float32`` in [0, 1], at window (row, column)."""
-        core, b = self.layout.core_px, self.block_px
+        """Add one window, ``(window_px, window_px) float32`` in [0, 1], at window (row, column)."""
+        side, b = self.layout.window_px, self.block_px
         x, y = column * self.layout.stride_px - self.x0, int(self.ys[row])
-        left, right = max(0, -x), min(core, self.x_end - self.x0 - x)  # what lies before the strip is complete there
-        top, bottom = max(0, self._top * b - y), min(core, self.size_px[1] - y)
+        left, right = max(0, -x), min(side, self.x_end - self.x0 - x)  # what lies before the strip is complete there
+        top, bottom = max(0, self._top * b - y), min(side, self.size_px[1] - y)
         if left >= right or top >= bottom:
             return
         start, end = y + top, y + bottom
@@ -251,11 +233,11 @@ class Strip:
 
         Their matrix product is the sum of the weights at every pixel. Exact.
         """
-        core, stride, weights = self.layout.core_px, self.layout.stride_px, self.layout.weights
-        first, last = np.searchsorted(self.ys + core, y0, side="right"), np.searchsorted(self.ys, y1, side="left")
+        side, stride, weights = self.layout.window_px, self.layout.stride_px, self.layout.weights
+        first, last = np.searchsorted(self.ys + side, y0, side="right"), np.searchsorted(self.ys, y1, side="left")
         along = np.zeros((last - first, self.x1 - self.x0))
         down = np.zeros((y1 - y0, last - first))
-        from_column = max(0, (self.x0 - core) // stride + 1)
+        from_column = max(0, (self.x0 - side) // stride + 1)
         to_column = min(run.shape[1], -(-self.x1 // stride))
         for n, row in enumerate(range(first, last)):
             for column in range(from_column, to_column):

@@ -6,7 +6,6 @@ How one slide becomes a map is in `tlskit.maps.slide_inference`.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -16,14 +15,32 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit.errors import MapError, ParameterError, TlskitError
+from tlskit.errors import MapError, TlskitError
 from tlskit.files import disk_full, is_disk_full
 from tlskit.maps.probmaps import open_map
-from tlskit.maps.slide_inference import STAGES, Prediction, layout_for, map_metadata, predict_slide, reading_of
+from tlskit.maps.slide_inference import (
+    STAGES,
+    Prediction,
+    layout_for,
+    map_metadata,
+    predict_slide,
+    reading_of,
+    typical_windows,
+)
 from tlskit.networks import engines
 from tlskit.tiles import ahead
 
-__all__ = ["STAGES", "Prediction", "layout_for", "predict_cohort", "predict_slide", "predict_tiles", "reading_of"]
+__all__ = [
+    "STAGES",
+    "Prediction",
+    "choose_engine",
+    "layout_for",
+    "predict_cohort",
+    "predict_slide",
+    "predict_tiles",
+    "reading_of",
+    "typical_windows",
+]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +58,7 @@ def predict_tiles(
     precision: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    engine_note=None,
     progress: bool = True,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Predict the tiles of a table, in its order.
@@ -57,6 +75,8 @@ def predict_tiles(
         See `datasets.TileDataset`.
     engine, precision, device, threads
         See `engines.make_engine`.
+    engine_note : path, optional
+        See `engines.EngineSource`.
     progress : bool
         Show a bar.
 
@@ -69,22 +89,9 @@ def predict_tiles(
         1 target, 0 background, `tlskit.outlines.IGNORED` what does not count: it is to be ignored, or lies in a damaged
         part of the slide.
     """
-    from tlskit.tiles import TileDataset
-
     if len(tiles) == 0:
         return
-    dataset = TileDataset(
-        tiles,
-        manifest,
-        magnification=checkpoint.magnification,
-        tile_px=checkpoint.tile_px,
-        target_class=checkpoint.target_class,
-        ignore_class=getattr(checkpoint, "ignore_class", ""),
-        **reading_of(checkpoint),
-        tile_store=tile_store,
-        tiles_dir=tiles_dir,
-        normalisation=checkpoint.normalisation,
-    )
+    dataset = _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir)
 
     def read(index):
         windows = np.empty((len(index), checkpoint.tile_px, checkpoint.tile_px, 3), np.uint8)
@@ -97,22 +104,87 @@ def predict_tiles(
     order = np.arange(len(tiles), dtype=np.int64)
     chunks = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     try:
-        batches = ahead(read, chunks, workers=workers)
-        first = next(batches)
-        made = engines.EngineSource(
-            checkpoint, window_px=checkpoint.tile_px, engine=engine, precision=precision, device=device, threads=threads
-        ).get(first[1])
+        source = engines.EngineSource(
+            checkpoint, window_px=checkpoint.tile_px, engine=engine, precision=precision, device=device,
+            threads=threads, note=engine_note,
+        )  # fmt: skip
+        made = source.get(read(_spread(order, 0 if source.is_chosen else engines.CHECK_WINDOWS))[1])
         with tqdm(total=len(order), desc="tiles", unit="tile", disable=not progress) as bar:
-            for index, windows, truth in _chain(first, batches):
+            for index, windows, truth in ahead(read, chunks, workers=workers):
                 yield index, made.predict(windows), truth
                 bar.update(len(index))
     finally:
         dataset.close()
 
 
-def _chain(first, rest):
-    yield first
-    yield from rest
+def _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir):
+    """Tiles read as the checkpoint was trained."""
+    from tlskit.tiles import TileDataset
+
+    return TileDataset(
+        tiles,
+        manifest,
+        magnification=checkpoint.magnification,
+        tile_px=checkpoint.tile_px,
+        target_class=checkpoint.target_class,
+        ignore_class=getattr(checkpoint, "ignore_class", ""),
+        **reading_of(checkpoint),
+        tile_store=tile_store,
+        tiles_dir=tiles_dir,
+        normalisation=checkpoint.normalisation,
+    )
+
+
+def _spread(order: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of `order`, evenly spaced."""
+    return order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).astype(int))] if count else order[:0]
+
+
+def choose_engine(
+    checkpoint,
+    tiles: pd.DataFrame,
+    manifest: pd.DataFrame,
+    *,
+    engine_note,
+    n_tiles: int = 32,
+    tile_store: str = "slide",
+    tiles_dir=None,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> pd.DataFrame:
+    """Choose what runs a network from here on, by tiles of validation slides, and note it beside the checkpoint.
+
+    Validation tiles that hold target hold its edges, where probabilities lie near the threshold and a rounding shows.
+
+    Parameters
+    ----------
+    checkpoint, manifest, tile_store, tiles_dir, engine, precision, device, threads
+        See `predict_tiles`.
+    tiles : DataFrame
+        Validation tiles; `n_tiles` of them, evenly spaced, are compared.
+    engine_note : path
+        Written: see `engines.EngineSource`, which takes the choice up from there.
+
+    Returns
+    -------
+    DataFrame
+        The ladder, a row a rung that was tried: engine, precision, kept, n_windows, max_dprob, p999_dprob, flipped,
+        dice, objects_changed (see `networks.agreement.Agreement`).
+    """
+    dataset = _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir)
+    try:
+        picked = _spread(np.arange(len(tiles)), n_tiles)
+        windows = [dataset.read(int(item))[0].permute(1, 2, 0).numpy() for item in picked]
+    finally:
+        dataset.close()
+    source = engines.EngineSource(
+        checkpoint, window_px=checkpoint.tile_px, engine=engine, precision=precision, device=device, threads=threads,
+        note=engine_note,
+    )  # fmt: skip
+    source.get(np.stack(windows))
+    return pd.DataFrame(source.tried)
 
 
 def predict_cohort(
@@ -124,9 +196,8 @@ def predict_cohort(
     precision: str = "auto",
     device: str = "auto",
     threads: int | None = None,
-    window_px: int | None = None,
-    halo_px: int | None = None,
     overlap: float | None = None,
+    engine_note=None,
     on_failure=None,
     progress: bool = True,
     **options,
@@ -134,8 +205,7 @@ def predict_cohort(
     """Predict many slides; their maps are ``<out_dir>/<slide_id>.tif``.
 
     A map that is there and was made with the same checkpoint, slide and parameters is kept. The engine is made and
-    checked once. Windows larger than the training tile are refused until `windowing.compare_windows` has measured, into
-    the same folder, what they do to the scores of validation slides.
+    checked once.
 
     Parameters
     ----------
@@ -143,8 +213,10 @@ def predict_cohort(
     manifest_rows : DataFrame or iterable of its rows
         As of `cohort.read_manifest` and `cohort.slide_rows`.
     out_dir : path
-    engine, precision, device, threads, window_px, halo_px, overlap
+    engine, precision, device, threads, overlap
         See `predict_slide`, which `options` go to as well.
+    engine_note : path, optional
+        See `engines.EngineSource`.
     on_failure : callable, optional
         Called with slide_id and exception for a slide that fails; without it the error is raised.
     progress : bool
@@ -162,13 +234,12 @@ def predict_cohort(
     if isinstance(manifest_rows, pd.DataFrame):
         manifest_rows = slide_rows(manifest_rows)
     manifest_rows, out_dir = list(manifest_rows), Path(out_dir)
-    layout = layout_for(checkpoint, overlap=overlap, window_px=window_px, halo_px=halo_px)
+    layout = layout_for(checkpoint, overlap=overlap)
     source = engines.EngineSource(
-        checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads
-    )
-    if layout.blend == "crop":
-        _check_measured(checkpoint, out_dir, layout)
-    shared = {"overlap": overlap, "window_px": window_px, "halo_px": halo_px, "progress": False, **options}
+        checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads,
+        note=engine_note,
+    )  # fmt: skip
+    shared = {"overlap": overlap, "progress": False, **options}
     rows: list[dict] = []
     with tqdm(total=len(manifest_rows), desc="slides", unit="slide", disable=not progress) as bar:
         for number, row in enumerate(manifest_rows):
@@ -198,23 +269,6 @@ def predict_cohort(
                 left = np.mean([one["tissue_mm2"] for one in rows]) * (len(manifest_rows) - number - 1) / 100.0
                 bar.set_postfix_str(f"about {left:.1f} cm2 of tissue left")
     return pd.DataFrame(rows)
-
-
-def _check_measured(checkpoint, out_dir: Path, layout) -> None:
-    """Larger windows are used only after what they do to the scores was measured for this checkpoint."""
-    path = out_dir / f"window_{layout.window_px}.json"
-    if not path.exists():
-        raise ParameterError(
-            f"`window_px: {layout.window_px}` shows the network more than it was trained on. Measure first, on "
-            f"validation slides, what that does to the scores: windowing.compare_windows(checkpoint, slides, "
-            f"{str(out_dir)!r}, window_px={layout.window_px}) writes {path.name} there."
-        )
-    record = json.loads(path.read_text(encoding="utf-8"))
-    wanted = {"checkpoint_sha256": getattr(checkpoint, "sha256", ""), "halo_px": layout.halo_px}
-    if any(record.get(name) != value for name, value in wanted.items()):
-        raise ParameterError(
-            f"{path.name} was measured for another checkpoint or halo. Run windowing.compare_windows again."
-        )
 
 
 def _row(prediction: Prediction) -> dict:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -19,7 +20,16 @@ from tlskit.maps import blending, streaming
 from tlskit.maps.probmaps import MapWriter
 from tlskit.networks import engines
 
-__all__ = ["STAGES", "Prediction", "layout_for", "map_metadata", "plan_windows", "predict_slide", "reading_of"]
+__all__ = [
+    "STAGES",
+    "Prediction",
+    "layout_for",
+    "map_metadata",
+    "plan_windows",
+    "predict_slide",
+    "reading_of",
+    "typical_windows",
+]
 
 #: Width of the strips a slide is processed in; what is held in memory is proportional to it. Its choice cannot change
 #: a map.
@@ -91,8 +101,10 @@ class Prediction:
     events: list[tuple[str, float, float]] = field(default_factory=list, repr=False)
 
 
-def layout_for(checkpoint, *, overlap: float | None = None, window_px: int | None = None, halo_px: int | None = None):
-    """How windows lie: those of the checkpoint's tiles under Hann weights, or larger ones with a halo.
+def layout_for(checkpoint, *, overlap: float | None = None) -> blending.Layout:
+    """How windows lie: as large as the checkpoint's tiles, under Hann weights.
+
+    Larger windows would need fewer products, but a network with squeeze-and-excitation sees the whole window.
 
     Parameters
     ----------
@@ -100,25 +112,10 @@ def layout_for(checkpoint, *, overlap: float | None = None, window_px: int | Non
         With ``tile_px`` and, unless `overlap` is given, ``overlap``.
     overlap : float, optional
         Share by which windows overlap; by default as in training.
-    window_px : int, optional
-        Larger windows, of which only the centre counts. They need far fewer products, but a network with
-        squeeze-and-excitation sees the whole window: measure first what that does to the scores
-        (`tlskit.evaluation.windowing.compare_windows`).
-    halo_px : int, optional
-        Rim that is thrown away of a larger window; by default an eighth of the training tile, at least 64 px.
-
-    Returns
-    -------
-    blending.Layout
     """
-    tile_px = int(checkpoint.tile_px)
-    if window_px is None or window_px == tile_px and halo_px is None:
-        return blending.hann_layout(tile_px, getattr(checkpoint, "overlap", 0.5) if overlap is None else overlap)
-    if window_px < tile_px or window_px % 32:
-        raise ParameterError(
-            f"`window_px` should be a multiple of 32 and at least the training tile ({tile_px} px), not {window_px}."
-        )
-    return blending.crop_layout(window_px, max(64, tile_px // 4) if halo_px is None else halo_px)
+    return blending.hann_layout(
+        int(checkpoint.tile_px), getattr(checkpoint, "overlap", 0.5) if overlap is None else overlap
+    )
 
 
 def predict_slide(
@@ -130,8 +127,6 @@ def predict_slide(
     magnification: float | None = None,
     overlap: float | None = None,
     batch_size: int = 8,
-    window_px: int | None = None,
-    halo_px: int | None = None,
     tissue=None,
     engine="auto",
     precision: str = "auto",
@@ -160,7 +155,7 @@ def predict_slide(
         By default the file's name without its suffix.
     magnification : float, optional
         What the caller believes it to be; any other checkpoint is refused.
-    overlap, window_px, halo_px
+    overlap
         See `layout_for`.
     batch_size : int
         Windows handed to the engine at a time.
@@ -193,7 +188,7 @@ def predict_slide(
     _check_checkpoint(checkpoint, magnification)
     if batch_size < 1:
         raise ParameterError(f"`batch_size` should be at least 1, not {batch_size!r}.")
-    layout = layout_for(checkpoint, overlap=overlap, window_px=window_px, halo_px=halo_px)
+    layout = layout_for(checkpoint, overlap=overlap)
     source = engine
     if not isinstance(source, engines.EngineSource):
         source = engines.EngineSource(
@@ -207,7 +202,7 @@ def predict_slide(
             from tlskit.slides import open_slide
 
             slide = opened = open_slide(slide, **reading_of(checkpoint))
-        _check_colours(checkpoint, slide)
+        _check_reading(checkpoint, slide)
         size_px = tuple(slide.size_px(checkpoint.mpp))
         level = slide.level_for(checkpoint.mpp)
     try:
@@ -232,6 +227,8 @@ def predict_slide(
             n_planned = int(planned.sum())
             resumed = n_planned - sum(len(rows) for _, rows, _ in streaming.remaining(cut, position))
             choice = _EngineChoice(source, writer)
+            if resumed < n_planned:
+                choice.make(slide, layout, checkpoint.mpp, planned)
             bar = tqdm(total=n_planned, initial=resumed, desc=slide_id, unit="window", disable=not progress)
             with bar:
                 streaming.stream(
@@ -276,27 +273,65 @@ def predict_slide(
 
 
 class _EngineChoice:
-    """Fetches the engine when the first windows are there, and remembers which it was and what it took."""
+    """The engine of one map, and what its choice took.
+
+    It is chosen, or looked at again, by windows of this slide that are planned, spread over the slide.
+    """
 
     def __init__(self, source: engines.EngineSource, writer: MapWriter):
         self._source, self._writer = source, writer
         self._noted = next((note["engine"] for note in writer.notes if "engine" in note), None)
         self.made_s = self.compile_s = self.check_s = 0.0
         self.name, self.precision, self.max_dprob = self._noted or ("", "", float("nan"))
+        self._made: engines.Engine | None = None
 
-    def __call__(self, windows: np.ndarray) -> engines.Engine:
+    def make(self, slide, layout, mpp: float, planned: np.ndarray) -> None:
         start, before = time.perf_counter(), self._source.made
         if self._noted:
             # A map is made by one engine: what was chosen before the interruption holds for the rest.
             made = self._source.exactly(self.name, self.precision)
         else:
-            made = self._source.get(windows)
+            # A few where the engine was chosen before; never more than a fiftieth of the slide's own work.
+            chosen = self._source.is_chosen
+            count = min(4, int(planned.sum()) // 50) if chosen else engines.CHECK_WINDOWS
+            windows = _spread_windows(slide, layout, mpp, planned, count)
+            made = self._source.recheck(windows) if chosen else self._source.get(windows)
             self.name, self.precision, self.max_dprob = made.name, made.precision, made.max_dprob
             self._writer.commit({"engine": [self.name, self.precision, self.max_dprob]})
         if made is not before:
-            self.compile_s, self.check_s = made.compile_s, made.check_s
-        self.made_s = time.perf_counter() - start
-        return made
+            self.compile_s = made.compile_s
+        self.check_s = made.check_s
+        self.made_s, self._made = time.perf_counter() - start, made
+
+    def __call__(self, windows: np.ndarray) -> engines.Engine:
+        return self._made
+
+
+def typical_windows(checkpoint, slide, layout, count: int) -> np.ndarray:
+    """At most `count` windows of a slide as `predict_slide` would run them, rich in tissue: (count, S, S, 3) uint8."""
+    planned, _ = plan_windows(slide, layout, tuple(slide.size_px(checkpoint.mpp)), checkpoint.mpp, None)
+    return _spread_windows(slide, layout, checkpoint.mpp, planned, count)
+
+
+def _spread_windows(slide, layout, mpp: float, planned: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the planned windows, spread over the slide: ``(count, S, S, 3) uint8``.
+
+    The innermost first: a window all of whose neighbours are planned, too, is full of tissue; one at the rim is half
+    glass. What cannot be read is passed over.
+    """
+    side = layout.window_px
+    found = np.empty((0, side, side, 3), np.uint8)
+    if count < 1 or not planned.any():
+        return found
+    depth = cv2.distanceTransform(np.pad(planned, 1).astype(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
+    rows, columns = np.nonzero(planned)
+    inner = np.argsort(-depth[rows, columns], kind="stable")[: max(count, len(rows) // 2)]
+    inner.sort()  # in the order of rows, so that evenly spaced ones lie all over the slide
+    picked = inner[np.linspace(0, len(inner) - 1, min(count, len(inner))).astype(int)]
+    xy = np.stack([columns[picked], rows[picked]], 1).astype(np.int64) * layout.stride_px
+    read = slide.windows(xy, side, mpp=mpp, on_lost="skip")
+    stack = [window.copy() for _, window in read if window is not None]
+    return np.stack(stack) if stack else found
 
 
 def _check_checkpoint(checkpoint, magnification: float | None) -> None:
@@ -318,15 +353,22 @@ def reading_of(checkpoint) -> dict:
     return {
         "resolution_by": getattr(checkpoint, "resolution_by", "mpp"),
         "apply_icc": getattr(checkpoint, "apply_icc", False),
+        "detail_mpp": getattr(checkpoint, "detail_mpp", 0.0),
     }
 
 
-def _check_colours(checkpoint, slide) -> None:
+def _check_reading(checkpoint, slide) -> None:
     wanted, given = getattr(checkpoint, "apply_icc", False), getattr(slide, "apply_icc", False)
     if wanted != given:
         raise CheckpointError(
             f"The checkpoint was trained with `apply_icc: {str(wanted).lower()}`, but {Path(slide.path).name} was "
             f"opened with apply_icc={given}. Open it as the checkpoint says, or give its path."
+        )
+    wanted, given = getattr(checkpoint, "detail_mpp", 0.0), getattr(slide, "detail_mpp", 0.0)
+    if wanted != given:
+        raise CheckpointError(
+            f"The checkpoint was trained with `detail_mpp: {wanted:g}`, but {Path(slide.path).name} was opened with "
+            f"detail_mpp={given:g}. Open it as the checkpoint says, or give its path."
         )
 
 
@@ -340,7 +382,7 @@ def plan_windows(slide, layout, size_px, mpp, tissue) -> tuple[np.ndarray, float
 
         tissue = tissue_mask(slide)
     x_px0, y_px0 = np.meshgrid(*(units.px_to_px0(at, mpp, slide.mpp0) for at in (xs, ys)))
-    side_px0 = np.full(x_px0.size, layout.core_px * mpp / slide.mpp0)
+    side_px0 = np.full(x_px0.size, layout.window_px * mpp / slide.mpp0)
     fractions = tissue.fractions(x_px0.ravel(), y_px0.ravel(), side_px0)
     planned = (np.asarray(fractions) > 0).reshape(x_px0.shape)
     for box in slide.lost:
@@ -367,9 +409,7 @@ def map_metadata(checkpoint, slide, slide_id, layout, tissue, asked) -> dict:
         "checkpoint_sha256": getattr(checkpoint, "sha256", ""),
         "parameters": {
             "window_px": layout.window_px,
-            "halo_px": layout.halo_px,
             "stride_px": layout.stride_px,
-            "blend": layout.blend,
             "normalisation": checkpoint.normalisation,
             "apply_icc": getattr(checkpoint, "apply_icc", False),
             "tissue_only": tissue is not False,

@@ -229,7 +229,7 @@ class _Reader:
         left = sum(len(rows) for _, rows, _ in places)
         batch = self._new(left)
         for number, rows, columns in places:
-            xy = np.stack([columns, rows], 1).astype(np.int64) * self._layout.stride_px - self._layout.halo_px
+            xy = np.stack([columns, rows], 1).astype(np.int64) * self._layout.stride_px
             windows = self._slide.windows(
                 xy, self._layout.window_px, mpp=self._mpp, on_lost="skip", on_stage=self._clock.add
             )
@@ -277,7 +277,6 @@ class _Blender:
 
     def _blend(self, get) -> None:
         self._strip.start(self._progress.block_row)
-        halo, core = self._layout.halo_px, self._layout.core_px
         while True:
             item = get()
             if item is _END:
@@ -291,7 +290,7 @@ class _Blender:
                     self._complete(len(self._strip.ys))
                 self._complete(row)
                 start = time.perf_counter()
-                self._strip.add(row, column, probability[n, halo : halo + core, halo : halo + core])
+                self._strip.add(row, column, probability[n])
                 self._clock.add("blend", start, time.perf_counter())
             self._on_windows(len(batch.places) + len(batch.lost))
         while self._progress.strip < len(self._strips):
@@ -368,9 +367,9 @@ def invalid_boxes(layout: Layout, size_px, planned: np.ndarray, run: np.ndarray)
     edges, owners = [], []
     for size, count in zip(size_px, run.shape[::-1], strict=True):
         starts = np.arange(count) * layout.stride_px
-        cuts = np.unique(np.clip(np.concatenate([starts, starts + layout.core_px, [0, size]]), 0, size))
+        cuts = np.unique(np.clip(np.concatenate([starts, starts + layout.window_px, [0, size]]), 0, size))
         # between two cuts the same windows cover every pixel: those from `first` to before `last`
-        first = np.searchsorted(starts + layout.core_px, cuts[:-1], side="right")
+        first = np.searchsorted(starts + layout.window_px, cuts[:-1], side="right")
         last = np.searchsorted(starts, cuts[:-1], side="right")
         edges.append(cuts)
         owners.append((first, last))

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["engines", "models"],
     submod_attrs={
+        "footprint": ["training_bytes"],
         "hardware": ["describe_hardware"],
         "models": ["load_checkpoint"],
         "training": ["train"],

@@ -1,11 +1,7 @@
-"""Runtimes that compile the network first: OpenVINO and ONNX Runtime, both on CPUs.
-
-They are imported when they are first used: neither needs to be installed.
-"""
+"""OpenVINO, which compiles the network first, on CPUs. An optional extra: it is imported when it is first used."""
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 import warnings
@@ -17,7 +13,7 @@ from torch import nn
 from tlskit.networks.fusion import fold
 from tlskit.networks.runtimes import MAX_STREAMS, Applied, Decoding, Encoding, Engine, streams
 
-__all__ = ["OnnxEngine", "OpenVinoEngine", "import_openvino"]
+__all__ = ["OpenVinoEngine", "import_openvino"]
 
 
 def import_openvino():
@@ -140,31 +136,5 @@ def _convert(module: nn.Module, inputs: list[tuple[list[int], torch.dtype]]):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices about tracing that a user can do nothing about
         with torch.inference_mode():
-            traced = torch.jit.trace(module.eval(), tuple(examples), check_trace=False)  # `prepare` compares windows
+            traced = torch.jit.trace(module.eval(), tuple(examples), check_trace=False)  # `engines.choose` compares
         return openvino.convert_model(traced, input=[(shape, types[dtype]) for shape, dtype in inputs])
-
-
-class OnnxEngine(Engine):
-    name, precision, device = "onnxruntime", "exact", "cpu"
-
-    def __init__(self, checkpoint, window_px: int, threads: int | None):
-        super().__init__()
-        import onnxruntime
-
-        start = time.perf_counter()
-        applied = Applied(fold(checkpoint.model), checkpoint.normalisation).eval()
-        example = torch.zeros((1, window_px, window_px, 3), dtype=torch.uint8)
-        file = io.BytesIO()
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(applied, (example,), file, dynamo=False, input_names=["windows"], output_names=["p"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
-        self.compile_s = time.perf_counter() - start
-
-    def submit(self, windows):
-        return np.concatenate([self._session.run(None, {"windows": one[None]})[0] for one in windows])
-
-    def result(self, ticket):
-        return ticket

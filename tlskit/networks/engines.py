@@ -1,46 +1,43 @@
-"""Engines: the same network, run by PyTorch, OpenVINO or ONNX Runtime.
+"""Engines: the same network, run by PyTorch or OpenVINO, and the choice among them that costs no accuracy unseen.
 
 An engine takes windows as they are read, ``(B, S, S, 3) uint8``, and gives probabilities, ``(B, S, S) float32``.
 Work is handed in (`Engine.submit`) and fetched later (`Engine.result`), so that the next windows are read and the
 last ones blended meanwhile.
 
-What may be asked for is a ladder of engines, the fastest first (`_rungs`). ``precision: auto`` never costs accuracy
-silently: the first windows are also run through the network as it is, in float32; the largest difference of a
-probability is kept (`Engine.max_dprob`), and an engine that differs by more than `MAX_DPROB` is given up for the next
-one. ``precision: exact`` is the same with `EXACT_DPROB`. The last of the ladder is plain PyTorch itself.
+``precision: auto`` is a ladder of two rungs and a reference: *mixed* (the encoder in float32, the decoder, which does
+nine tenths of the work, in bf16) where the hardware multiplies bf16, then float32, then PyTorch as it comes. A rung is
+compared with the last one on windows rich in tissue, by what a map holds (the probability) and by what a user sees
+(`tlskit.networks.agreement`), and given up where it breaks a limit. bf16 throughout is faster, but moved the
+probabilities of trained networks by up to 0.2: it is to be had by name only. What was chosen is noted beside the
+checkpoint, so that tiles, slides, timing and `predict` are all run by one engine.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from tlskit.errors import ParameterError
-from tlskit.networks.compiled import OnnxEngine, OpenVinoEngine
-from tlskit.networks.hardware import pick_device, pick_precision, tune_allocator
-from tlskit.networks.runtimes import MAX_STREAM_PX, Engine, TorchEngine, has_parts, torch_engine
+from tlskit.files import write_text
+from tlskit.networks.agreement import Agreement, compare
+from tlskit.networks.compiled import OpenVinoEngine
+from tlskit.networks.hardware import describe_hardware, pick_device, pick_precision, tune_allocator
+from tlskit.networks.runtimes import Engine, TorchEngine, has_parts, torch_engine
 
-__all__ = ["ENGINES", "EXACT_DPROB", "MAX_DPROB", "Engine", "EngineSource", "eager", "make_engine", "prepare"]
+__all__ = ["CHECK_WINDOWS", "ENGINES", "Engine", "EngineSource", "check_engine", "choose", "eager", "make_engine"]
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", "torch", "openvino", "onnxruntime")
-#: Largest difference of a probability to plain float32 that ``auto`` puts up with.
-MAX_DPROB = 0.02
-#: The same for ``exact``. Float32 summed in another order differs by 1e-7 to 3e-5, according to the network: where a
-#: network makes much of its roundings, plain PyTorch is as far from float64 (1e-5 on a trained one).
-EXACT_DPROB = 1e-5
-#: What the optional engines need, and how to get it.
-_PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx"]}
-_INSTALL = {"openvino": "pip install tlskit[openvino]", "onnxruntime": "pip install onnxruntime onnx"}
-#: Windows that are compared: enough to see a difference, few enough not to be felt. Of large ones a single one: plain
-#: PyTorch holds all layers of all windows of a call.
-_CHECK_WINDOWS = 4
+ENGINES = ("auto", "torch", "openvino")
+#: Windows that an engine is chosen by, at least, where there are so many.
+CHECK_WINDOWS = 16
 
 
 def eager(checkpoint, windows: np.ndarray, *, device="cpu") -> np.ndarray:
@@ -57,7 +54,8 @@ def eager(checkpoint, windows: np.ndarray, *, device="cpu") -> np.ndarray:
     (B, S, S) float32
     """
     engine = TorchEngine(checkpoint, "exact", torch.device(device), plain=True)
-    return engine.predict(np.ascontiguousarray(windows))
+    # One at a time: plain PyTorch holds all layers of all windows of a call.
+    return np.concatenate([engine.predict(np.ascontiguousarray(windows[n : n + 1])) for n in range(len(windows))])
 
 
 def make_engine(
@@ -69,7 +67,7 @@ def make_engine(
     device: str = "auto",
     threads: int | None = None,
 ) -> Engine:
-    """Make the network ready to run.
+    """Make the network ready to run, by the first rung of what is asked for, unchecked.
 
     Parameters
     ----------
@@ -79,11 +77,12 @@ def make_engine(
     engine : str
         One of `ENGINES`. ``auto`` takes PyTorch on a GPU, on a CPU OpenVINO where it is installed, else PyTorch.
     precision : str
-        ``auto`` takes what the hardware multiplies fastest, ``exact`` float32, ``bf16`` mixed precision.
+        ``auto``: mixed where the hardware multiplies half precision, else float32; ``exact``: float32; ``bf16``: half
+        precision throughout.
     window_px : int
         Side of the windows it will be given.
     device : str
-        As in `compute.pick_device`.
+        As in `pick_device`. ``openvino`` asked for by name runs on the CPU, also where there is a GPU.
     threads : int, optional
         Threads on a CPU, by default PyTorch's.
 
@@ -92,41 +91,104 @@ def make_engine(
     ParameterError
         If the engine is unknown or not installed, or cannot run on the device or at the precision asked for.
     """
+    return _climb(checkpoint, None, 0.5, engine, precision, window_px, device, threads)[0]
+
+
+def check_engine(model: nn.Module, *, engine: str = "auto", precision: str = "auto", device: str = "auto") -> None:
+    """Raise `ParameterError` where `make_engine` would, because of what is asked for or what is installed."""
+    _rungs(model, engine, precision, device)
+
+
+def choose(
+    checkpoint,
+    windows: np.ndarray,
+    *,
+    threshold: float = 0.5,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> tuple[Engine, list[dict]]:
+    """The fastest engine of the ladder that agrees with plain float32 on `windows`.
+
+    An engine or precision that was asked for by name is kept, whatever it differs by; that is recorded and warned of.
+
+    Parameters
+    ----------
+    windows : (B, S, S, 3) uint8
+        `CHECK_WINDOWS` or more, rich in tissue and spread over what will be predicted.
+    threshold : float
+        Probability from which a pixel counts as target.
+
+    Returns
+    -------
+    Engine
+        With its ``agreement``.
+    list of dict
+        The rungs that were tried: engine, precision, kept, and the fields of `Agreement`.
+    """
+    return _climb(checkpoint, windows, threshold, engine, precision, windows.shape[1], device, threads)
+
+
+def _climb(checkpoint, windows, threshold, engine, precision, window_px, device, threads) -> tuple[Engine, list[dict]]:
+    """Make the rungs one after the other until one agrees; the first is taken where there are no windows."""
     chosen, rungs = _rungs(checkpoint.model, engine, precision, device)
-    return _first_possible(checkpoint, rungs, window_px, threads, chosen, (engine, precision))
+    start, compiled_s, tried, reference = time.perf_counter(), 0.0, [], None
+    while rungs:
+        (name, at), rungs = rungs[0], rungs[1:]
+        try:
+            made = _make(checkpoint, (name, at), window_px, threads, chosen)
+        except Exception as error:  # conversion fails in many ways, by type and by text; the user's choice decides
+            if name != "openvino":
+                raise
+            if engine == "openvino":
+                raise ParameterError(f"`engine: openvino` cannot take this network ({error}). Use 'torch'.") from error
+            log.warning("OpenVINO cannot take this network; PyTorch is used instead (%s)", error)
+            rungs = _rungs(checkpoint.model, "torch", precision, device)[1]
+            engine = "torch"
+            continue
+        compiled_s += made.compile_s
+        if windows is None:
+            return made, []
+        if reference is None:
+            reference = eager(checkpoint, windows, device=chosen)
+        given = reference if name == "eager" else made.predict(np.ascontiguousarray(windows))
+        made.agreement = compare(given, reference, threshold=threshold)
+        broken = made.agreement.broken_limit(exact=at == "exact")
+        may_climb = broken and rungs and precision in ("auto", "exact")
+        tried.append({"engine": name, "precision": at, "kept": not may_climb, **made.agreement.as_dict()})
+        if not may_climb:
+            break
+        log.warning("%s at %s differs from float32: %s; trying %s at %s", name, at, broken, *rungs[0])
+    if broken:
+        log.warning("%s at %s differs from float32: %s; it is used because it was asked for", name, at, broken)
+    made.compile_s, made.check_s = compiled_s, time.perf_counter() - start - compiled_s
+    return made, tried
 
 
 def _rungs(model: nn.Module, engine: str, precision: str, device) -> tuple[torch.device, list[tuple[str, str]]]:
     """The device, and the engines that were asked for by name and precision, the fastest first."""
     if engine not in ENGINES:
         raise ParameterError(f"`engine` should be one of {', '.join(ENGINES)}, not {engine!r}.")
-    chosen = pick_device(device)
-    if engine in _PACKAGES:
-        missing = [name for name in _PACKAGES[engine] if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ParameterError(
-                f"`engine: {engine}` needs a package that is not installed: {_INSTALL[engine]}; or use 'auto'."
-            )
-        if chosen.type != "cpu" and device != "auto":
-            raise ParameterError(f"`engine: {engine}` runs on the CPU, not on {device!r}. Use 'torch' or 'auto'.")
-        chosen = torch.device("cpu")
-    if engine == "onnxruntime":
-        if precision not in ("auto", "exact"):
-            raise ParameterError(
-                f"`engine: onnxruntime` computes in float32 here; `precision` cannot be {precision!r}."
-            )
-        return chosen, [("onnxruntime", "exact")]
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    if engine == "openvino" and not has_openvino:
+        raise ParameterError(
+            "`engine: openvino` needs a package that is not installed: pip install tlskit[openvino]; or use 'auto'."
+        )
+    if engine == "openvino" and device not in ("auto", "cpu", torch.device("cpu")):
+        raise ParameterError(f"`engine: openvino` runs on the CPU, not on {device!r}. Use 'torch' or 'auto'.")
+    chosen = torch.device("cpu") if engine == "openvino" else pick_device(device)
     fastest = pick_precision(precision, chosen)
     precisions = [fastest]
-    if precision == "auto" and fastest != "exact":
-        precisions += [*(["mixed"] if has_parts(model) else []), "exact"]
-    names = [engine]
-    if engine == "auto":
-        names = ["openvino"] if chosen.type == "cpu" and importlib.util.find_spec("openvino") else []
-        names.append("torch")
-    # PyTorch is slower than OpenVINO at equal precision, so that it is tried at float32 only, after it.
-    rungs = [(names[0], one) for one in precisions] + [(name, precisions[-1]) for name in names[1:]]
-    if "torch" in names and precisions[-1] == "exact":
+    if precision == "auto":
+        precisions = [*(["mixed"] if fastest != "exact" and has_parts(model) else []), "exact"]
+    takes_openvino = engine == "openvino" or (engine == "auto" and chosen.type == "cpu" and has_openvino)
+    first = "openvino" if takes_openvino else "torch"
+    rungs = [(first, one) for one in precisions]
+    # PyTorch is slower than OpenVINO at equal precision: it is tried at float32 only, after it.
+    if engine == "auto" and first == "openvino":
+        rungs.append(("torch", precisions[-1]))
+    if engine != "openvino" and precisions[-1] == "exact":
         rungs.append(("eager", "exact"))
     return chosen, rungs
 
@@ -136,102 +198,132 @@ def _make(checkpoint, rung: tuple[str, str], window_px: int, threads: int | None
     tune_allocator()
     if name == "openvino":
         return OpenVinoEngine(checkpoint, precision, window_px, threads)
-    if name == "onnxruntime":
-        return OnnxEngine(checkpoint, window_px, threads)
     if name == "eager":
         return TorchEngine(checkpoint, precision, device, plain=True)
     return torch_engine(checkpoint, precision, device, window_px=window_px, threads=threads)
 
 
-def _first_possible(checkpoint, rungs, window_px, threads, device, asked) -> Engine:
-    """The first of the rungs; PyTorch's first where OpenVINO cannot take the network and need not."""
-    try:
-        return _make(checkpoint, rungs[0], window_px, threads, device)
-    except Exception as error:  # conversion fails in many ways, by type and by text; the user's choice decides
-        if rungs[0][0] != "openvino":
-            raise
-        engine, precision = asked
-        if engine == "openvino":
-            raise ParameterError(f"`engine: openvino` cannot take this network ({error}). Use 'torch'.") from error
-        log.warning("OpenVINO cannot take this network; PyTorch is used instead (%s)", error)
-        _, rungs = _rungs(checkpoint.model, "torch", precision, device)
-        return _make(checkpoint, rungs[0], window_px, threads, device)
-
-
-def prepare(checkpoint, windows: np.ndarray, *, made: Engine, engine="auto", precision="auto", threads=None) -> Engine:
-    """Compare an engine with plain float32 on the first windows, and give it up for a more exact one if need be.
-
-    An engine or precision that was asked for by name is kept, whatever it differs by; that is recorded and warned of.
-
-    Parameters
-    ----------
-    windows : (B, S, S, 3) uint8
-        The first batch.
-    made : Engine
-        What `make_engine` made of the same `engine` and `precision`.
-    """
-    start = time.perf_counter()
-    first = np.ascontiguousarray(windows[: _CHECK_WINDOWS if windows.shape[1] <= MAX_STREAM_PX else 1])
-    device = torch.device(made.device)
-    reference = eager(checkpoint, first, device=device)
-    _, rungs = _rungs(checkpoint.model, "torch" if made.name == "torch" else engine, precision, made.device)
-    rungs = rungs[rungs.index((made.name, made.precision)) + 1 :] if precision in ("auto", "exact") else []
-    limit = EXACT_DPROB if precision == "exact" else MAX_DPROB
-    current, compiled_s = made, made.compile_s
-    while True:
-        current.max_dprob = float(np.abs(current.predict(first) - reference).max(initial=0.0))
-        if current.max_dprob <= limit:
-            break
-        said = f"{current.name} at {current.precision} differs from float32 by up to {current.max_dprob:.3g}"
-        if not rungs:
-            log.warning("%s; it is used because it was asked for", said)
-            break
-        (name, following), rungs = rungs[0], rungs[1:]
-        log.warning("%s (limit %g); trying %s at %s", said, limit, name, following)
-        current = _make(checkpoint, (name, following), first.shape[1], threads, device)
-        compiled_s += current.compile_s
-    current.check_s = time.perf_counter() - start - (compiled_s - made.compile_s)
-    current.compile_s = compiled_s
-    return current
-
-
 class EngineSource:
-    """An engine to be made when the first windows are there, and then used for slide after slide.
+    """An engine that is chosen once for a checkpoint and a kind of machine, and then used for slide after slide.
 
     Parameters
     ----------
     checkpoint, engine, precision, window_px, device, threads
         See `make_engine`.
+    note : path, optional
+        A JSON file beside the checkpoint: what was chosen before for this checkpoint, on this kind of machine, for
+        this size of window, is taken up from there; what is chosen here is written there.
 
     Attributes
     ----------
     asked : (str, str)
         Engine and precision as asked for.
     made : Engine or None
+    tried : list of dict
+        The ladder: see `choose`.
     """
 
-    def __init__(self, checkpoint, *, window_px, engine="auto", precision="auto", device="auto", threads=None):
+    def __init__(
+        self, checkpoint, *, window_px, engine="auto", precision="auto", device="auto", threads=None, note=None
+    ):
         self.asked = (engine, precision)
         self.window_px = window_px
+        self.made: Engine | None = None
+        self.tried: list[dict] = []
         self._checkpoint = checkpoint
         self._options = {"window_px": window_px, "device": device, "threads": threads}
-        self.made: Engine | None = None
+        self._note = Path(note) if note else None
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether it was chosen before, here or by an earlier step that noted it."""
+        return self.made is not None or self._noted() is not None
 
     def get(self, windows: np.ndarray) -> Engine:
-        """The engine; the first call makes it and checks it on `windows`, ``(B, S, S, 3) uint8``."""
+        """The engine. The first call chooses it by `windows`, ``(B, S, S, 3) uint8``, unless it was noted before."""
         if self.made is None:
-            engine, precision = self.asked
-            made = make_engine(self._checkpoint, engine=engine, precision=precision, **self._options)
-            self.made = prepare(
-                self._checkpoint, windows, made=made, engine=engine, precision=precision,
-                threads=self._options["threads"],
+            noted = self._noted()
+            if not noted and len(windows) == 0:  # nothing to choose by: float32, for this once
+                options, exact = self._options, "exact" if self.asked[1] == "auto" else self.asked[1]
+                return make_engine(self._checkpoint, engine=self.asked[0], precision=exact, **options)
+            if noted:
+                self.tried = noted["tried"]
+                self.made = self.exactly(noted["engine"], noted["precision"])
+                fields = Agreement.__dataclass_fields__
+                self.made.agreement = Agreement(**{name: self.tried[-1][name] for name in fields})
+            else:
+                options = {name: self._options[name] for name in ("device", "threads")}
+                engine, precision = self.asked
+                self.made, self.tried = choose(
+                    self._checkpoint, windows, engine=engine, precision=precision,
+                    threshold=getattr(self._checkpoint, "threshold", None) or 0.5, **options,
+                )  # fmt: skip
+                self._write_note()
+        return self.made
+
+    def recheck(self, windows: np.ndarray) -> Engine:
+        """The engine, looked at again on windows of another slide, ``(B, S, S, 3) uint8``.
+
+        Where it breaks a limit there it is given up for the next rung from here on, and the note with it: a choice
+        that holds for some slides only is none.
+        """
+        made = self.get(windows)
+        if len(windows) == 0 or made.name == "eager" or self.asked[1] not in ("auto", "exact"):
+            return made
+        start = time.perf_counter()
+        windows = np.ascontiguousarray(windows)
+        reference = eager(self._checkpoint, windows, device=made.device)
+        found = compare(made.predict(windows), reference, threshold=0.5)
+        made.check_s = time.perf_counter() - start
+        broken = found.broken_limit(exact=made.precision == "exact")
+        made.agreement = made.agreement.joined(found) if made.agreement else found
+        if broken:
+            log.warning(
+                "%s at %s agreed with float32 on the windows it was chosen by, but not on this slide: %s. What follows "
+                "is run in float32.", made.name, made.precision, broken,
             )  # fmt: skip
+            engine = "torch" if made.precision == "exact" else self.asked[0]
+            options = {name: self._options[name] for name in ("device", "threads")}
+            self.made, tried = choose(self._checkpoint, windows, engine=engine, precision="exact", **options)
+            self.tried += tried
+            self._write_note()
         return self.made
 
     def exactly(self, name: str, precision: str) -> Engine:
         """The engine of this name and precision, unchecked; the one made before where it is that."""
         if self.made is None or (self.made.name, self.made.precision) != (name, precision):
             options = self._options
-            device = pick_device("cpu" if name in _PACKAGES else options["device"])
+            device = pick_device("cpu" if name == "openvino" else options["device"])
             return _make(self._checkpoint, (name, precision), options["window_px"], options["threads"], device)
         return self.made
+
+    def _subject(self) -> dict:
+        """What a choice holds for."""
+        hardware = describe_hardware("cpu" if self.asked[0] == "openvino" else self._options["device"])
+        return {
+            "checkpoint_sha256": getattr(self._checkpoint, "sha256", ""),
+            "asked": list(self.asked),
+            "window_px": self.window_px,
+            "machine": {name: hardware[name] for name in ("cpu", "gpu", "device", "torch")},
+        }
+
+    def _notes(self) -> list[dict]:
+        if self._note is None or not self._note.is_file():
+            return []
+        try:
+            return json.loads(self._note.read_text(encoding="utf-8"))
+        except ValueError:  # cut off or edited: the choice is made again
+            return []
+
+    def _noted(self) -> dict | None:
+        subject = self._subject()
+        same = [note for note in self._notes() if all(note.get(name) == value for name, value in subject.items())]
+        return same[-1] if same else None
+
+    def _write_note(self) -> None:
+        if self._note is None:
+            return
+        subject = self._subject()
+        others = [note for note in self._notes() if any(note.get(name) != value for name, value in subject.items())]
+        note = subject | {"engine": self.made.name, "precision": self.made.precision, "tried": self.tried}
+        write_text(self._note, json.dumps([*others, note], indent=1) + "\n")

@@ -1,32 +1,40 @@
-"""What PyTorch Lightning runs: the network with its loss, its account of the epochs, progress and saved state."""
+"""The training loop: an epoch of steps, a validation, the whole state saved, and so on.
+
+Every epoch is a function of the seed, its number and the weights it begins with; the state that is saved after it is
+all that the next one needs. So a training that was killed and goes on gives the history of one that was not (on a CPU
+exactly, on a GPU to rounding).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
-import signal
 import sys
-import threading
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-import lightning
 import numpy as np
 import pandas as pd
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import nn
 from tqdm.auto import tqdm
 
 from tlskit.errors import TrainingError
+from tlskit.networks.models import write_tensors
 from tlskit.outlines import IGNORED
+from tlskit.tiles import TileDataset, epoch_batches, read_batches
 
-__all__ = ["HISTORY_COLUMNS", "THRESHOLD", "Learner", "Progress", "SaveState", "interruptible", "quiet_lightning"]
+__all__ = ["HISTORY_COLUMNS", "THRESHOLD", "best_epoch", "dice_loss", "fit", "history_table", "validate"]
 
 log = logging.getLogger(__name__)
+
+# Fabric announces the precision it was asked for, and gives advice; its warnings and errors still come through.
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 
 HISTORY_COLUMNS = (
     ["epoch", "steps", "learning_rate", "train_loss", "val_loss", "val_iou", "val_dice"]
@@ -36,196 +44,203 @@ HISTORY_COLUMNS = (
 #: Threshold at which validation IoU is measured while training, and which the checkpoint carries to begin with.
 THRESHOLD = 0.5
 
+_FABRIC_PRECISION = {"exact": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
-class Learner(lightning.LightningModule):
-    """The network, its loss and optimiser, and the account of its epochs."""
 
-    def __init__(self, model: nn.Module, *, learning_rate: float, seed: int, fingerprint: str):
-        super().__init__()
-        # NHWC is the layout that CPU and tensor-core convolutions compute in; the batches come in it too.
-        self.model = model.to(memory_format=torch.channels_last)
-        self.loss = DiceLoss(mode="binary", from_logits=True, ignore_index=IGNORED)
-        self.learning_rate = learning_rate
-        self.seed = seed
-        self.fingerprint = fingerprint
-        self.history: list[dict] = []
-        self.best_weights: dict[str, torch.Tensor] = {}
-        #: Number of each validation tile and its tp, fp, fn, tn by the network of `best_weights`, ``(N, 5)`` int64.
-        self.best_counts = torch.zeros((0, 5), dtype=torch.int64)
+def dice_loss() -> nn.Module:
+    """The loss, of logits and masks ``(B, 1, H, W)`` float32; pixels that are `IGNORED` have no say in it."""
+    return DiceLoss(mode="binary", from_logits=True, ignore_index=IGNORED)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        # Fused: one pass over the weights instead of ten, 5-10 % of a step on small tiles on a CPU.
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
 
-    def training_step(self, batch, batch_idx: int) -> torch.Tensor:
-        if batch_idx == 0:
-            # Dropout of this epoch depends on nothing that came before it, so that a resumed training repeats it.
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, self.current_epoch)).generate_state(1)[0]))
-            self._began = self._train_began = time.perf_counter()
-            self._losses: list[float] = []
-            self._tiles = 0
-        images, masks, _ = batch
-        loss = self.loss(self.model(images).float(), masks)
-        value = float(loss.detach())
-        if not math.isfinite(value):
+def fit(
+    model: nn.Module,
+    data: dict[str, TileDataset],
+    params: dict,
+    *,
+    state_path: Path,
+    resumed: dict | None,
+    device: torch.device,
+    workers: int,
+) -> dict:
+    """Train `model` in place for as many epochs as are left.
+
+    Parameters
+    ----------
+    data
+        The tiles of ``train`` and ``val``.
+    params
+        ``epochs, steps_per_epoch, batch_size, learning_rate, precision, seed, fingerprint``, as `train` takes them.
+    state_path
+        Where the state is written after each epoch, atomically.
+    resumed
+        Such a state, to go on from.
+    device, workers
+        To compute on; threads that make batches.
+
+    Returns
+    -------
+    dict
+        ``history`` (one dict an epoch), and of the epoch to keep ``best_weights`` (on the CPU) and ``best_counts``:
+        number of each validation tile and its tp, fp, fn, tn, ``(N, 5)`` int64.
+
+    Raises
+    ------
+    TrainingError
+        If the loss or the network's output stops being a number.
+    """
+    is_cuda = device.type == "cuda"
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=[device.index or 0] if is_cuda else 1,
+        precision=_FABRIC_PRECISION[params["precision"]],
+        # One process on one device, also where SLURM's or MPI's variables say that it is one of many.
+        plugins=[LightningEnvironment()],
+    )
+    # NHWC is the layout that CPU and tensor-core convolutions compute in; the batches come in it too. Fused: one pass
+    # over the weights instead of ten, 5-10 % of a step on small tiles on a CPU.
+    model = model.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=params["learning_rate"], fused=True)
+    done = {"history": [], "best_weights": {}, "best_counts": torch.zeros((0, 5), dtype=torch.int64)}
+    parts = {"weights": model, "optimizer": optimizer, "scaler": fabric.strategy.precision}
+    if resumed:
+        done = {name: resumed[name] for name in done}
+        for name, part in parts.items():
+            part.load_state_dict(resumed[name])
+    model, optimizer = fabric.setup(model, optimizer)
+
+    n_val, size, epochs, seed = len(data["val"]), params["batch_size"], params["epochs"], params["seed"]
+    drawing = {"batch_size": size, "steps": params["steps_per_epoch"], "seed": seed}
+    reading = {"workers": workers, "pin_memory": is_cuda}
+    val_plan = np.split(np.arange(n_val), range(size, n_val, size))
+    n_steps = len(epoch_batches(len(data["train"]), epoch=0, **drawing))
+    with _bar(epochs * n_steps, initial=len(done["history"]) * n_steps) as bar:
+        for epoch in range(len(done["history"]), epochs):
+            began = time.perf_counter()
+            # Dropout of this epoch depends on nothing that came before it.
+            torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
+            plan = epoch_batches(len(data["train"]), epoch=epoch, **drawing)
+            with contextlib.closing(read_batches(data["train"], plan, seed=(seed, epoch), **reading)) as batches:
+                losses = _train_epoch(fabric, model, optimizer, batches, bar=bar, epoch=epoch)
+            trained = time.perf_counter()
+            with contextlib.closing(read_batches(data["val"], val_plan, **reading)) as batches:
+                counts, overlap, total = validate(model, map(fabric.to_device, batches))
+            if not math.isfinite(overlap + total):
+                raise TrainingError(
+                    f"The network gave values that are not numbers in the validation of epoch {epoch + 1}. Lower "
+                    f"`learning_rate` (it is {params['learning_rate']:g}), or use `precision: exact`."
+                )
+            row = {
+                "epoch": epoch + 1,
+                "steps": (epoch + 1) * n_steps,
+                "learning_rate": float(params["learning_rate"]),
+                "train_loss": float(np.mean(losses)),
+                **_scores(counts, overlap, total),
+                "tiles_per_s": sum(map(len, plan)) / (trained - began),
+                "seconds": time.perf_counter() - began,
+            }
+            done["history"].append(row)
+            if best_epoch(done["history"]) == epoch:
+                done["best_weights"] = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+                done["best_counts"] = counts
+            _save_state(state_path, {"fingerprint": params["fingerprint"], **done}, parts)
+            _tell(row, epochs, bar)
+    return done
+
+
+def _train_epoch(fabric: Fabric, model: nn.Module, optimizer, batches: Iterable, *, bar: tqdm, epoch: int) -> list:
+    """One optimiser step a batch; returns the loss of each."""
+    loss_of, losses = dice_loss(), []
+    model.train()
+    for images, masks, _ in map(fabric.to_device, batches):
+        loss = loss_of(model(images).float(), masks)
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
             raise TrainingError(
-                f"The training loss became {value} in epoch {self.current_epoch + 1}, step {batch_idx + 1}. Lower "
-                f"`learning_rate` (it is {self.learning_rate:g}), or use `precision: exact`."
+                f"The training loss became {losses[-1]} in epoch {epoch + 1}, step {len(losses)}. Lower "
+                f"`learning_rate` (it is {optimizer.param_groups[0]['lr']:g}), or use `precision: exact`."
             )
-        self._losses.append(value)
-        self._tiles += len(images)
-        return loss
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        bar.update()
+    return losses
 
-    def on_validation_epoch_start(self) -> None:
-        self._train_s = time.perf_counter() - self._train_began
-        self._counts: list[torch.Tensor] = []
-        self._sums = torch.zeros(2, dtype=torch.float64)
 
-    def validation_step(self, batch, batch_idx: int) -> None:
-        images, masks, index = batch
+@torch.inference_mode()
+def validate(model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, float, float]:
+    """What a network, put into evaluation mode, makes of the validation tiles.
+
+    Parameters
+    ----------
+    model
+        Gives logits ``(B, 1, H, W)``.
+    batches
+        Images, masks and numbers of the tiles, on the model's device.
+
+    Returns
+    -------
+    int64 tensor ``(N, 5)``
+        Number of each tile, and tp, fp, fn, tn of its pixels at `THRESHOLD`.
+    float, float
+        Sums over the whole set of probability x mask, and of probability + mask.
+    """
+    model.eval()
+    rows, sums = [], torch.zeros(2, dtype=torch.float64)
+    for images, masks, index in batches:
         counted = masks != IGNORED
-        probability, masks = self.model(images).float().sigmoid() * counted, masks * counted
+        probability, masks = model(images).float().sigmoid() * counted, masks * counted
         predicted, truth = probability >= THRESHOLD, masks > 0.5
         cells = (predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth & counted)
         counts = torch.stack([cell.sum((1, 2, 3)) for cell in cells], dim=1).cpu()
-        self._counts.append(torch.cat([index.cpu()[:, None], counts], dim=1))
+        rows.append(torch.cat([index.cpu()[:, None], counts], dim=1))
         # Sums per tile in float32, over the set in float64 (which Apple's GPU has not).
         overlap, total = (probability * masks).sum((1, 2, 3)), (probability + masks).sum((1, 2, 3))
-        self._sums += torch.stack([overlap.cpu().double().sum(), total.cpu().double().sum()])
-
-    def on_validation_epoch_end(self) -> None:
-        counts = torch.cat(self._counts)
-        _, tp, fp, fn, _ = counts.sum(dim=0).tolist()
-        overlap, total = self._sums.tolist()
-        val_loss = 1 - 2 * overlap / total if total else math.nan
-        if not math.isfinite(overlap + total):
-            raise TrainingError(
-                f"The network gave values that are not numbers in the validation of epoch {self.current_epoch + 1}. "
-                f"Lower `learning_rate` (it is {self.learning_rate:g}), or use `precision: exact`."
-            )
-        row = {
-            "epoch": self.current_epoch + 1,
-            "steps": self.global_step,
-            "learning_rate": float(self.optimizers().param_groups[0]["lr"]),
-            "train_loss": float(np.mean(self._losses)),
-            "val_loss": val_loss,
-            "val_iou": tp / (tp + fp + fn) if tp + fp + fn else math.nan,
-            "val_dice": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else math.nan,
-            "tiles_per_s": self._tiles / self._train_s,
-            "seconds": time.perf_counter() - self._began,
-        }
-        self.history.append(row)
-        if self._best() == len(self.history) - 1:
-            self.best_weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-            self.best_counts = counts
-
-    def _best(self) -> int:
-        """Number of the best row: the highest IoU; among equals (all 0 at first, say) the lowest validation loss."""
-
-        def quality(number: int) -> tuple[float, float]:
-            iou, loss = self.history[number]["val_iou"], self.history[number]["val_loss"]
-            return (-1.0 if math.isnan(iou) else iou, -math.inf if math.isnan(loss) else -loss)
-
-        return max(range(len(self.history)), key=quality)
-
-    def history_table(self) -> pd.DataFrame:
-        table = pd.DataFrame(self.history)
-        table["best"] = [number == self._best() for number in range(len(table))]
-        return table[HISTORY_COLUMNS]
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["tlskit"] = {
-            "fingerprint": self.fingerprint,
-            "history": self.history,
-            "best_weights": self.best_weights,
-            "best_counts": self.best_counts,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.history = list(checkpoint["tlskit"]["history"])
-        self.best_weights = checkpoint["tlskit"]["best_weights"]
-        self.best_counts = checkpoint["tlskit"]["best_counts"]
+        sums += torch.stack([overlap.cpu().double().sum(), total.cpu().double().sum()])
+    return torch.cat(rows), *sums.tolist()
 
 
-class SaveState(lightning.Callback):
-    """Writes the whole state after each epoch, atomically (Lightning does so), for a resumed training to go on from."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, learner: lightning.LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
-
-
-class Progress(lightning.Callback):
-    """One bar for the whole training, and one line of the log an epoch; both few enough for an executed notebook."""
-
-    def __init__(self, epochs: int, steps: int):
-        self.epochs = epochs
-        self.steps = steps
-        self.bar: tqdm | None = None
-
-    def on_train_start(self, trainer: lightning.Trainer, learner: Learner) -> None:
-        self.bar = tqdm(
-            total=self.epochs * self.steps,
-            initial=trainer.global_step,
-            desc="training",
-            unit="step",
-            # A log or an executed notebook keeps every refresh.
-            mininterval=0.2 if sys.stderr.isatty() else 10,
-        )
-
-    def on_train_batch_end(self, trainer, learner, outputs, batch, batch_idx) -> None:
-        self.bar.update()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, learner: Learner) -> None:
-        row = learner.history[-1]
-        self.bar.clear()  # else the line below would be written at the bar's end
-        log.info(
-            "epoch %d/%d: training loss %.3f, validation loss %.3f, validation IoU %.3f, %.1f tiles/s",
-            row["epoch"], self.epochs, row["train_loss"], row["val_loss"], row["val_iou"], row["tiles_per_s"],
-        )  # fmt: skip
-        self.bar.set_postfix(epoch=f"{row['epoch']}/{self.epochs}", val_iou=f"{row['val_iou']:.3f}", refresh=False)
-
-    def on_train_end(self, trainer: lightning.Trainer, learner: Learner) -> None:
-        self.bar.close()
-
-    def on_exception(self, trainer: lightning.Trainer, learner: Learner, exception: BaseException) -> None:
-        if self.bar is not None:
-            self.bar.close()
+def _scores(counts: torch.Tensor, overlap: float, total: float) -> dict[str, float]:
+    """Of the whole validation set at once, from what `validate` gives; nan where a score is undefined."""
+    _, tp, fp, fn, _ = counts.sum(dim=0).tolist()
+    return {
+        "val_loss": 1 - 2 * overlap / total if total else math.nan,
+        "val_iou": tp / (tp + fp + fn) if tp + fp + fn else math.nan,
+        "val_dice": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else math.nan,
+    }
 
 
-@contextlib.contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Lightning announces hardware and gives advice on loaders that are not used here; errors still come through."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def best_epoch(history: list[dict]) -> int:
+    """Number of the best row: the highest IoU; among equals (all 0 at first, say) the lowest validation loss."""
+
+    def quality(number: int) -> tuple[float, float]:
+        iou, loss = history[number]["val_iou"], history[number]["val_loss"]
+        return (-1.0 if math.isnan(iou) else iou, -math.inf if math.isnan(loss) else -loss)
+
+    return max(range(len(history)), key=quality)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C and Jupyter's stop button arrive as `KeyboardInterrupt`.
+def history_table(history: list[dict]) -> pd.DataFrame:
+    """One row an epoch with `HISTORY_COLUMNS`."""
+    best = best_epoch(history)
+    return pd.DataFrame(history).assign(best=[number == best for number in range(len(history))])[HISTORY_COLUMNS]
 
-    Lightning turns it into ``sys.exit`` and leaves the interrupt signal ignored for the rest of the process: a
-    notebook's kernel could then no longer be interrupted.
-    """
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if in_main else None
-    try:
-        yield
-    except SystemExit as stopped:
-        if isinstance(stopped.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if in_main and handler is not None:
-            signal.signal(signal.SIGINT, handler)
+
+def _save_state(path: Path, state: dict, parts: dict) -> None:
+    """`state`, and that of the weights, the optimiser and the loss scaling, for a killed training to go on from."""
+    write_tensors(path, state | {name: part.state_dict() for name, part in parts.items()})
+
+
+def _bar(total: int, *, initial: int) -> tqdm:
+    # One bar for the whole training; a log or an executed notebook keeps every refresh.
+    quick = sys.stderr.isatty()
+    return tqdm(total=total, initial=initial, desc="training", unit="step", mininterval=0.2 if quick else 10)
+
+
+def _tell(row: dict, epochs: int, bar: tqdm) -> None:
+    """One line of the log an epoch: few enough for an executed notebook."""
+    bar.clear()  # else the line below would be written at the bar's end
+    log.info(
+        "epoch %d/%d: training loss %.3f, validation loss %.3f, validation IoU %.3f, %.1f tiles/s",
+        row["epoch"], epochs, row["train_loss"], row["val_loss"], row["val_iou"], row["tiles_per_s"],
+    )  # fmt: skip
+    bar.set_postfix(epoch=f"{row['epoch']}/{epochs}", val_iou=f"{row['val_iou']:.3f}", refresh=False)

@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import io
 import logging
-import pickle
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tlskit.networks.encoders import SUFFIXES, how_to_bring_weights, load_encode
 from tlskit.networks.hardware import pick_device
 from tlskit.units import magnification_name
 
-__all__ = ["Checkpoint", "build_model", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "build_model", "load_checkpoint", "save_checkpoint", "write_tensors"]
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,8 @@ class Checkpoint:
         Name of the class, or several, whose area was left out; empty for none.
     apply_icc
         Whether colours were corrected by the slides' ICC profiles.
+    detail_mpp
+        um/px beyond which detail was averaged away (`tlskit.slides.open_slide`); 0 where none was.
     params
         All further settings of the training, plain values.
     sha256
@@ -147,6 +149,7 @@ class Checkpoint:
     history: pd.DataFrame
     ignore_class: str | list[str] = ""
     apply_icc: bool = False
+    detail_mpp: float = 0.0
     params: dict = field(default_factory=dict)
     sha256: str = ""
 
@@ -208,21 +211,34 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Checkpoint:
     }
     for name in _plain_fields():
         payload[name] = _plain(getattr(checkpoint, name), name)
-    buffer = io.BytesIO()
+    return dataclasses.replace(checkpoint, sha256=write_tensors(path, payload))
+
+
+def write_tensors(path: str | Path, payload: dict) -> str:
+    """Write tensors and plain values as torch does, but atomically; returns the file's SHA-256."""
+    buffer = io.BytesIO()  # torch tells a full disk from no other fault
     torch.save(payload, buffer)
-    data = buffer.getvalue()
     with writing(path) as temporary:
-        temporary.write_bytes(data)
-    return dataclasses.replace(checkpoint, sha256=hashlib.sha256(data).hexdigest())
+        temporary.write_bytes(buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto") -> Checkpoint:
+def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto", **wanted) -> Checkpoint:
     """Read a checkpoint; its network is on `device` and in evaluation mode.
+
+    Parameters
+    ----------
+    path
+    device
+        As in `pick_device`.
+    wanted
+        What it has to have been trained for: see `Checkpoint.check_fits`.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, not a checkpoint of tlskit, or of a format version this code does not know.
+        If the file is missing, damaged, not a checkpoint of tlskit, or of a format version this code does not know; or
+        if it was trained for something else than `wanted`.
     """
     path = Path(path)
     if not path.is_file():
@@ -230,11 +246,15 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto") ->
     device = pick_device(device)
     data = path.read_bytes()
     try:
+        # torch reads weights with a flipped bit without a word; the file holds a checksum of every part.
+        damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} does not hold")
         payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
+    except Exception as error:  # a damaged file fails in any way: zipfile, pickle, struct, zlib, torch
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({len(data):,} bytes): it is damaged, or it is not one of tlskit. "
-            "Run 03_training again, or copy the file again from where it came."
+            f"{path} cannot be read as a checkpoint ({len(data):,} bytes): it is damaged, or it is not one of tlskit "
+            f"({error}). Run 03_training again, or copy the file again from where it came."
         ) from error
     if not (isinstance(payload, dict) and payload.get("format") == _FORMAT):
         raise CheckpointError(
@@ -260,12 +280,14 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto") ->
             f"The weights in {path} do not fit a UNet++ with {payload['encoder']} of the segmentation-models-pytorch "
             f"installed here ({smp.__version__}): {str(error).splitlines()[0]}"
         ) from error
-    return Checkpoint(
+    checkpoint = Checkpoint(
         model=model.to(device).eval(),
         history=pd.DataFrame(payload["history"]),
         sha256=hashlib.sha256(data).hexdigest(),
         **{name: payload[name] for name in _plain_fields() if name in payload},
     )
+    checkpoint.check_fits(**wanted)
+    return checkpoint
 
 
 def _plain_fields() -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tlskit.networks.agreement import Agreement
 from tlskit.networks.fusion import fold
 from tlskit.networks.hardware import pick_precision
 from tlskit.tiles import check_normalisation, normalise
@@ -89,15 +90,15 @@ class Engine(abc.ABC):
     Attributes
     ----------
     name, precision : str
-        What it is: "torch", "openvino", "onnxruntime" or "eager" (PyTorch as it comes); "exact", "bf16", "fp16" or
+        What it is: "torch", "openvino" or "eager" (PyTorch as it comes); "exact", "bf16", "fp16" or
         "mixed" (the encoder in float32, the decoder, which does most of the work, in half precision).
     device : str
     compile_s : float
         Seconds to make it: copying, rewriting, conversion, compilation.
     check_s : float
         Seconds the comparison with float32 took; 0 where there was none.
-    max_dprob : float
-        Largest difference of a probability to float32 on the first windows; nan before it was measured.
+    agreement : Agreement or None
+        How far it is from float32; None before it was measured.
     depth : int
         How many submitted batches may wait to be fetched.
     """
@@ -107,7 +108,12 @@ class Engine(abc.ABC):
 
     def __init__(self):
         self.compile_s = self.check_s = 0.0
-        self.max_dprob = float("nan")
+        self.agreement: Agreement | None = None
+
+    @property
+    def max_dprob(self) -> float:
+        """Largest difference of a probability to float32; nan before it was measured."""
+        return self.agreement.max_dprob if self.agreement else float("nan")
 
     def empty(self, count: int, window_px: int) -> np.ndarray:
         """Room for `count` windows, ``(count, S, S, 3) uint8``, in memory the engine takes them from fast."""
@@ -124,17 +130,6 @@ class Engine(abc.ABC):
     def predict(self, windows: np.ndarray) -> np.ndarray:
         """`submit` and `result` in one."""
         return self.result(self.submit(windows))
-
-    def describe(self) -> dict:
-        """What a record needs to say about it."""
-        return {
-            "engine": self.name,
-            "precision": self.precision,
-            "device": self.device,
-            "compile_s": self.compile_s,
-            "check_s": self.check_s,
-            "max_dprob": self.max_dprob,
-        }
 
 
 class TorchEngine(Engine):
@@ -160,7 +155,7 @@ class TorchEngine(Engine):
         self.compile_s = time.perf_counter() - start
 
     def submit(self, windows):
-        with torch.inference_mode():
+        with torch.inference_mode(), _no_tf32(self.precision in ("exact", "mixed")):
             return self._probability(torch.from_numpy(windows).to(self._device))
 
     def result(self, ticket):

@@ -1,7 +1,6 @@
 """Training: tiles with a split in, the checkpoint with the best validation IoU out.
 
-The loop is PyTorch Lightning's. Every epoch is a function of the seed, its number and the weights it begins with, so a
-training that was killed and resumed gives the history of one that was not (on a CPU exactly, on a GPU to rounding).
+What a training is made of is settled here: its settings, its tiles, and whether it was made before; `loop.fit` does it.
 """
 
 from __future__ import annotations
@@ -15,11 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from tlskit import units
 from tlskit.cohort import slide_rows
@@ -27,23 +24,13 @@ from tlskit.errors import CheckpointError, ParameterError, TrainingError
 from tlskit.files import code_state, files_state
 from tlskit.metrics import COUNTS
 from tlskit.networks.hardware import pick_device, pick_precision, tune_allocator
-from tlskit.networks.loop import (
-    HISTORY_COLUMNS,
-    THRESHOLD,
-    Learner,
-    Progress,
-    SaveState,
-    interruptible,
-    quiet_lightning,
-)
+from tlskit.networks.loop import HISTORY_COLUMNS, THRESHOLD, fit, history_table
 from tlskit.networks.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
-from tlskit.tiles import Batches, TileDataset, epoch_batches
+from tlskit.tiles import TileDataset
 
 __all__ = ["HISTORY_COLUMNS", "Training", "train"]
 
 log = logging.getLogger(__name__)
-
-_LIGHTNING_PRECISION = {"exact": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +113,7 @@ def train(
     """Train a UNet++ on the training tiles and keep the epoch with the best IoU on all validation tiles.
 
     Loss is the Dice loss from logits, pooled over the batch [1]_; the optimiser is Adam. On a CPU the memory allocator
-    is tuned for this process (`compute.tune_allocator`).
+    is tuned for this process (`hardware.tune_allocator`).
 
     Parameters
     ----------
@@ -148,7 +135,7 @@ def train(
     batch_size, learning_rate
         Of Adam; the rate is constant.
     precision, device
-        As for `compute.pick_precision` and `compute.pick_device`.
+        As for `hardware.pick_precision` and `hardware.pick_device`.
     augment
         Flip, turn and colour the training tiles (`datasets.augment_tile`); validation tiles never.
     workers
@@ -226,21 +213,20 @@ def train(
     params["fingerprint"] = fingerprint = _fingerprint(carried | params, parts, manifest)
     if resume and (made := _made_before(out_path, fingerprint)):
         return _summary(out_path, made, parts)
-    resume_path = _resumable(state_path, fingerprint, epochs) if resume else None
+    resumed = _resumable(state_path, fingerprint, epochs) if resume else None
 
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []), quiet_lightning():
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = build_model(encoder=encoder, encoder_weights=encoder_weights)
-        learner = Learner(model, learning_rate=learning_rate, seed=seed, fingerprint=fingerprint)
         try:
-            _fit(learner, data, params, state_path=state_path, resume_path=resume_path, device=device, workers=workers)
+            done = fit(model, data, params, state_path=state_path, resumed=resumed, device=device, workers=workers)
         finally:
             for dataset in data.values():
                 dataset.close()
 
-    history = learner.history_table()
-    model.load_state_dict(learner.best_weights)
-    params["val_counts"] = learner.best_counts.tolist()
+    history = history_table(done["history"])
+    model.load_state_dict(done["best_weights"])
+    params["val_counts"] = done["best_counts"].tolist()
     params["lost_tiles"] = sorted(set().union(*(dataset.lost for dataset in data.values())))
     saved = save_checkpoint(out_path, Checkpoint(model=model, history=history, params=params, **carried))
     state_path.unlink(missing_ok=True)
@@ -268,50 +254,6 @@ def _summary(out_path: Path, checkpoint: Checkpoint, parts: dict[str, pd.DataFra
     )
 
 
-def _fit(
-    learner: Learner,
-    data: dict[str, TileDataset],
-    params: dict,
-    *,
-    state_path: Path,
-    resume_path: Path | None,
-    device: torch.device,
-    workers: int,
-) -> None:
-    is_cuda = device.type == "cuda"
-    n_train, n_val = len(data["train"]), len(data["val"])
-    batch_size, seed = params["batch_size"], params["seed"]
-
-    def plan() -> list[np.ndarray]:
-        steps = params["steps_per_epoch"]
-        return epoch_batches(n_train, batch_size=batch_size, steps=steps, seed=seed, epoch=learner.current_epoch)
-
-    train_batches = Batches(
-        data["train"], plan, workers=workers, seed=lambda: (seed, learner.current_epoch), pin_memory=is_cuda
-    )
-    val_plan = np.split(np.arange(n_val), range(batch_size, n_val, batch_size))
-    val_batches = Batches(data["val"], val_plan, workers=workers, pin_memory=is_cuda)
-    trainer = lightning.Trainer(
-        accelerator="gpu" if is_cuda else device.type,
-        devices=[device.index or 0] if is_cuda else 1,
-        precision=_LIGHTNING_PRECISION[params["precision"]],
-        max_epochs=params["epochs"],
-        callbacks=[Progress(params["epochs"], len(train_batches)), SaveState(state_path)],
-        # Without these Lightning writes logs, checkpoints and model summaries of its own into the working folder.
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=state_path.parent,
-        # Under SLURM Lightning would take over signals and requeue the job by itself.
-        plugins=[LightningEnvironment()],
-    )
-    with interruptible():
-        trainer.fit(learner, train_batches, val_batches, ckpt_path=resume_path, weights_only=True)
-
-
 def _check_settings(params: dict, *, tile_px: int) -> None:
     for name, least in (("epochs", 1), ("steps_per_epoch", 0), ("batch_size", 1), ("workers", 0)):
         if params[name] < least:
@@ -337,13 +279,13 @@ def _of_split(tiles: pd.DataFrame, name: str, magnification: float) -> pd.DataFr
         raise TrainingError(
             f"There are no {where} tiles at {units.magnification_name(magnification)} (tiles by set: {counts}). "
             f"Either no patient of the {where} set has the target, or all tiles hung over the edge of small sections. "
-            "Use `edge_tiles: pad`, smaller tiles (`tile_px`), another `seed` of the split, or more patients."
+            "Use `edge_tiles: pad`, smaller tiles (`tile_px`), another `split_seed`, or more patients."
         )
     return part.reset_index(drop=True)
 
 
 def _with_counts(tiles: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
-    """Rows of `tiles` with a pixel that counts, beside their counts; `counts` is `learner.Learner.best_counts`."""
+    """Rows of `tiles` with a pixel that counts, beside their counts; `counts` as `loop.fit` gives them."""
     number, *cells = counts[counts[:, 1:].any(axis=1)].T  # a tile that was lost, or ignored as a whole, has none
     return tiles.iloc[number].reset_index(drop=True).assign(**dict(zip(COUNTS, cells, strict=True)))
 
@@ -373,16 +315,18 @@ def _made_before(path: Path, fingerprint: str) -> Checkpoint | None:
     return found
 
 
-def _resumable(path: Path, fingerprint: str, epochs: int) -> Path | None:
+def _resumable(path: Path, fingerprint: str, epochs: int) -> dict | None:
+    """The state that the same call left at `path`, if one lies there."""
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["tlskit"]
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        left_by, epochs_done = state["fingerprint"], len(state["history"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError) as error:
         log.warning("%s cannot be read (%s): training starts afresh", path.name, type(error).__name__)
         return None
-    if state.get("fingerprint") != fingerprint:
+    if left_by != fingerprint:
         log.info("%s was left by a training with other settings or tiles: training starts afresh", path.name)
         return None
-    log.info("training goes on after epoch %d of %d", len(state["history"]), epochs)
-    return path
+    log.info("training goes on after epoch %d of %d", epochs_done, epochs)
+    return state

@@ -75,7 +75,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a file holds: `outlines`, and a `report` of what else was met (see `annotations.read_annotations`)."""
+    """What a file holds: `outlines`, and a `report` of what else was met (see `reading.read_annotations`)."""
 
     outlines: list[Outline]
     report: dict

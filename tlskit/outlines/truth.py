@@ -110,7 +110,7 @@ def read_truth(
     slide : slides.Slide
         It says where QuPath counts pixels from.
     target_class, missing
-        Of `annotations.read_targets`.
+        Of `reading.read_targets`.
     ignore_class
         Class(es) whose area counts neither as target nor as background; empty or None for none. Where such an area and
         a target overlap, the area wins.
@@ -118,7 +118,7 @@ def read_truth(
     Raises
     ------
     AnnotationError
-        As `annotations.read_targets`.
+        As `reading.read_targets`.
     ParameterError
         If a class is to be target and ignored.
     """

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["tiffs", "tissue"],
     submod_attrs={
         "bands": ["covered_strips"],
+        "identity": ["content_id"],
         "scans": ["PLAUSIBLE_MPP"],
         "slide": ["Slide", "open_slide"],
         "tissue": ["tissue_mask"],

@@ -21,6 +21,7 @@ import numpy as np
 from tlskit import units
 from tlskit.errors import SlideError, SlideGoneError
 from tlskit.slides import bands, colours, jpegs
+from tlskit.slides.detail import coarse_read, coarse_windows, source_mpp
 from tlskit.slides.resample import snapped_ratio
 from tlskit.slides.scans import Scan, find_mpp0
 
@@ -41,6 +42,7 @@ def open_slide(
     mpp_override: float | None = None,
     resolution_by: str = "mpp",
     apply_icc: bool = False,
+    detail_mpp: float = 0.0,
     fast: bool = True,
 ) -> Slide:
     """Open a whole-slide image.
@@ -55,6 +57,9 @@ def open_slide(
         Take the scale from um/px (see `tlskit.slides.scans.find_mpp0`), or as 10 / objective power.
     apply_icc : bool
         Correct colours to sRGB by the slide's ICC profile, where it has one; see `Slide.icc_profile`.
+    detail_mpp : float
+        Coarsest detail that is let through: `Slide.read` and `Slide.windows` at a finer um/px give the area means at
+        this one, each repeated over the pixels whose centres it covers. 0: everything that was scanned.
     fast : bool
         Decode JPEG tiles directly where their pixels equal OpenSlide's; False reads everything through OpenSlide.
 
@@ -65,7 +70,14 @@ def open_slide(
     ScaleError
         If its um/px is missing, contradictory or impossible.
     """
-    return Slide(path, mpp_override=mpp_override, resolution_by=resolution_by, apply_icc=apply_icc, fast=fast)
+    return Slide(
+        path,
+        mpp_override=mpp_override,
+        resolution_by=resolution_by,
+        apply_icc=apply_icc,
+        detail_mpp=detail_mpp,
+        fast=fast,
+    )
 
 
 class Slide:
@@ -88,6 +100,8 @@ class Slide:
         Description of the profile by which colours are corrected; empty where they are left as scanned.
     apply_icc : bool
         Whether they were to be corrected.
+    detail_mpp : float
+        um/px beyond which detail is averaged away; 0 where none is.
     vendor : str
     level_downsamples : tuple of float
     reader : "jpeg" or "openslide"
@@ -98,7 +112,7 @@ class Slide:
         What OpenSlide knows of the slide.
     """
 
-    def __init__(self, path, *, mpp_override=None, resolution_by="mpp", apply_icc=False, fast=True):
+    def __init__(self, path, *, mpp_override=None, resolution_by="mpp", apply_icc=False, detail_mpp=0.0, fast=True):
         self.path = Path(path)
         self._scan = Scan(path)
         self.properties = self._scan.properties
@@ -113,6 +127,9 @@ class Slide:
         self.lost: list[dict] = []
         self._jpeg = jpegs.open_jpeg_tiles(self._scan) if fast else None
         self.apply_icc = apply_icc
+        self.detail_mpp = detail_mpp or 0.0
+        if not 0 <= self.detail_mpp < math.inf:
+            raise ValueError(f"detail_mpp should be 0 or a number of um/px, not {detail_mpp!r}.")
         self._colours = colours.of_slide(self._scan) if apply_icc else None
         self.icc_profile = self._colours.name if self._colours else ""
         self._levels: dict[int, object] = {}
@@ -126,13 +143,16 @@ class Slide:
         return units.lattice_size(self.size_px0, self.mpp0, mpp)
 
     def level_for(self, mpp: float) -> int:
-        """Pyramid level that is read for a um/px: the coarsest that is not coarser than asked.
+        """Pyramid level that is read for a um/px: the coarsest that is not coarser than asked, or than `detail_mpp`.
 
         Raises
         ------
         ScaleError
             If more than 5 % finer than level 0 is asked.
         """
+        return self._level_index(self._source_mpp(mpp))
+
+    def _level_index(self, mpp: float) -> int:
         d = units.downsample(mpp, self.mpp0)
         fitting = [i for i, have in enumerate(self.level_downsamples) if have <= d * (1 + _LEVEL_TOLERANCE)]
         return max(fitting, key=lambda i: self.level_downsamples[i], default=0)
@@ -166,6 +186,9 @@ class Slide:
         ScaleError
             If more than 5 % finer than level 0 is asked.
         """
+        from_mpp = self._source_mpp(mpp)
+        if from_mpp != mpp:
+            return coarse_read(self, from_mpp, int(x_px), int(y_px), int(width_px), int(height_px), mpp=mpp)
         level, ratio = self._at(mpp)
         image, lost = bands.region(
             self._cached_tile(level),
@@ -219,6 +242,10 @@ class Slide:
         """
         if on_lost not in ("raise", "skip"):
             raise ValueError(f'windows(on_lost=...) must be "raise" or "skip", not {on_lost!r}.')
+        from_mpp = self._source_mpp(mpp)
+        if from_mpp != mpp:
+            options = {"on_lost": on_lost, "threads": threads, "on_stage": on_stage}
+            return coarse_windows(self, from_mpp, xy_px, size_px, mpp=mpp, **options)
         level, ratio = self._at(mpp)
         return self._windows(level, ratio, xy_px, size_px, mpp, on_lost, threads, on_stage)
 
@@ -236,7 +263,8 @@ class Slide:
     def thumbnail(self, *, max_px: int | None = None, mpp: float | None = None) -> tuple[np.ndarray, float]:
         """The whole slide, small: at a um/px, or with its longer side at most `max_px` (1024 by default).
 
-        Returns the image (H, W, 3) uint8 and its um/px. Lost regions are white in it, and recorded in `lost`.
+        Returns the image (H, W, 3) uint8 and its um/px. Lost regions are white in it, and recorded in `lost`. It is for
+        the eye and for finding tissue: `detail_mpp` does not change it.
         """
         if mpp is None:
             max_px = 1024 if max_px is None else int(max_px)
@@ -253,6 +281,10 @@ class Slide:
         return image, mpp
 
     # Plumbing
+
+    def _source_mpp(self, mpp: float) -> float:
+        units.downsample(mpp, self.mpp0)  # what is finer than the scan is refused, however little detail is let through
+        return source_mpp(mpp, self.detail_mpp)
 
     def close(self) -> None:
         """Close the file. Reading again reopens it."""
@@ -280,7 +312,7 @@ class Slide:
 
     def _at(self, mpp: float):
         """The level to read for a um/px, and the ratio from its pixels to working pixels."""
-        index = self.level_for(mpp)
+        index = self._level_index(mpp)
         d = units.downsample(mpp, self.mpp0)
         level = self._level(index) if self._colours is None else colours.Corrected(self._level(index), self._colours)
         return level, snapped_ratio(d / self.level_downsamples[index])
@@ -298,7 +330,7 @@ class Slide:
         return tile
 
     def _record(self, mpp: float, lost: list[bands.Lost]) -> None:
-        index = self.level_for(mpp)
+        index = self._level_index(mpp)
         d = self.level_downsamples[index]
         for box in lost:
             row = {
@@ -314,7 +346,7 @@ class Slide:
                 log.warning("%s: lost %s", self.path.name, row)
 
     def _error(self, mpp: float, lost: list[bands.Lost]) -> SlideError:
-        d = self.level_downsamples[self.level_for(mpp)]
+        d = self.level_downsamples[self._level_index(mpp)]
         box = lost[0]
         return SlideError(
             f"{self.path}: the region at level-0 pixel ({box.x * d:g}, {box.y * d:g}), {box.width * d:g} x "

@@ -7,9 +7,10 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["report", "sweep"],
+    submodules=["params", "preflight", "project", "report", "sweep"],
     submod_attrs={
         "archive": ["Archive", "Arm", "find_runs", "open_archive"],
+        "params": ["arms_table"],
         "report": ["write_report"],
         "runs": ["Run", "open_run"],
         "sweep": ["prepare", "run_sweep"],

@@ -16,14 +16,39 @@ import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from tlskit.errors import ParameterError
+from tlskit.units import magnification_name
 
-__all__ = ["Parameter", "arms", "check", "notebook_parameters", "read_preset"]
+__all__ = [
+    "Parameter",
+    "arms",
+    "arms_table",
+    "check",
+    "factors",
+    "notebook_parameters",
+    "override",
+    "parse_value",
+    "read_preset",
+]
 
-#: The one key of a preset that is not a parameter of a notebook: names mapped to lists of values.
+#: The one key of a preset that is not a parameter of a notebook: what varies between the arms.
 SWEEP = "sweep"
+
+#: What all arms of a run share: its place, its cohort, and who is tested in it.
+NOT_SWEPT = {
+    "arm": "it is made of what is swept",
+    "run_name": "all arms lie in one run; sweep twice, with `-p run_name=...`",
+    "outputs_dir": "all arms lie in one run",
+    "manifest": "all arms stand on the same cohort; make a run of each cohort",
+    "split_seed": "all arms are tested on the same patients; make a run of each split",
+    "split_ratios": "all arms are tested on the same patients; make a run of each split",
+}
+
+#: What can name a folder of an archive on every system.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 
 #: Values that can be refused without knowing the data. ``(low, high)`` is inclusive.
 CHOICES = {
@@ -33,7 +58,7 @@ CHOICES = {
     "keep_tiles": ("target", "tissue"),
     "missing_target": ("error", "empty"),
     "precision": ("auto", "exact", "bf16"),
-    "engine": ("auto", "torch", "openvino", "onnxruntime"),
+    "engine": ("auto", "torch", "openvino"),
     "normalisation": ("divide_255", "imagenet"),
     "compare_slides": ("same", "common"),
 }
@@ -50,6 +75,13 @@ RANGES = {
     "steps_per_epoch": (0, 10_000_000),
     "workers": (0, 256),
     "timing_repeats": (1, 1000),
+    "timing_slides": (0, 1_000_000),
+    "tissue_share": (0.001, 1),
+    "grid_mpp": (0.25, 100),
+    "min_object_um2": (0, 1e9),
+    "bootstrap_draws": (1, 10_000_000),
+    "seed": (0, 2**32 - 1),
+    "split_seed": (0, 2**32 - 1),
 }
 
 
@@ -62,7 +94,17 @@ class Parameter:
     help: str
 
 
-class _Loader(yaml.SafeLoader):
+class _AsPapermill(yaml.SafeLoader):
+    """YAML's safe loader as papermill uses it: a date is a text."""
+
+
+_AsPapermill.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+class _Loader(_AsPapermill):
     """YAML's safe loader, which in addition refuses a key given twice (YAML keeps the last one silently)."""
 
     def construct_mapping(self, node, deep=False):
@@ -78,7 +120,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads 1e-3 as a string (it wants 1.0e-3); a learning rate is written like that by everybody.
+# YAML 1.1 reads 1e-3 as a text (it wants 1.0e-3); a learning rate is written like that by everybody. After `-p` it is a
+# number for papermill too; in a file it is a text for papermill, and `read_preset` refuses it.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -102,7 +145,8 @@ def read_preset(path: str | Path) -> dict:
     Raises
     ------
     ParameterError
-        If the file is missing, is not YAML (a tab, say), gives a key twice, or is not flat.
+        If the file is missing, is not YAML (a tab, say), gives a key twice, is not flat, or holds a number that
+        papermill alone would take for a text.
     """
     path = Path(path)
     if not path.is_file():
@@ -125,37 +169,127 @@ def read_preset(path: str | Path) -> dict:
             _check_sweep(path.name, value)
         elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)):
             raise ParameterError(f"{path.name}: {name} is nested. A preset is flat, so that papermill can read it too.")
+    _check_papermill_agrees(path.name, preset, yaml.load(text, _AsPapermill))
     return preset
 
 
+def _check_papermill_agrees(file_name: str, preset: dict, papermills: dict) -> None:
+    """The same file means the same to ``papermill -f``."""
+    for name, value in preset.items():
+        if name != SWEEP and value != papermills[name]:
+            raise ParameterError(
+                f"{file_name}: in `{name}: {papermills[name]}` papermill reads a text, not a number. Write a point "
+                "before the e (1.0e-3), or 0.001."
+            )
+
+
 def _check_sweep(file_name: str, sweep: object) -> None:
-    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
-        raise ParameterError(
-            f"{file_name}: `sweep` should map parameters to lists, such as `magnification: [20, 10, 4, 1]`; "
-            f"it is {sweep!r}."
-        )
+    if isinstance(sweep, dict) and all(isinstance(values, list) and values for values in sweep.values()):
+        return
+    if isinstance(sweep, list) and sweep and all(isinstance(given, dict) and given for given in sweep):
+        return
+    raise ParameterError(
+        f"{file_name}: `sweep` should map parameters to lists, such as `magnification: [20, 10, 4, 1]`, of which every "
+        "combination is made, or be a list of arms, such as `- {magnification: 20, tile_px: 1280}`; "
+        f"it is {sweep!r}."
+    )
+
+
+def override(preset: dict, values: dict) -> dict:
+    """A preset with other values for some parameters.
+
+    A parameter that is swept keeps its place in `sweep`, with that one value: ``magnification=4`` leaves the arms that
+    have it, or makes one arm of it where none has.
+    """
+    if SWEEP in values:
+        raise ParameterError("`sweep` is written in the preset; on the command line give a swept parameter one value.")
+    sweep = preset.get(SWEEP, {})
+    if isinstance(sweep, dict):
+        sweep = {name: [values[name]] if name in values else given for name, given in sweep.items()}
+    else:
+        stated = {name for given in sweep for name in given}
+        kept = [g for g in sweep if all(g.get(n, preset.get(n)) == v for n, v in values.items() if n in stated)]
+        replaced = [{name: values.get(name, value) for name, value in given.items()} for given in sweep]
+        sweep = kept or [given for n, given in enumerate(replaced) if given not in replaced[:n]]
+    return preset | {n: v for n, v in values.items() if n not in factors(preset)} | {SWEEP: sweep}
+
+
+def parse_value(text: str) -> object:
+    """A value as a preset would hold it (``4``, ``1e-3``, ``[a, b]``), from the command line.
+
+    Raises
+    ------
+    ParameterError
+        If it is no YAML.
+    """
+    stream = io.StringIO(text)
+    stream.name = "the value"
+    try:
+        return _Loader(stream).get_single_data()
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or error
+        raise ParameterError(f"{text!r} is no value as a preset would hold it: {problem}.") from error
+
+
+def _stated(sweep: dict | list) -> list[dict]:
+    """What `sweep` states of each arm."""
+    if isinstance(sweep, dict):
+        return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+    return [dict(given) for given in sweep]
+
+
+def factors(preset: dict) -> list[str]:
+    """Names of the parameters that `sweep` states for any arm, magnification first."""
+    names = list(dict.fromkeys(name for stated in _stated(preset.get(SWEEP, {})) for name in stated))
+    return sorted(names, key=lambda name: name != "magnification")
 
 
 def arms(preset: dict) -> list[dict]:
-    """The combinations of the preset's ``sweep``: one dictionary of parameters an arm, ``sweep`` itself left out.
+    """The arms of a preset: one dictionary of parameters an arm, ``sweep`` itself left out.
 
-    Each arm carries ``arm``, the name of its folder: the magnification, followed by whatever else is swept
-    (``20x``, ``4x_seed=1``).
+    ``sweep`` is a mapping of parameters to lists, and every combination is an arm; or a list of mappings, each an arm
+    (``- {magnification: 20, tile_px: 1280}``). What it does not state for an arm is as elsewhere in the preset.
+
+    Each arm carries ``arm``, the name of its folder: the magnification, followed by whatever else is stated for it
+    (``20x``, ``4x_seed=1``). So an arm keeps its folder when others are added or left out.
+
+    Raises
+    ------
+    ParameterError
+        If two arms would be the same, or bear the same name.
     """
     fixed = {name: value for name, value in preset.items() if name != SWEEP}
-    sweep = preset.get(SWEEP, {})
-    combinations = []
-    for values in itertools.product(*sweep.values()):
-        chosen = dict(zip(sweep, values, strict=True))
-        arm = fixed | chosen
-        rest = [f"{name}={_short(value)}" for name, value in chosen.items() if name != "magnification"]
-        start = [f"{arm['magnification']:g}x"] if "magnification" in arm else []
-        combinations.append(arm | {"arm": "_".join(start + rest) or "all"})
-    names = [arm["arm"] for arm in combinations]
-    for name in names:
-        if names.count(name) > 1:
-            raise ParameterError(f"`sweep` makes the arm {name} twice: a value stands twice in one of its lists.")
-    return combinations
+    made, seen = [], {}
+    for stated in _stated(preset.get(SWEEP, {})):
+        arm = fixed | stated
+        rest = [f"{name}={_short(value)}" for name, value in stated.items() if name != "magnification"]
+        start = [magnification_name(arm["magnification"])] if "magnification" in arm else []
+        arm |= {"arm": "_".join(start + rest) or "all"}
+        same = json.dumps({name: arm.get(name) for name in factors(preset)}, sort_keys=True, default=str)
+        if same in seen or arm["arm"] in (other["arm"] for other in made):
+            raise ParameterError(
+                f"`sweep` makes the arm {arm['arm']} twice ({seen.get(same, arm['arm'])}): take one of the two out."
+            )
+        seen[same] = arm["arm"]
+        made.append(arm)
+    return made
+
+
+def arms_table(preset: dict, defaults: dict | None = None) -> pd.DataFrame:
+    """The factors of each arm: columns ``arm``, ``magnification``, then every other parameter that `sweep` states.
+
+    Parameters
+    ----------
+    preset
+        As `read_preset` returns it.
+    defaults
+        Values of parameters that the preset is silent on (the notebooks' own).
+    """
+    names = list(dict.fromkeys(["magnification", *factors(preset)]))
+    rows = [{"arm": arm["arm"]} | {n: arm.get(n, (defaults or {}).get(n)) for n in names} for arm in arms(preset)]
+    for row in rows:
+        row |= {n: json.dumps(v) for n, v in row.items() if isinstance(v, (list, bool))}
+    return pd.DataFrame(rows, columns=["arm", *names])
 
 
 def _short(value: object) -> str:
@@ -208,8 +342,13 @@ def check(preset: dict, notebooks: list[Path]) -> None:
     for path in notebooks:
         declared |= notebook_parameters(path)
     given = [(name, value) for name, value in preset.items() if name != SWEEP]
-    given += [(name, value) for name, values in preset.get(SWEEP, {}).items() for value in values]
-    faults = []
+    given += [item for stated in _stated(preset.get(SWEEP, {})) for item in stated.items()]
+    faults = [f"`{name}` cannot be swept: {why}" for name, why in NOT_SWEPT.items() if name in factors(preset)]
+    if "run_name" in preset and not NAME.fullmatch(str(preset["run_name"])):
+        faults.append(
+            f"`run_name` names a folder: letters A-Z, digits, '.', '_', '-', beginning with a letter or digit, "
+            f"not {preset['run_name']!r}"
+        )
     for name, value in given:
         if name not in declared:
             near = difflib.get_close_matches(str(name), declared, n=1, cutoff=0.5)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from tlskit.errors import ComparisonError, RunError, TlskitError
+from tlskit.errors import ComparisonError, ParameterError, RunError, TlskitError
 from tlskit.evaluation import arms, check_arms, collect, comparison, costs
 from tlskit.figures import auditcharts, charts, comparecharts, same
 from tlskit.files import write_text
@@ -62,7 +62,13 @@ def write_report(
     ------
     ComparisonError
         If the arms do not stand on the same patients, slides and targets.
+    ParameterError
+        If `threshold_by` is unknown, or `draws` or `batch_size` is below 1.
     """
+    if threshold_by not in ("fixed", "validation"):
+        raise ParameterError(f"`threshold_by` should be fixed or validation, not {threshold_by!r}.")
+    if draws < 1 or batch_size < 1:
+        raise ParameterError(f"`draws` and `batch_size` should be at least 1, not {draws} and {batch_size}.")
     run_dir = Path(run_dir)
     run = runs.Run(run_dir, run_dir / "compare", "compare", "compare_magnifications", _caption(run_dir))
     stands_on = check_arms(run_dir, slides=slides)

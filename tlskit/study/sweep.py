@@ -73,9 +73,7 @@ def prepare(preset_path: str | Path, overrides: dict | None = None) -> dict:
     ParameterError
         For an unknown or mistyped parameter, with the nearest name; before anything has run.
     """
-    preset = params.read_preset(preset_path) | (overrides or {})
-    # An override of a swept parameter replaces its list: `-p magnification 4` runs one arm.
-    preset["sweep"] = {k: v for k, v in preset.get("sweep", {}).items() if k not in (overrides or {})}
+    preset = params.override(params.read_preset(preset_path), overrides or {})
     params.check(preset, [notebook_path(step) for step in (*STEPS, COMPARE)])
     return preset
 
@@ -177,6 +175,7 @@ def run_sweep(
         return pd.DataFrame(columns=STATUS_COLUMNS)
     run_dir = jobs[0].output.parent.parent
     write_text(run_dir / "run.yaml", yaml.safe_dump(preset, sort_keys=False, allow_unicode=True))
+    write_text(run_dir / "arms.csv", params.arms_table(preset, _defaults()).to_csv(index=False, lineterminator="\n"))
     broken: set[str] = set()
     started = time.monotonic()
     for number, job in enumerate(jobs, start=1):
@@ -260,6 +259,12 @@ def _run_job(job: Job, run_dir: Path) -> str:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _defaults() -> dict:
+    """Values that the notebooks declare."""
+    declared = [params.notebook_parameters(notebook_path(step)) for step in (*STEPS, COMPARE)]
+    return {name: parameter.default for step in declared for name, parameter in step.items()}
 
 
 def _note(job: Job, run_dir: Path, status: str, reason: str, seconds: float) -> None:

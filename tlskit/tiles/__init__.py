@@ -9,10 +9,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "batching": ["Batches", "ahead", "epoch_batches"],
+        "batching": ["ahead", "epoch_batches", "read_batches"],
+        "drawing": ["Drawing", "plan_drawing"],
         "datasets": ["TileDataset"],
         "normalisation": ["check_normalisation", "normalise"],
         "summary": ["tiling_summary"],
-        "tiling": ["tile_cohort"],
+        "tiling": ["of_use", "tile_cohort"],
     },
 )

@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Batches", "ahead", "epoch_batches"]
+__all__ = ["ahead", "epoch_batches", "read_batches"]
 
 
 def epoch_batches(n_tiles: int, *, batch_size: int, steps: int = 0, seed: int, epoch: int) -> list[np.ndarray]:
@@ -51,60 +51,39 @@ def epoch_batches(n_tiles: int, *, batch_size: int, steps: int = 0, seed: int, e
     return [np.repeat(row, 2) if n_tiles == 1 else row]
 
 
-class Batches:
+def read_batches(
+    dataset, plan: Sequence[Sequence[int]], *, workers: int = 1, seed: tuple[int, ...] = (0,), pin_memory: bool = False
+) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of a dataset, made in background threads while the last one is computed on.
-
-    Iterating gives ``(images, masks, indices)`` as `TileDataset.batch` does, in the plan's order whatever the number
-    of threads. An error in a thread is raised where its batch would have come.
 
     Parameters
     ----------
     dataset
-        A `tlskit.tiles.datasets.TileDataset`, or anything with its ``batch`` and ``augment``.
+        A `tlskit.tiles.datasets.TileDataset`, or anything with its ``batch``.
     plan
-        Row numbers by batch: a list of arrays, or a function that gives one whenever an iteration begins.
+        Row numbers by batch.
     workers
         Threads. 0 makes each batch when it is asked for, in the caller's thread.
     seed
-        Of the augmentation, together with the position in the plan: an integer, or a function that gives one (or a
-        tuple of them) whenever an iteration begins.
+        Of the augmentation, together with the position in the plan.
     pin_memory
         Put batches into page-locked memory, from which a GPU fetches them while it computes.
+
+    Yields
+    ------
+    tuple of tensors
+        ``(images, masks, indices)`` as `TileDataset.batch` gives them, in the plan's order whatever the number of
+        threads. An error in a thread is raised where its batch would have come.
     """
+    starts = np.cumsum([0, *map(len, plan)])
 
-    def __init__(
-        self,
-        dataset,
-        plan: Sequence[Sequence[int]] | Callable[[], Sequence[Sequence[int]]],
-        *,
-        workers: int = 1,
-        seed: int | tuple | Callable[[], int | tuple] = 0,
-        pin_memory: bool = False,
-    ):
-        self.dataset = dataset
-        self.plan = plan
-        self.workers = workers
-        self.seed = seed
-        self.pin_memory = pin_memory
+    def make(number: int):
+        seeds = [(*seed, place) for place in range(starts[number], starts[number + 1])]
+        made = dataset.batch(plan[number], seeds=seeds)
+        return tuple(tensor.pin_memory() for tensor in made) if pin_memory else made
 
-    def __len__(self) -> int:
-        return len(self.plan() if callable(self.plan) else self.plan)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        plan = self.plan() if callable(self.plan) else self.plan
-        seed = self.seed() if callable(self.seed) else self.seed
-        seed = seed if isinstance(seed, tuple) else (seed,)
-
-        starts = np.cumsum([0, *map(len, plan)])
-
-        def make(number: int):
-            seeds = [(*seed, place) for place in range(starts[number], starts[number + 1])]
-            made = self.dataset.batch(plan[number], seeds=seeds)
-            return tuple(tensor.pin_memory() for tensor in made) if self.pin_memory else made
-
-        # A generator: plan and seed are asked for when the first batch is, not when the loop is set up.
-        with _one_core_each() as begin:
-            yield from ahead(make, range(len(plan)), workers=self.workers, initializer=begin)
+    with _one_core_each() as begin:
+        yield from ahead(make, range(len(plan)), workers=workers, initializer=begin)
 
 
 @contextlib.contextmanager

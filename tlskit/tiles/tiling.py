@@ -27,7 +27,9 @@ __all__ = [
     "MASK_GREYS",
     "SLIDE_COLUMNS",
     "TILE_COLUMNS",
+    "USES",
     "Tiling",
+    "of_use",
     "target_fractions",
     "tile_cohort",
     "tile_grid",
@@ -48,7 +50,12 @@ TILE_COLUMNS = {
     "level": "int64",
     "tissue_fraction": "float64",
     "target_fraction": "float64",
+    "use": "str",
 }
+
+#: What a tile is for. Scored are the tiles that hold target, by this one rule in every arm; ``both`` means that a
+#: training patient's tile is also trained on. What else an arm trains on (``train``) is never scored as a tile.
+USES = ("both", "train", "score")
 
 #: Columns of the table of slides, one row a slide that was tiled.
 SLIDE_COLUMNS = (
@@ -107,6 +114,21 @@ def tile_grid(size_px: tuple[int, int], tile_px: int, *, overlap: float, edge_ti
             counts.append(max(0, -(-over // stride)) + 1)
     x, y = np.meshgrid(np.arange(counts[0]) * stride, np.arange(counts[1]) * stride)
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.int64)
+
+
+def of_use(tiles: pd.DataFrame, use: str) -> pd.DataFrame:
+    """Rows of a tile table that are there to be trained on (``train``) or scored (``score``), numbered anew.
+
+    Raises
+    ------
+    ParameterError
+        If the table does not say what its tiles are for.
+    """
+    if use not in ("train", "score"):
+        raise ParameterError(f'A tile is there to "train" or to "score", not to {use!r}.')
+    if "use" not in tiles:
+        raise ParameterError("The tile table has no column `use`, so what may be scored is not known: run 01_tiling.")
+    return tiles[tiles["use"].isin(["both", use])].reset_index(drop=True)
 
 
 def tile_name(slide_id: str, d: float, x_px: int, y_px: int, tile_px: int) -> str:
@@ -187,7 +209,8 @@ def tile_cohort(
     ignore_class : str or list of str, optional
         Class of the outlines whose area counts neither as target nor as background, see `truth.read_truth`.
     keep_tiles : "target" or "tissue"
-        Keep tiles with at least one target pixel; or those, and all with at least `min_tissue` of tissue.
+        Keep tiles with at least one target pixel; or those, and all with at least `min_tissue` of tissue. The latter
+        are for training alone: ``use`` of the table says so, and `of_use` picks rows by it.
     min_tissue : float
         Smallest fraction of a tile that counts as tissue.
     resolution_by, apply_icc, missing_target
@@ -284,6 +307,7 @@ def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, 
             "level": level,
             "tissue_fraction": tissue_fraction[kept],
             "target_fraction": target_fraction[kept],
+            "use": np.where(has_target[kept], "both", "train"),
         }
     ).astype({name: kind for name, kind in TILE_COLUMNS.items() if kind != "str"})
     target_px0 = shapely.unary_union(polygons).area if len(polygons) else 0.0

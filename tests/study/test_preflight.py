@@ -1,0 +1,120 @@
+"""What would end a run after hours is said before it: parameters that cannot work together, and the machine."""
+
+import importlib.util
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from tlskit.errors import ParameterError
+from tlskit.study import params, preflight, project, sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def arm(tmp_path):
+    """An arm of the preset `smoke`, whose cohort is missing."""
+    found = {"outputs_dir": str(tmp_path / "outputs"), "manifest": str(tmp_path / "none.csv")}
+    for step in sweep.STEPS:
+        declared = params.notebook_parameters(ROOT / "notebooks" / f"{step}.ipynb")
+        found = {name: parameter.default for name, parameter in declared.items()} | found
+    return found | {"encoder_weights": "none", "tile_px": 64, "batch_size": 4, "workers": 1}
+
+
+def said(arm: dict, severity: str) -> str:
+    table = preflight.check_run([arm])
+    return "\n".join(
+        f"{row.problem}: {row.what} {row.remedy}" for row in table[table["severity"] == severity].itertuples()
+    )
+
+
+def test_an_arm_that_works_has_notes_only(arm):
+    table = preflight.check_run([arm])
+    assert set(table["severity"]) == {"note"}
+    assert "takes about 1.0 GB" in said(arm, "note")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"tile_px": 100},
+            "parameters: `tile_px` is 100; the network halves its input five times. Set a multiple of 32",
+        ),
+        ({"tile_px": 32, "batch_size": 1}, "cannot be trained on batches of 1 tiles of 32 px"),
+        ({"encoder": "eficientnet-b0"}, "Did you mean efficientnet-b0"),
+        ({"encoder_weights": "none.pth"}, "`encoder_weights`: there is no file"),
+        ({"encoder_weights": "imagenett"}, "`encoder_weights` should be 'imagenet'"),
+        ({"batch_size": 4096, "tile_px": 512}, "memory: A step of training (4096 tiles of 512 px"),
+    ],
+)
+def test_what_cannot_work_is_an_error(arm, changed, message):
+    assert message in said(arm | changed, "error")
+
+
+def test_an_engine_that_is_not_installed_is_an_error(arm, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "openvino" else find(name, *a))
+    assert "`engine: openvino` needs a package that is not installed" in said(arm | {"engine": "openvino"}, "error")
+
+
+def test_weights_of_another_encoder_are_an_error(arm, tmp_path):
+    import torch
+
+    torch.save({"conv.weight": torch.zeros(2)}, tmp_path / "w.pth")
+    assert "does not hold the encoder" in said(arm | {"encoder_weights": str(tmp_path / "w.pth")}, "error")
+
+
+def test_a_disk_without_room_is_an_error(arm, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(preflight, "_areas_um2", lambda arm: [4e8] * 100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 1e9))
+    # 100 slides of 20 x 20 mm at 20x, half a byte a pixel, less the share that is trained on.
+    share = 1 - arm["split_ratios"][0] / sum(arm["split_ratios"])
+    wanted = (100 * 4e8 / 0.5**2 * share * 0.5 + 5 * 27e6) / 1e9
+    assert f"disk: The plan writes up to about {wanted:.1f} GB" in said(arm | {"magnification": 20}, "error")
+
+
+def test_a_folder_that_cannot_be_written_into_is_an_error(arm, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(preflight.tempfile, "TemporaryFile", refuse)
+    assert "disk: Nothing can be written into" in said(arm, "error")
+
+
+def test_a_disk_on_which_claims_exclude_nobody_is_an_error_and_one_without_flock_is_not(arm, monkeypatch):
+    import fcntl
+
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    assert "`flock` does nothing on this disk" in said(arm, "note") and not said(arm, "error")
+    monkeypatch.setattr(preflight.Claims, "take", lambda *_: True)
+    assert "two processes can claim one piece" in said(arm, "error")
+
+
+def test_more_readers_than_cores_and_notebooks_of_another_version_are_told(arm, tmp_path, monkeypatch):
+    project.make_project(tmp_path / "study")
+    (tmp_path / "study" / project.VERSION_FILE).write_text("0.0.1\n")
+    monkeypatch.chdir(tmp_path / "study")
+    warned = said(arm | {"workers": 250}, "warning")
+    assert "`workers` is 250" in warned and "The notebooks here are of tlskit 0.0.1" in warned
+
+
+def test_a_preset_is_looked_at_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    given = {"manifest": str(tmp_path / "none.csv"), "outputs_dir": str(tmp_path / "outputs"), "tile_px": 100}
+    table = preflight.check_preset(sweep.prepare(ROOT / "params/smoke.yaml", given))
+    errors = table[table["severity"] == "error"]
+    assert set(errors["problem"]) == {"parameters", "manifest"} and len(errors) == 2
+    assert list(table["severity"]) == sorted(table["severity"], key=["error", "warning", "note", "ok"].index)
+
+
+@pytest.mark.parametrize(
+    "given", [{"grid_mpp": -1}, {"min_object_um2": -1}, {"bootstrap_draws": 0}, {"timing_slides": -1}, {"seed": -1}]
+)
+def test_a_number_that_no_step_can_use_is_refused(given, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ParameterError, match="should lie between"):
+        sweep.prepare(ROOT / "params/smoke.yaml", given)
