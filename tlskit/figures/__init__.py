@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "score_intervals",
             "tradeoff",
         ],
+        "panels": ["person_band"],
         "plots": [
             "example_slides",
             "extreme_tiles",

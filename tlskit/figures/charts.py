@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import seaborn.objects as so
 
+from tlskit.figures import style
 from tlskit.figures.panels import FEW, Panels, dots, draw, draw_forest, draw_trend, span, unit
-from tlskit.figures.style import BLUE, LIGHT_GREY, POOLINGS, done, n_text, score_name
 from tlskit.metrics import SCORES
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def trend(table: pd.DataFrame, **options) -> Figure:
 def curves(table: pd.DataFrame, *, x: str, y: str, alt: str = "", **options) -> Figure:
     """Curves over a common axis, such as recall over false objects per mm2; rows stand in the order of the curve."""
     made = _curves(table, x=x, y=y, **options)
-    return done(made.figure, f"{alt} {made.told(y, 'arm' if 'arm' in table else x)}")
+    return style.done(made.figure, f"{alt} {made.told(y, 'arm' if 'arm' in table else x)}")
 
 
 def _curves(table, *, x, y, color=None, marks=(), **options) -> Panels:
@@ -47,8 +47,9 @@ def _curves(table, *, x, y, color=None, marks=(), **options) -> Panels:
         color = "arm"
         if arms > FEW and not (options.get("col") or options.get("row")):
             options |= {"col": "arm", "show_legend": False}
-            lines = [(so.Path(color=LIGHT_GREY, linewidth=0.6), [], {"col": None, "color": None, "group": "_arm"})]
-    fixed = {} if color else {"color": BLUE}
+            others = {"col": None, "color": None, "group": "_arm"}
+            lines = [(so.Path(color=style.LIGHT_GREY, linewidth=0.6), [], others)]
+    fixed = {} if color else {"color": style.BLUE}
     lines.append((so.Path(linewidth=1.3, **fixed), [], {"group": "_arm"}))
     lines += [(dots(6, fill=full, edgewidth=1.5, **fixed), [], {"y": column}) for column, full in marks]
     return draw(table, lines, x=x, y=y, color=color, **{"panel_in": (1.6, 1.5 if arms > FEW else 2.8)} | options)
@@ -57,10 +58,10 @@ def _curves(table, *, x, y, color=None, marks=(), **options) -> Panels:
 def score_bars(table: pd.DataFrame, *, size: str = "double") -> Figure:
     """The seven scores of one arm under each pooling; `table` of `tlskit.metrics.score_table`."""
     rule = table["empty"].map(" (empty: {})".format).where(~table["pooling"].isin(["pooled", "as_published"]), "")
-    long = table.assign(_averaged=table["pooling"].map(POOLINGS) + rule)
+    long = table.assign(_averaged=table["pooling"].map(style.POOLINGS) + rule)
     long = long.melt([c for c in long if c not in SCORES], list(SCORES), "score", "value")
-    return forest(long, x="value", y="score", low=None, high=None, color="_averaged", size=size, number="",
-                  xlabel="score", limits=unit(long["value"]), alt="Scores of one arm, averaged in several ways.")  # fmt: skip
+    return forest(long, x="value", y="score", low=None, high=None, color="_averaged", size=size, xlabel="score",
+                  limits=unit(long["value"]), alt="Scores of one arm, averaged in several ways.")  # fmt: skip
 
 
 def per_slide(table: pd.DataFrame, *, score: str = "iou", size: str = "double") -> Figure:
@@ -70,8 +71,8 @@ def per_slide(table: pd.DataFrame, *, score: str = "iou", size: str = "double") 
     return forest(
         table.assign(_kind=kind, _zero=0.0, _end=table[score].fillna(0)), x=score, y=table.columns[0], low="_zero",
         high="_end", color="_kind", dodge=False, size=size, limits=unit(table[score]),
-        xlabel=f"{score_name(score)} of the slide (n/a: no target, and nothing predicted)",
-        alt=f"{score_name(score)} of every slide.",
+        xlabel=f"{style.score_name(score)} of the slide (n/a: no target, and nothing predicted)",
+        alt=f"{style.score_name(score)} of every slide.",
     )  # fmt: skip
 
 
@@ -91,7 +92,8 @@ def pr_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | None = None, *
         for dice in (0.2, 0.4, 0.6, 0.8):
             recall = np.linspace(dice / (2 - dice), 1, 100)
             ax.plot(recall, dice * recall / (2 * recall - dice), color="0.9", linewidth=0.8, zorder=0)
-    return done(made.figure, f"Precision against recall. Average precision: {_each(curves, 'average_precision')}.")
+    told = _each(curves, "average_precision")
+    return style.done(made.figure, f"Precision against recall. Average precision: {told}.")
 
 
 def threshold_curves(curves: pd.DataFrame, *, chosen: dict | float | None = None, **options) -> Figure:
@@ -106,11 +108,11 @@ def threshold_curves(curves: pd.DataFrame, *, chosen: dict | float | None = None
     for ax in _square(made):
         ax.axvline(0.5, color="0.75", linewidth=0.8, linestyle="--", zorder=0)
     highest = curves.assign(dice=curves.groupby(_arm(curves))["dice"].transform("max"))
-    return done(made.figure, f"Dice at every threshold. Highest: {_each(highest, 'dice')}.")
+    return style.done(made.figure, f"Dice at every threshold. Highest: {_each(highest, 'dice')}.")
 
 
 def calibration_curves(table: pd.DataFrame, **options) -> Figure:
-    """Reliability: the share of target among pixels of about the same probability; and how many pixels those are.
+    """Reliability: the share of target among pixels of about the style.same probability; and how many pixels those are.
 
     `table` of `tlskit.metrics.thresholds.calibration` or `tlskit.evaluation.comparison.calibration`.
     """
@@ -130,7 +132,8 @@ def calibration_curves(table: pd.DataFrame, **options) -> Figure:
             span(ax, share, log=True, axis="y")
         else:
             ax.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
-    return done(made.figure, f"Share of target by probability. Calibration error: {_each(table, 'calibration_error')}.")
+    told = _each(table, "calibration_error")
+    return style.done(made.figure, f"Share of target by predicted probability. Calibration error: {told}.")
 
 
 def _square(made: Panels) -> list:
@@ -146,7 +149,9 @@ def _arm(table: pd.DataFrame) -> pd.Series:
 
 
 def _each(table: pd.DataFrame, column: str) -> str:
-    return ", ".join(f"{arm} {value:.3f}" for arm, value in table.groupby(_arm(table), sort=False)[column].first().items())
+    return ", ".join(
+        f"{arm} {value:.3f}" for arm, value in table.groupby(_arm(table), sort=False)[column].first().items()
+    )
 
 
 def _only_at(curves: pd.DataFrame, column: str, threshold: dict | float | None) -> pd.Series:
@@ -162,7 +167,7 @@ def _told(table: pd.DataFrame, column: str, text: str) -> dict:
 
     def above(rows: pd.DataFrame) -> str:
         words = text.format(rows[column].iloc[0]) if rows["_arm"].nunique() == 1 else ""
-        return "\n".join(filter(None, [words, n_text(rows)]))
+        return "\n".join(filter(None, [words, style.n_text(rows)]))
 
     by_arm = table.groupby(_arm(table), sort=False)[column].first()
     return {"n": above, "told": {arm: f" ({text.format(value)})" for arm, value in by_arm.items()}}

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn.objects as so
 
 from tlskit import units
 from tlskit.evaluation import choice
-from tlskit.figures.panels import FEW, PERSON, dots, draw, draw_forest, draw_trend, name_right, person_band, span, unit
-from tlskit.figures.style import (
-    BLACK, BLUE, GREY, ORANGE, POOLINGS, WIDTHS_IN, arm_styles, done, level_name, levels, n_text, percent, plain, same,
-    score_name, styles_of, wrap,
+from tlskit.figures import style
+from tlskit.figures.panels import (
+    FEW,
+    PERSON,
+    at_right,
+    dots,
+    draw,
+    draw_forest,
+    draw_trend,
+    name_right,
+    person_band,
+    span,
+    unit,
 )  # fmt: skip
+from tlskit.figures.style import POOLINGS, score_name
 from tlskit.metrics import PERSON_MINUTES_PER_SLIDE, SIZE_CLASSES, audit_published_table, published
 from tlskit.metrics import agreement as agree
 
@@ -31,9 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 _RULES = {"iou10": "IoU of 0.1 or more", "iou50": "IoU of 0.5 or more", "centroid": "centroid inside"}
-
-#: So many pairs of arms are drawn; of more, those with the arm that is ahead most often.
-_PAIRS = 15
+_PAIRS = 15  # of arms are drawn; of more, those with the arm that is ahead most often
 
 
 def iou_by_magnification(table: pd.DataFrame, *, color: str | None = None, **options) -> Figure:
@@ -43,31 +50,28 @@ def iou_by_magnification(table: pd.DataFrame, *, color: str | None = None, **opt
     scores alone; by default the colour is the way of averaging.
     """
     score, ours = table["score"].iloc[0], table["source"] != published.SOURCE
-    table = table.assign(_who=("this cohort, " + table["pooling"].map(POOLINGS)).where(ours, "published, as printed"))
-    implied = audit_published_table().rename(columns={f"{score}_implied": "value"})
-    looks = None
+    defaults = {"col": "level", "limits": unit(table["value"]), "ylabel": score_name(score),
+                "alt": f"{score_name(score)} by magnification.",
+                "n": lambda rows: style.n_text(rows[~rows["source"].isin(["", published.SOURCE])])}  # fmt: skip
     if color:
         table = table[ours & (table["pooling"] == "pooled")]
-    else:
-        if "value" in implied and not ours.all():
-            implied = implied.assign(_who="published, pooled (implied by its precision and recall)", source="")
-            table = pd.concat([table, implied[["level", "magnification", "value", "_who", "source"]]])
-        order = sorted(table["_who"].unique())
-        looks = styles_of("_who", order)
-        for name, marker, dashes in zip((v for v in order if v[0] == "p"), "pX", ("--", ":"), strict=False):
-            looks[name] = {"color": GREY, "marker": marker, "linestyle": dashes}
-        table["_who"] = pd.Categorical(table["_who"], order)
-    made = draw_trend(
-        table, color=color or "_who", looks=looks, **({} if color else {"group": []}) | {"col": "level",
-        "limits": unit(table["value"]), "ylabel": score_name(score), "alt": f"{score_name(score)} by magnification.",
-        "n": lambda rows: n_text(rows[~rows["source"].isin(["", published.SOURCE])])} | options,
-    )  # fmt: skip
-    return made.figure
+        return draw_trend(table, color=color, **defaults | options).figure
+    table = table.assign(_who=("this cohort, " + table["pooling"].map(POOLINGS)).where(ours, "published, as printed"))
+    implied = audit_published_table().rename(columns={f"{score}_implied": "value"})
+    if "value" in implied and not ours.all():
+        implied = implied.assign(_who="published, pooled (implied by its precision and recall)", source="")
+        table = pd.concat([table, implied[["level", "magnification", "value", "_who", "source"]]])
+    order = sorted(table["_who"].unique(), key=lambda who: (who[0] == "p", who))
+    looks = style.styles_of("_who", order)
+    for who, marker, dashes in zip((who for who in order if who[0] == "p"), "pX", ("--", ":"), strict=False):
+        looks[who] = {"color": style.GREY, "marker": marker, "linestyle": dashes}
+    table = table.assign(_who=pd.Categorical(table["_who"], order))
+    return draw_trend(table, color="_who", looks=looks, group=[], **defaults | options).figure
 
 
 def score_intervals(table: pd.DataFrame, **options) -> Figure:
     """Scores of each arm with their intervals, one panel a score; `table` of `evaluation.comparison.intervals`."""
-    return draw_forest(table, **{"col": "score", "dodge": False, "xlabel": "score\n" + _interval_caption(table),
+    return draw_forest(table, **{"col": "score", "dodge": False, "xlabel": f"score\n{_interval_caption(table)}",
                                  "alt": "Scores of the arms with their intervals."} | options).figure  # fmt: skip
 
 
@@ -80,10 +84,7 @@ def difference_intervals(
     arm only, as the other minus it: of more than 15 pairs, by default, the arm that is ahead most often.
     """
     if table.empty:
-        words = "One arm alone has no difference to another."
-        figure = plt.figure(figsize=(WIDTHS_IN[options.get("size", "double")], 0.8))
-        figure.text(0.5, 0.5, wrap(words, figure.get_figwidth()), ha="center", va="center", fontsize=8)
-        return done(figure, words)
+        return style.words("One arm alone has no difference to another.", options.get("size", "double"))
     score = score or table["score"].iloc[-1]
     table = table[table["score"] == score]
     note = "filled: the interval excludes 0" + "; each interval on its own" * (len(table) > 1)
@@ -95,15 +96,14 @@ def difference_intervals(
         both = pd.concat([table, turned])
         note += f"; {(both['second'] == against).sum()} of {len(table)} pairs, all with {against}"
         table = both[both["second"] == against].set_index("first")
-        table = table.loc[levels(table.index.to_series(name="arm"))].reset_index()
+        table = table.loc[style.levels(table.index.to_series(name="arm"))].reset_index()
     table = table.assign(pair=table["first"] + " - " + table["second"], _sure=table["excludes_zero"].astype(bool))
-    made = draw_forest(
+    words = f"difference in {score_name(score)}, same patients in both arms ({note})\n{_interval_caption(table)}"
+    return draw_forest(
         table, x="difference", y="pair", color="_sure", fill="_sure", dodge=False, zero=True, number="{:+.2f}".format,
-        looks=plain(yes=BLUE, no=GREY), **{"show_legend": False, "alt": f"Paired differences in {score_name(score)}.",
-        "xlabel": f"difference in {score_name(score)}, same patients in both arms ({note})\n{_interval_caption(table)}"}
-        | options,
-    )  # fmt: skip
-    return made.figure
+        looks=style.plain(yes=style.BLUE, no=style.GREY),
+        **{"show_legend": False, "xlabel": words, "alt": f"Paired differences in {score_name(score)}."} | options,
+    ).figure  # fmt: skip
 
 
 def ceilings(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:
@@ -111,15 +111,13 @@ def ceilings(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:
 
     `table` of `tlskit.evaluation.comparison.grid_table`.
     """
-    top, mpp = f"ceiling_{score}", table["grid_mpp"].iloc[0]
-    words = f"bar: the ceiling, {table[top].min():.3f} to {table[top].max():.3f}"
+    top, name = f"ceiling_{score}", score_name(score)
+    bar = f"bar: the ceiling, {table[top].min():.3f} to {table[top].max():.3f}"
+    words = f"{name} on a common grid of {table['grid_mpp'].iloc[0]:g} um/px, inside the same tissue ({bar})"
     under = ((so.Range(color="0.8", linewidth=1), {"xmin": score, "xmax": top, "color": None}),
-             (so.Dot(color=BLACK, marker="|", pointsize=9, edgewidth=2), {"x": top, "color": None}))  # fmt: skip
-    return draw_forest(
-        table, x=score, low=None, high=None, under=under, number="{:.3f}".format,
-        **{"limits": (0, 1), "alt": f"{score_name(score)} of each arm on a common grid; {words}.", "xlabel":
-           f"{score_name(score)} on a common grid of {mpp:g} um/px, inside the same tissue ({words})"} | options,
-    ).figure  # fmt: skip
+             (so.Dot(color=style.BLACK, marker="|", pointsize=9, edgewidth=2), {"x": top, "color": None}))  # fmt: skip
+    return draw_forest(table, x=score, low=None, high=None, under=under, number="{:.3f}".format,
+                       **{"limits": (0, 1), "xlabel": words, "alt": f"{words}."} | options).figure  # fmt: skip
 
 
 def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Figure:
@@ -128,16 +126,18 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Fig
     `table` of `tlskit.evaluation.comparison.object_table`.
     """
     table, false = table[table["rule"] == rule], "false objects\nper cm² of tissue"
-    columns = {f"recall,\n{name}": ("recall_{}", "n_{}", name) for name, _ in SIZE_CLASSES}
-    columns = {k: tuple(c.format(name.replace(" ", "_").replace("-", "_")) for c in cs) for k, (*cs, name) in columns.items()}
+    short = {name: name.replace(" ", "_").replace("-", "_") for name, _ in SIZE_CLASSES}
+    columns = {f"recall,\n{name}": (f"recall_{of}", f"n_{of}") for name, of in short.items()}
     columns |= {"recall, all": ("recall", "n_truth"), "precision": ("precision", "n_predicted"),
                 "F1": ("f1", "n_truth"), false: ("false_objects_per_cm2", "n_slides")}  # fmt: skip
     long = pd.concat([table.assign(what=k, share=table[v], _n=table[n]) for k, (v, n) in columns.items()])
+
+    def n(rows: pd.DataFrame) -> str:
+        return f"n = {style.same(rows['_n'])} {'slides' if rows['what'].iloc[0] == false else 'objects'}"
+
     made = draw_forest(
-        long, x="share", low=None, high=None, limits=(0, 1),
-        **{"col": "what", "share": (False, True), "xlabel": f"share (a match is: {_RULES[rule]})", "n": lambda rows:
-           f"n = {same(rows['_n'])} {'slides' if rows['what'].iloc[0] == false else 'objects'}",
-           "alt": "Objects found by size, precision, and false objects."} | options,
+        long, x="share", low=None, high=None, limits=(0, 1), alt="Objects found by size, precision, and false objects.",
+        **{"col": "what", "share": (False, True), "n": n, "xlabel": f"share (a match is: {_RULES[rule]})"} | options,
     )  # fmt: skip
     for ax, rows in made:
         if set(rows["what"]) == {false}:
@@ -153,20 +153,23 @@ def agreement(per_slide_objects: pd.DataFrame, *, what: str = "area_mm2", **opti
     columns = {"area_mm2": ("predicted_mm2", "truth_mm2"), "number": ("n_predicted", "n_truth")}[what]
     found = {arm: agree(*(rows[c].to_numpy(float) for c in columns)) for arm, rows in per_slide_objects.groupby("arm")}
     predicted, truth = (per_slide_objects[c].astype(float) for c in columns)
-    unit_ = "area of objects, mm²" if what == "area_mm2" else "number of objects"
+    measure = "area of objects, mm²" if what == "area_mm2" else "number of objects"
+
+    def n(rows: pd.DataFrame) -> str:
+        return f"{style.n_text(rows)}\nconcordance {found[rows['arm'].iloc[0]]['concordance']:.2f}"
+
+    words = f"mean of predicted and true ({measure}; one point a slide; line: bias, dashes: bias ± 1.96 sd)"
     made = draw(
-        per_slide_objects.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth), [(dots(4, alpha=0.8), [], {})],
-        x="_mean", y="_apart", color="arm", show_legend=False, **{"col": "arm", "panel_in": (1.5, 1.4),
-        "n": lambda rows: f"{n_text(rows)}\nconcordance {found[rows['arm'].iloc[0]]['concordance']:.2f}",
-        "ylabel": "predicted - true", "xlabel":
-        f"mean of predicted and true ({unit_}; one point a slide; line: bias, dashes: bias ± 1.96 sd)"} | options,
+        per_slide_objects.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth),
+        [(dots(4, alpha=0.8), [], {})], x="_mean", y="_apart", color="arm", show_legend=False,
+        **{"col": "arm", "panel_in": (1.5, 1.4), "n": n, "ylabel": "predicted - true", "xlabel": words} | options,
     )  # fmt: skip
     for ax, rows in made:
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         for key, dashes in {"bias": "-", "limit_low": "--", "limit_high": "--"}.items():
-            ax.axhline(found[rows["arm"].iloc[0]][key], color=BLACK, linewidth=0.9, linestyle=dashes)
+            ax.axhline(found[rows["arm"].iloc[0]][key], color=style.BLACK, linewidth=0.9, linestyle=dashes)
     told = ", ".join(f"{arm} {f['bias']:.3g} (concordance {f['concordance']:.2f})" for arm, f in found.items())
-    return done(made.figure, f"Predicted minus true {unit_}, one point a slide. Bias: {told}.")
+    return style.done(made.figure, f"Predicted minus true {measure}, one point a slide. Bias: {told}.")
 
 
 def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options) -> Figure:
@@ -180,51 +183,49 @@ def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options)
     words = "mean; thick: middle half of slides, thin: all"
     if table["_published"].notna().any():
         words += "; hollow: published, laptop GPU, 23 slides"
-        under += [(so.Dot(color=GREY, marker="D", fill=False, pointsize=5), {"x": "_published", "color": None})]
+        mark = so.Dot(color=style.GREY, marker="D", fill=False, pointsize=5)
+        under.append((mark, {"x": "_published", "color": None}))
     ends = np.append(table[["minutes_min", "minutes_max", "_published"]], PERSON_MINUTES_PER_SLIDE)
     made = draw_forest(
         table, x="minutes", low="minutes_min", high="minutes_max", under=tuple(under), log=True,
-        limits=(np.nanmin(ends), np.nanmax(ends)), number=units.minutes_text,
-        **{"xlabel": f"minutes per slide ({words}; {PERSON})", "n": lambda rows: f"n = {same(rows['n_slides'])} slides",
-           "alt": "Minutes per slide, fastest to slowest slide."} | options,
+        limits=(np.nanmin(ends), np.nanmax(ends)), number=units.minutes_text, alt="Minutes per slide, least to most.",
+        **{"xlabel": f"minutes per slide ({words}; {PERSON})", "n": _n_slides} | options,
     )  # fmt: skip
     for ax in made.axes.values():
         person_band(ax)
     return made.figure
 
 
+def _n_slides(rows: pd.DataFrame) -> str:
+    return f"n = {style.same(rows['n_slides'])} slides"
+
+
 def tradeoff(
-    table: pd.DataFrame,
-    *,
-    x: str = "minutes",
-    y: str = "estimate",
-    ends: tuple[str, ...] = ("minutes_min", "minutes_max", "low", "high"),
-    color: str = "arm",
-    front: str = "on_front",
-    chosen: str = "chosen",
-    alt: str = "",
-    **options,
-) -> Figure:
+    table: pd.DataFrame, *, x: str = "minutes", y: str = "estimate", color: str = "arm",
+    ends: tuple[str, ...] = ("minutes_min", "minutes_max", "low", "high"), front: str = "on_front",
+    chosen: str = "chosen", alt: str = "", **options,
+) -> Figure:  # fmt: skip
     """Quality `y` against cost `x` (log scale), a mark an arm, its name at the right.
 
     `ends` are the columns of the least and greatest x and y. `front` and `chosen` are columns of bool: arms that none
     beats in both, joined by dashes; the arm that is ringed. Columns that the table lacks are not drawn.
     """
-    x_ends, y_ends = ([c for c in pair if c in table] for pair in (ends[:2], ends[2:]))
-    layers = [(so.Range(linewidth=1.1), [], dict(zip(("xmin", "xmax"), x_ends, strict=True)) | {"orient": "y"})] * (len(x_ends) > 1)
-    layers += [(so.Range(linewidth=1.1), [], dict(zip(("ymin", "ymax"), y_ends, strict=True)))] * (len(y_ends) > 1)
+    x_ends, y_ends = (pair if set(pair) <= set(table) else () for pair in (ends[:2], ends[2:]))
+    layers = [(so.Range(linewidth=1.1), [], {"orient": "y", "xmin": x_ends[0], "xmax": x_ends[1]})] if x_ends else []
+    layers += [(so.Range(linewidth=1.1), [], {"ymin": y_ends[0], "ymax": y_ends[1]})] if y_ends else []
     told = table.assign(**{c: table.get(c, False) for c in (front, chosen)}).astype({front: bool, chosen: bool})
-    made = draw(told, [*layers, (dots(6), [], {})], x=x, y=y, color=color,
-                **{"show_legend": color != "arm", "panel_in": (3.0, 3.0), "ylabel": score_name(y)} | options)  # fmt: skip
+    defaults = {"show_legend": color != "arm", "panel_in": (3.0, 3.0), "ylabel": score_name(y)}
+    made = draw(told, [*layers, (dots(6), [], {})], x=x, y=y, color=color, **defaults | options)
     for ax, rows in made:
         span(ax, table[[x, *x_ends]], log=True)
-        ax.plot(*rows[rows[front]].sort_values(x)[[x, y]].to_numpy().T, color="0.6", linewidth=0.9, linestyle="--", zorder=0)
-        ax.plot(*rows[rows[chosen]][[x, y]].to_numpy().T, "o", markersize=13, markerfacecolor="none", color=BLACK)
+        best = rows[rows[front]].sort_values(x)
+        ax.plot(best[x], best[y], color="0.6", linewidth=0.9, linestyle="--", zorder=0)
+        one = rows[rows[chosen]]
+        ax.plot(one[x], one[y], "o", markersize=13, markerfacecolor="none", color=style.BLACK)
     made.figure.draw_without_rendering()
     for ax, rows in made:
         name_right(ax, rows, x, y)
-    low, high = y_ends if len(y_ends) > 1 else (None, None)
-    return done(made.figure, f"{alt} {made.told(y, 'arm', low=low, high=high)}")
+    return style.done(made.figure, f"{alt} {made.told(y, 'arm', *y_ends)}")
 
 
 def pareto_front(front: pd.DataFrame, **options) -> Figure:
@@ -248,8 +249,7 @@ def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure
 
     `table` of `tlskit.evaluation.comparison.audit`.
     """
-    best, arms = f"best_{score}", levels(table["arm"])
-    parts = []
+    best, arms, parts = f"best_{score}", style.levels(table["arm"]), []
     for pooling, of_pooling in table.groupby("pooling", sort=False):
         # Rules for empty units that give the same scores at every level share a row.
         rules: dict[tuple, list[str]] = {}
@@ -259,46 +259,45 @@ def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure
             name = POOLINGS[pooling] + (f", empty: {' or '.join(shared)}" if len(rules) > 1 else "")
             parts.append(of_pooling[of_pooling["empty"] == shared[0]].assign(rule=name))
     rows = pd.concat(parts, ignore_index=True)
-    won = [arm for arm in arms if rows.loc[rows["arm"] == arm, best].any()]
-    who = rows["arm"] if len(arms) <= FEW else rows["arm"].where(rows["arm"].isin(won), "no winner")
+    won = rows.loc[rows[best], "arm"].unique()
+    who = rows["arm"].where(rows["arm"].isin(won) | (len(arms) <= FEW), "no winner")
     rows = rows.assign(_who=pd.Categorical(who, [*arms, "no winner"]), _won=rows[score].where(rows[best]))
 
     def n(here: pd.DataFrame) -> str:
-        shares = here.loc[here["pooling"] == "pooled", "prevalence"]
-        return f"{n_text(here)}\ntarget: {' to '.join(dict.fromkeys([percent(shares.min()), percent(shares.max())]))} of pixels"
+        shares = here.loc[here["pooling"] == "pooled", "prevalence"].agg(["min", "max"]).map("{:.2%}".format)
+        return f"{style.n_text(here)}\ntarget: {' to '.join(dict.fromkeys(shares))} of pixels"
 
+    ring = (so.Dot(color=style.BLACK, marker="o", fill=False, pointsize=11), {"x": "_won", "color": None})
     made = draw_forest(
-        rows, x=score, y="rule", color="_who", low=None, high=None, number="", dodge=False,
-        looks=arm_styles(arms) | plain(**{"no winner": "0.75"}),
-        under=((so.Dot(color=BLACK, marker="o", fill=False, pointsize=11), {"x": "_won", "color": None}),),
-        **{"col": "level", "n": n, "limits": unit(rows[score]), "panel_in": (1.6, 0.2 + 0.2 * rows["rule"].nunique()),
+        rows, x=score, y="rule", color="_who", low=None, high=None, number=None, dodge=False, under=(ring,),
+        looks=style.arm_styles(arms) | style.plain(**{"no winner": "0.75"}), limits=unit(rows[score]),
+        **{"col": "level", "n": n, "panel_in": (1.6, 0.2 + 0.2 * rows["rule"].nunique()),
            "xlabel": f"{score_name(score)} (ringed, and named at the right: the best)"} | options,
     )  # fmt: skip
     for ax, here in made:
         names = here[here[best]].groupby("rule")["arm"].agg(lambda a: " = ".join(a) if len(a) < 3 else f"{len(a)} arms")
-        for place, rule in enumerate(made.orders["rule"]):
-            ax.text(0.99, place, names.get(rule, "n/a"), transform=ax.get_yaxis_transform(), va="center", ha="right", fontsize=7)
-        left, right = ax.get_xlim()
-        ax.set_xlim(left, right + (right - left) * min(1.2, 0.05 + 0.04 * names.str.len().max() if len(names) else 0.2))
-    told = "; ".join(f"{level_name('', level)}: {', '.join(dict.fromkeys(of['arm']))}" for level, of in rows[rows[best]].groupby("level"))
-    return done(made.figure, f"{score_name(score)} averaged in every way. Best in some row, {told or 'none'}.")
+        at_right(ax, {place: names.get(rule, "n/a") for place, rule in enumerate(made.orders["rule"])})
+        span(ax, [], limits=unit(rows[score]), room=min(1.0, 0.1 + 0.04 * max(map(len, [*names, "n/a"]))))
+    told = [f"{score_name(level)}: {', '.join(of['arm'].unique())}" for level, of in rows[rows[best]].groupby("level")]
+    return style.done(made.figure, f"{score_name(score)} averaged in every way. Best in some row, {'; '.join(told)}.")
 
 
 def published_audit_chart(**options) -> Figure:
     """The printed table beside what its own precision, recall and specificity imply (`audit_published_table`)."""
-    table, names = audit_published_table(), {"implied": "implied by its precision, recall and specificity", "printed": "as printed"}
+    names = {"implied": "implied by its precision, recall and specificity", "printed": "as printed"}
+    table = audit_published_table()
     table["unit"] = table["level"].map({"tile": "tile ", "wsi": "slide "}) + table["magnification"].map("{:g}x".format)
     parts = [
         table.assign(score=score, value=table[f"{score}_{key}"], _from=name, _full=key == "implied",
-                     _printed=table[f"{score}_printed"], _implied=table[f"{score}_implied"], _agrees=table[f"{score}_agrees"])
+                     **{f"_{of}": table[f"{score}_{of}"] for of in ("printed", "implied", "agrees")})
         for score in ("dice", "iou", "mcc") for key, name in names.items()
     ]  # fmt: skip
-    looks = plain(**dict(zip(names.values(), (BLUE, ORANGE), strict=True)))
-    looks["as printed"]["marker"] = "D"
+    line = (so.Range(color="0.75", linewidth=1.2), {"xmin": "_printed", "xmax": "_implied", "color": None})
     return draw_forest(
-        pd.concat(parts), x="value", y="unit", color="_from", low=None, high=None, dodge=False, number="", looks=looks,
-        fill="_full", under=((so.Range(color="0.75", linewidth=1.2), {"xmin": "_printed", "xmax": "_implied", "color": None}),),
-        **{"col": "score", "limits": (0, 1), "xlabel": "score (hollow: as printed)", "alt": "The published scores and what the printed rates imply.",
+        pd.concat(parts), x="value", y="unit", color="_from", fill="_full", low=None, high=None, dodge=False,
+        number=None, looks=style.plain(**dict(zip(names.values(), (style.BLUE, style.ORANGE), strict=True))),
+        limits=(0, 1), under=(line,), alt="Published scores, and what the printed rates imply.",
+        **{"col": "score", "xlabel": "score (hollow: as printed)",
            "n": lambda rows: f"{int(rows['_agrees'].sum() / 2)} of n = {len(rows) // 2} rows agree"} | options,
     ).figure  # fmt: skip
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import seaborn.objects as so
 from matplotlib.ticker import MaxNLocator
 
 from tlskit.cohort import SPLITS
-from tlskit.figures.panels import FEW, dots, draw, span
-from tlskit.figures.style import (
-    BLUE, GREEN, LIGHT_GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION, YELLOW, done, listed, plain,
-)  # fmt: skip
+from tlskit.figures import style
+from tlskit.figures.panels import FEW, at_right, dots, draw, span
+from tlskit.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,15 +37,14 @@ def tiles_per_slide(slides: pd.DataFrame, **options) -> Figure:
     long["_part"] = pd.Categorical(long["_part"].map(lambda c: _PARTS[c][0]), [_PARTS[c][0] for c in there])
     made = draw(
         long, [(_BAR, [so.Stack()], {"orient": "y"})], x="tiles", y="slide_id", color="_part", text=("slide_id",),
-        looks=plain(**dict(_PARTS.values())), **{"xlabel": "tiles (kept: number at the right)", "left_in": 1.0,
+        looks=style.plain(**dict(_PARTS.values())), **{"xlabel": "tiles (kept: number at the right)", "left_in": 1.0,
         "panel_in": (2.0, 0.2 + (0.2 if len(slides) <= 40 else 0.15) * len(slides))} | options,
     )  # fmt: skip
     for ax in made.axes.values():
         span(ax, [0, slides[there].sum(axis=1).max()], room=0.1, ticks=5)
-        for place, kept in enumerate(slides["kept_tiles"]):
-            ax.text(0.99, place, f"{kept}", va="center", ha="right", fontsize=7, color=BLUE, transform=ax.get_yaxis_transform())
+        at_right(ax, dict(enumerate(slides["kept_tiles"].astype(str))), BLUE)
     sums = ", ".join(f"{_PARTS[c][0]} {int(slides[c].sum())}" for c in there)
-    return done(made.figure, f"Tiles of {len(slides)} slides. In sum: {sums}.")
+    return style.done(made.figure, f"Tiles of {len(slides)} slides. In sum: {sums}.")
 
 
 def split_bars(summary: pd.DataFrame, *, color: str = "cancer_type", **options) -> Figure:
@@ -56,11 +53,11 @@ def split_bars(summary: pd.DataFrame, *, color: str = "cancer_type", **options) 
     parts = summary[summary[color] != "all"].sort_values(color)
     every = pd.MultiIndex.from_product([SPLITS, parts[color].unique()], names=["split", color])
     parts = parts.groupby(["split", color])[columns].sum().reindex(every, fill_value=0).reset_index()
+    looks = style.plain(**dict(zip(parts[color].unique(), style.PALETTE * 9, strict=False)))
     made = draw(
         parts.melt(["split", color], columns, "what", "number"), [(_BAR, [so.Stack()], {"orient": "x"})], x="split",
-        y="number", color=color, text=("split",), looks=plain(**dict(zip(parts[color].unique(), PALETTE * 9, strict=False))),
-        **{"col": "what", "n": lambda rows: f"n = {int(rows['number'].sum())}", "share": (True, False),
-           "ylabel": "number", "panel_in": (1.6, 1.9)} | options,
+        y="number", color=color, text=("split",), looks=looks, share=(True, False), ylabel="number",
+        **{"col": "what", "n": lambda rows: f"n = {int(rows['number'].sum())}", "panel_in": (1.6, 1.9)} | options,
     )  # fmt: skip
     told = []
     for (ax, rows), column in zip(made, columns, strict=True):
@@ -69,7 +66,7 @@ def split_bars(summary: pd.DataFrame, *, color: str = "cancer_type", **options) 
             ax.text(x, total, f"{int(total)}", ha="center", va="bottom", fontsize=7)
         span(ax, [0, max(1, totals.max())], axis="y", room=0.1, ticks=4)
         told.append(f"{column}: " + ", ".join(f"{split} {int(total)}" for split, total in totals.items()))
-    return done(made.figure, f"What each set holds. {'; '.join(told)}.")
+    return style.done(made.figure, f"What each set holds. {'; '.join(told)}.")
 
 
 def training_history(history: pd.DataFrame, *, color: str | None = None, **options) -> Figure:
@@ -83,29 +80,35 @@ def training_history(history: pd.DataFrame, *, color: str | None = None, **optio
     best = [rows["val_iou"].idxmax() if rows["val_iou"].notna().any() else rows.index[-1] for rows in arms]
     kept = history["val_iou"].where(history.index.isin(best))
     iou, speed = "validation IoU at 0.5,\nall pixels pooled", "training tiles per second"
-    parts = [("loss, training" if several else "loss", "training", "train_loss"), (iou, "validation", "val_iou"),
-             ("loss, validation" if several else "loss", "validation", "val_loss"), (speed, "training", "tiles_per_s")]  # fmt: skip
-    long = pd.concat([history.assign(what=what, _of=of, value=history[c], _kept=kept if what == iou else np.nan) for what, of, c in parts])
+    losses = ("training loss", "validation loss") if several else ("loss", "loss")
+    parts = [(losses[0], "training", "train_loss"), (losses[1], "validation", "val_loss"),
+             (iou, "validation", "val_iou"), (speed, "training", "tiles_per_s")]  # fmt: skip
+    long = pd.concat([history.assign(what=what, _set=name, value=history[c]) for what, name, c in parts])
+    long["_kept"] = kept.reindex(long.index).where(long["what"] == iou)
     if several and not color:
         color = "magnification" if len(arms) > FEW and "magnification" in history else "arm"
     group = {"group": "arm"} if several else {}
+    star = (so.Dot({"zorder": 4}, marker="*", pointsize=10), [], {"y": "_kept", "marker": None})
     made = draw(
-        long, [(so.Line(), [], group), (dots(4), [], group),
-               (so.Dot({"zorder": 4}, marker="*", pointsize=10), [], {"y": "_kept", "marker": None})],
-        x="epoch", y="value", color=color or "_of", **{"col": "what", "share": (True, False), "panel_in": (1.6, 1.7),
-        "n": lambda rows: f"n = {rows['epoch'].nunique()} epochs", "xlabel": "epoch (star: the epoch that was kept)"} | options,
+        long, [(so.Line(), [], group), (dots(4), [], group), star], x="epoch", y="value", color=color or "_set",
+        share=(True, False), xlabel="epoch (star: the epoch that was kept)", **{"col": "what", "panel_in": (1.6, 1.7),
+        "n": lambda rows: f"n = {rows['epoch'].nunique()} epochs"} | options,
     )  # fmt: skip
     made.figure.axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    first = history.loc[best[0]]
     for ax, rows in made:
         if set(rows["what"]) <= {iou, speed}:
-            span(ax, [0, *rows["value"], *([1.0] if set(rows["what"]) == {iou} else [])], axis="y", ticks=5)
-    told = ", ".join(f"{r.get('arm', '')} epoch {r['epoch']:g} with IoU {r['val_iou']:.3f}" for _, r in history.loc[best].iterrows())
-    for ax, rows in made:
-        if not several and set(rows["what"]) == {iou} and kept.notna().any():
-            at = history.loc[best[0]]  # its number stands above: no other epoch lies higher
-            ax.annotate(f"kept: {at['val_iou']:.3f}", (at["epoch"], at["val_iou"]), xytext=(0, 7), fontsize=7, textcoords=
-                        "offset points", ha="left" if at["epoch"] <= history["epoch"].median() else "right")  # fmt: skip
-    return done(made.figure, f"Loss, validation IoU and speed by epoch. Kept: {told}.")
+            span(ax, [0, *rows["value"], *[1.0] * (set(rows["what"]) == {iou})], axis="y", ticks=5)
+        if set(rows["what"]) == {iou} and not several and pd.notna(first["val_iou"]):
+            # Above the mark: no other epoch lies higher.
+            side = "left" if first["epoch"] <= history["epoch"].median() else "right"
+            ax.annotate(f"kept: {first['val_iou']:.3f}", (first["epoch"], first["val_iou"]), xytext=(0, 7), ha=side,
+                        fontsize=7, textcoords="offset points")  # fmt: skip
+    told = [
+        f"{row.get('arm', '')} epoch {row['epoch']:g} with IoU {row['val_iou']:.3f}"
+        for _, row in history.loc[best].iterrows()
+    ]
+    return style.done(made.figure, f"Loss, validation IoU and speed by epoch. Kept: {', '.join(told)}.")
 
 
 def stage_bars(timings: pd.DataFrame, **options) -> Figure:
@@ -126,26 +129,27 @@ def stage_bars(timings: pd.DataFrame, **options) -> Figure:
     made = draw(
         table, [(_BAR, [], {"orient": "y"}), (so.Range(color="0.2", linewidth=1), [],
                 {"orient": "y", "xmin": "low", "xmax": "high", "color": None})], x="seconds", y="stage", color="kind",
-        text=("stage",), looks=plain(work=BLUE, wait=LIGHT_GREY), show_legend=False,
+        text=("stage",), looks=style.plain(work=BLUE, wait=LIGHT_GREY), show_legend=False,
         **{"n": lambda rows: n, "left_in": 1.0, "panel_in": (2.0, 0.25 + 0.18 * len(table)),
            "xlabel": "seconds a slide (grey: waiting; stages run side by side)"} | options,
     )  # fmt: skip
     for ax in made.axes.values():
         ax.axvline(wall, color=VERMILION, linewidth=1.5)
         span(ax, [0, wall, *table["high"]], ticks=5)
-    return done(made.figure, f"Seconds of each stage ({n}). {listed(table, 'seconds', 'stage', low='low', high='high')}.")
+    told = style.listed(table, "seconds", "stage", "low", "high")
+    return style.done(made.figure, f"Seconds of each stage ({n}). {told}.")
 
 
-#: Who does what in whole-slide inference, by what name, and how it is drawn: waits are grey and drawn below work.
+#: Who does what in whole-slide inference, by what name, and its colour.
 _STAGES = {
     "open": ("opening", "open", "0.3"), "tissue": ("opening", "finding tissue", YELLOW),
     "read": ("decoding", "read and decode", BLUE), "resample": ("decoding", "resample", SKY),
     "preprocess": ("cutting windows", "copy", PURPLE), "forward": ("network", "forward", VERMILION),
     "blend": ("blending", "blend", GREEN), "write": ("writing", "write the map", ORANGE),
-    "wait_decode": ("cutting windows", "waiting", LIGHT_GREY), "wait_read": ("cutting windows", "waiting", LIGHT_GREY),
-    "wait_forward_in": ("network", "waiting", LIGHT_GREY), "wait_forward_out": ("network", "waiting", LIGHT_GREY),
-    "wait_blend": ("blending", "waiting", LIGHT_GREY), "wait_write": ("blending", "waiting", LIGHT_GREY),
 }  # fmt: skip
+_WAITS = {"decode": "preprocess", "read": "preprocess", "forward_in": "forward", "forward_out": "forward",
+          "blend": "blend", "write": "blend"}  # fmt: skip
+_STAGES |= {f"wait_{what}": (_STAGES[whose][0], "waiting", LIGHT_GREY) for what, whose in _WAITS.items()}
 
 
 def stage_timeline(prediction, *, detail_s: float = 3.0, **options) -> Figure:
@@ -153,25 +157,25 @@ def stage_timeline(prediction, *, detail_s: float = 3.0, **options) -> Figure:
 
     `prediction` of `tlskit.maps.inference`.
     """
-    events = pd.DataFrame([e for e in prediction.events if e[0] in _STAGES], columns=["stage", "start", "stop"])
-    events[["thread", "_does", "_"]] = [_STAGES[stage] for stage in events["stage"]]
+    events = pd.DataFrame(prediction.events, columns=["stage", "start", "stop"])
+    stages = _STAGES | {s: ("other", s.replace("_", " "), style.GREY) for s in events["stage"] if s not in _STAGES}
+    threads, names = ([*dict.fromkeys(of[n] for of in stages.values())] for n in (0, 1))
+    events["thread"] = pd.Categorical([stages[s][0] for s in events["stage"]], threads)
+    events["_does"] = pd.Categorical([stages[s][1] for s in events["stage"]], names)
     working = events[events["stage"] == "forward"] if (events["stage"] == "forward").any() else events
     end, middle = events["stop"].max(), max(0.0, (working["start"].min() + working["stop"].max() - detail_s) / 2)
-    windows = {f"n = {prediction.windows} windows": (0.0, end), f"{detail_s:g} s of it": (middle, min(end, middle + detail_s))}
-    names = [name for name in dict.fromkeys(does for _, does, _ in _STAGES.values()) if (events["_does"] == name).any()]
-    threads = list(dict.fromkeys(thread for thread, _, _ in _STAGES.values()))
-    events["_does"] = pd.Categorical(events["_does"], names)
-    events["thread"] = pd.Categorical(events["thread"], threads)
-    both = pd.concat([events[(events["stop"] > a) & (events["start"] < b)].assign(part=k) for k, (a, b) in windows.items()])
-    both["part"] = pd.Categorical(both["part"], list(windows))
-    made = draw(
-        both.sort_values("_does", ascending=False), [(so.Bars(edgewidth=0, alpha=1, width=0.75), [], {"orient": "y", "baseline": "start"})],
-        x="stop", y="thread", color="_does", text=("thread",), looks=plain(**{does: c for _, does, c in _STAGES.values()}),
-        **{"col": "part", "share": (False, True), "n": lambda rows: "", "left_in": 1.0, "panel_in": (2.4 if options.get("size") == "single" else 5.0, 1.3),
+    windows = {f"n = {prediction.windows} windows": (0.0, end), f"{detail_s:g} s of it": (middle, middle + detail_s)}
+    both = pd.concat([events[(events["stop"] > a) & (events["start"] < b)] for a, b in windows.values()], keys=windows)
+    both = both.assign(part=pd.Categorical(both.index.get_level_values(0), windows))
+    bars = (so.Bars(edgewidth=0, alpha=1, width=0.75), [], {"orient": "y", "baseline": "start"})
+    made = draw(  # waits first: work lies over them
+        both.sort_values("_does", ascending=False), [bars], x="stop", y="thread", color="_does", text=("thread",),
+        looks=style.plain(**{does: colour for _, does, colour in stages.values()}), share=(False, True),
+        **{"row": "part", "n": lambda rows: "", "left_in": 1.0, "panel_in": (4.0, 1.3),
            "xlabel": f"seconds since {prediction.slide_id} was opened ({prediction.engine})"} | options,
     )  # fmt: skip
-    for ax, ends in zip(made.axes.values(), windows.values(), strict=True):
-        ax.set_xlim(*ends)
-    busy = events.assign(s=events["stop"] - events["start"]).groupby("_does", observed=True)["s"].sum()
-    told = ", ".join(f"{name} {s:.1f} s" for name, s in busy.nlargest(4).items())
-    return done(made.figure, f"What each thread did in the {end:.1f} s of {prediction.slide_id}. Most time: {told}.")
+    for ax, (first, last) in zip(made.axes.values(), windows.values(), strict=True):
+        ax.set_xlim(first, min(last, end))
+    busy = events.assign(s=events["stop"] - events["start"]).groupby("_does", observed=True)["s"].sum().nlargest(4)
+    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in busy.items())
+    return style.done(made.figure, f"What each thread did in the {end:.1f} s of {prediction.slide_id}. Most: {told}.")

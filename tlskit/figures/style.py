@@ -114,10 +114,6 @@ def score_name(score: str) -> str:
     return _NAMES.get(score, score)
 
 
-def percent(share: float) -> str:
-    return f"{share * 100:.2g} %"
-
-
 def same(values: Sequence) -> str:
     """A number that all arms should share; a range where they do not."""
     low, high = min(values), max(values)
@@ -152,7 +148,7 @@ def legend_columns(names: Iterable[str], width_in: float) -> int:
     return max(1, min(len(list(names)), int((width_in - 0.2) / (0.058 * longest + 0.45))))
 
 
-def listed(table: pd.DataFrame, value: str, name: str, *, low: str | None = None, high: str | None = None) -> str:
+def listed(table: pd.DataFrame, value: str, name: str, low: str | None = None, high: str | None = None) -> str:
     """Values of a table in words, with their intervals: all of a few, else the ends; and how many are undefined."""
 
     def told(row: pd.Series) -> str:
@@ -175,6 +171,13 @@ def done(figure: Figure, alt: str) -> Figure:
     figure._repr_mimebundle_ = partial(_alt_bundle, figure.tlskit_alt)
     plt.close(figure)
     return figure
+
+
+def words(text: str, size: str) -> Figure:
+    """A figure of words, where there is nothing to draw."""
+    figure = plt.figure(figsize=(WIDTHS_IN[size], 0.8))
+    figure.text(0.5, 0.5, wrap(text, WIDTHS_IN[size]), ha="center", va="center", fontsize=8)
+    return done(figure, text)
 
 
 def _alt_bundle(alt: str, include=None, exclude=None) -> tuple[dict, dict]:
