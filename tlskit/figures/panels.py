@@ -11,8 +11,8 @@ have identical limits, and each says its n.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -34,7 +34,7 @@ FEW = 8
 PERSON = "band: a person, {:g}-{:g} min a slide".format(*PERSON_MINUTES_PER_SLIDE)
 
 
-@dataclass
+@dataclasses.dataclass
 class Panels:
     """A figure; its axes by (level of row, level of column), "" where there is none; the table, levels as names."""
 
@@ -114,11 +114,18 @@ def draw(
     with plt.rc_context(style.THEME):
         figure = plt.figure(figsize=(width, height), layout="constrained")
         order = {"col": orders.get(col), "row": orders.get(row)}
-        plot = so.Plot(table, x=x, y=y, color=color).facet(col, row, order=order, wrap=None if row else across)
+        plot = so.Plot(table, x=x, y=y).facet(col, row, order=order, wrap=None if row else across)
         for mark, moves, options in layers:
-            also = {"Dot": "marker", "Line": "linestyle", "Path": "linestyle"}.get(type(mark).__name__)
-            with_colour = {also: color} if color and also and "color" not in options else {}
-            plot = plot.add(mark, *moves, legend=False, **(with_colour | options))
+            also = {"Dot": "marker", "Line": "linestyle", "Path": "linestyle"}.get(type(mark).__name__, "color")
+            if not color or options.get("color", color) is None:
+                plot = plot.add(mark, *moves, legend=False, **(options | {"color": None}))
+            elif moves:  # levels that make room for each other are of one layer
+                plot = plot.add(mark, *moves, legend=False, **({"color": color, also: color} | options))
+            else:  # a layer a level: seaborn looks for every colour with every marker, dash, group and panel
+                for level in orders[color]:
+                    look = {key: looks[level][key] for key in ("color", also) if options.get(key, "") is not None}
+                    here = table[table[color] == level]
+                    plot = plot.add(dataclasses.replace(mark, **look), data=here, legend=False, **options)
         for key in ("color", "marker", "linestyle") if color else ():
             plot = plot.scale(**{key: so.Nominal({v: looks[v][key] for v in orders[color]}, order=orders[color])})
         plot = plot.scale(fill=so.Nominal({"filled": True, "hollow": False}, order=["filled", "hollow"]))
