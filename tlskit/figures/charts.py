@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import seaborn.objects as so
+from matplotlib.collections import LineCollection
 
 from tlskit.figures import style
 from tlskit.figures.panels import FEW, Panels, dots, draw, draw_forest, draw_trend, span, unit
@@ -41,18 +42,19 @@ def curves(table: pd.DataFrame, *, x: str, y: str, alt: str = "", **options) -> 
 
 def _curves(table, *, x, y, color=None, marks=(), **options) -> Panels:
     """One panel with a legend for a few arms; for many a panel each, over all others in grey."""
-    arms, lines = (table["arm"].nunique(), []) if "arm" in table else (1, [])
-    table = table.assign(_arm=table["arm"] if "arm" in table else "")
-    if "arm" in table and color is None:
-        color = "arm"
-        if arms > FEW and not (options.get("col") or options.get("row")):
-            options |= {"col": "arm", "show_legend": False}
-            others = {"col": None, "color": None, "group": "_arm"}
-            lines = [(so.Path(color=style.LIGHT_GREY, linewidth=0.6), [], others)]
-    fixed = {} if color else {"color": style.BLUE}
-    lines.append((so.Path(linewidth=1.3, **fixed), [], {"group": "_arm"}))
+    several, paths = "arm" in table and color is None, []
+    table = table.assign(_arm=_arm(table))
+    if several and table["arm"].nunique() > FEW and not (options.get("col") or options.get("row")):
+        options |= {"col": "arm", "show_legend": False, "panel_in": (1.6, 1.5)}
+        paths = [rows[[x, y]].to_numpy(float) for _, rows in table.groupby("arm")]
+    color = "arm" if several else color
+    fixed, group = {} if color else {"color": style.BLUE}, {} if color == "arm" else {"group": "_arm"}
+    lines = [(so.Path(linewidth=1.3, **fixed), [], group)]
     lines += [(dots(6, fill=full, edgewidth=1.5, **fixed), [], {"y": column}) for column, full in marks]
-    return draw(table, lines, x=x, y=y, color=color, **{"panel_in": (1.6, 1.5 if arms > FEW else 2.8)} | options)
+    made = draw(table, lines, x=x, y=y, color=color, **{"panel_in": (1.6, 2.8)} | options)
+    for ax in made.axes.values():
+        ax.add_collection(LineCollection(paths, colors=style.LIGHT_GREY, linewidths=0.5, zorder=0))
+    return made
 
 
 def score_bars(table: pd.DataFrame, *, size: str = "double") -> Figure:
