@@ -114,7 +114,7 @@ def threshold_curves(curves: pd.DataFrame, *, chosen: dict | float | None = None
 
 
 def calibration_curves(table: pd.DataFrame, **options) -> Figure:
-    """Reliability: the share of target among pixels of about the style.same probability; and how many pixels those are.
+    """Reliability: the share of target among pixels of about the same probability; and how many pixels those are.
 
     `table` of `tlskit.metrics.thresholds.calibration` or `tlskit.evaluation.comparison.calibration`.
     """

@@ -25,6 +25,7 @@ _PARTS = {
     "kept_tiles": ("kept", BLUE), "dropped_no_target": ("dropped: no target", ORANGE),
     "dropped_no_tissue": ("dropped: too little tissue", LIGHT_GREY),
     "dropped_edge": ("dropped: over the slide's edge", PURPLE), "dropped_lost": ("lost: unreadable", VERMILION),
+    "dropped_ignored": ("dropped: all of it ignored", GREEN),
 }  # fmt: skip
 _BAR = so.Bar(edgewidth=0, alpha=1, width=0.75)
 

@@ -127,6 +127,7 @@ def _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir):
         tile_px=checkpoint.tile_px,
         target_class=checkpoint.target_class,
         ignore_class=getattr(checkpoint, "ignore_class", ""),
+        region_class=getattr(checkpoint, "region_class", ""),
         **reading_of(checkpoint),
         tile_store=tile_store,
         tiles_dir=tiles_dir,
