@@ -134,8 +134,8 @@ def draw(
         keys = [(r, c) for r in (orders[row] if row else [""]) for c in (orders[col] if col else [""])]
         made = Panels(figure, dict(zip(keys, figure.axes, strict=True)), table, (row, col), orders)
         for (ax, rows), key in zip(made, keys, strict=True):
-            title = style.wrap(", ".join(filter(None, reversed(key))), (width - left_in) / across)
-            ax.set_title("\n".join(filter(None, (title, n(rows) if len(rows) else ""))))
+            said = (", ".join(filter(None, reversed(key))), n(rows) if len(rows) else "")
+            ax.set_title(style.wrap("\n".join(filter(None, said)), (width - left_in) / across))
             ax.grid(False)
         figure.supxlabel(foot)
         figure.supylabel(ylabel)
