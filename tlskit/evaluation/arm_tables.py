@@ -42,8 +42,8 @@ REPEATS = ("seed", "fold", "split_seed")
 
 #: What the steps record that must be the same in all arms, or no score means the same in two of them.
 _SHARED = (
-    "split_hash", "target_class", "ignore_class", "region_class", "resolution_by", "threshold", "grid_mpp", "min_object_um2",
-    "missing_target", "scored_by",
+    "split_hash", "target_class", "ignore_class", "region_class", "resolution_by", "threshold", "grid_mpp",
+    "min_object_um2", "missing_target", "scored_by",
 )  # fmt: skip
 
 #: What may differ between arms, and is said where it does.
