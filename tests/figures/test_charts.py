@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.text import Annotation, Text
 
-from tlskit.evaluation import arm_tables, comparison, costs
+from tlskit.evaluation import comparison, costs
 from tlskit.figures import charts, comparecharts, style
 
 SIZES = ("double", "single")
@@ -17,13 +17,12 @@ SIZES = ("double", "single")
 
 def tables_of(run):
     """Every table that a chart takes, of one run."""
-    of_slides = arm_tables.collect(run, "05_objects_per_slide")
     return {
         "iou_by_magnification": comparison.iou_by_magnification(run), "minutes_bars": costs.minutes_per_slide(run),
-        "score_intervals": comparison.intervals(run, draws=50),
-        "difference_intervals": comparison.differences(run, draws=50), "ceilings": comparison.grid_table(run),
+        "score_intervals": comparison.intervals(run),
+        "difference_intervals": comparison.differences(run), "ceilings": comparison.grid_table(run),
         "object_recall": comparison.object_table(run), "audit_chart": comparison.audit(run),
-        "pareto_front": costs.pareto(run, draws=50), "agreement": of_slides[of_slides["threshold_by"] == "fixed"],
+        "pareto_front": costs.pareto(run), "agreement": comparison.agreement_points(run),
         "pr_curves": comparison.pr_curves(run), "threshold_curves": comparison.pr_curves(run),
         "calibration_curves": comparison.calibration(run),
     }  # fmt: skip

@@ -8,7 +8,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["comparison", "costs", "decision", "predictions"],
+    submodules=["answers", "comparison", "costs", "decision", "predictions", "reviewing"],
     submod_attrs={
         "arm_tables": ["arms", "check_arms", "collect", "unlike_settings"],
         "comparison": [

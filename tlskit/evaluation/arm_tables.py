@@ -25,6 +25,7 @@ __all__ = [
     "check_arms",
     "collect",
     "of_split",
+    "parted",
     "only_slides_of",
     "slides_of",
     "test_counts",
@@ -74,7 +75,7 @@ def arms(run_dir: str | Path) -> pd.DataFrame:
             named = re.match(r"([0-9.]+)x", folder.name)
             if magnification is None and named:
                 magnification = float(named.group(1))
-            variant, repeats = _parted(folder.name)
+            variant, repeats = parted(folder.name)
             rows.append(
                 {"arm": folder.name, "magnification": magnification, "variant": variant} | repeats | {"dir": folder}
             )
@@ -84,7 +85,7 @@ def arms(run_dir: str | Path) -> pd.DataFrame:
     return table.sort_values(ARM[::-1], kind="stable", ignore_index=True)
 
 
-def _parted(name: str) -> tuple[str, dict[str, float]]:
+def parted(name: str) -> tuple[str, dict[str, float]]:
     """``4x_seed=1`` -> ``4x`` and the seed; without such parts the name as it is, and nan."""
     pattern = rf"_({'|'.join(sorted(REPEATS, key=len, reverse=True))})=([^_]+)"
     found = dict(re.findall(pattern, name))
@@ -196,7 +197,7 @@ def check_arms(run_dir: str | Path, *, slides: str = "same", split: str = "test"
         row |= {"n_patients": group["patient_id"].nunique(), "n_patients_with_target": target["patient_id"].nunique()}
         row["n_slides_with_target"] = len(target)
         row |= {c: group[c].sum() for c in ("n_targets", "target_mm2", "tissue_mm2") if c in group}
-        left_out = set.union(*(there for name, there in here.items() if _parted(name)[0] == arm)) - common
+        left_out = set.union(*(there for name, there in here.items() if parted(name)[0] == arm)) - common
         rows.append(row | {"slides_left_out": len(left_out), "n_trainings": int((every["variant"] == arm).sum())})
     return pd.DataFrame(rows)
 
@@ -278,8 +279,10 @@ def of_split(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
 
 
 def _recorded(arm_dir: Path) -> dict:
-    """Values that the arm's steps recorded, later steps over earlier ones."""
+    """Parameters that the arm's steps were run with, and values that they recorded; later steps over earlier ones."""
     values: dict = {}
+    for path in sorted((arm_dir / "status").glob("*.json")):
+        values |= json.loads(path.read_text(encoding="utf-8")).get("ingredients", {}).get("parameters", {})
     for path in sorted((arm_dir / "records").glob("*.json")):
         values |= json.loads(path.read_text(encoding="utf-8")).get("values", {})
     return values

@@ -43,7 +43,7 @@ def minutes_per_slide(run_dir: str | Path) -> pd.DataFrame:
     stages = collect(run_dir, "06_stages")
     faults = []
     for name in _SAME:
-        if name in projected and projected[name].fillna("").nunique() > 1:
+        if name in projected and projected[name].nunique(dropna=False) > 1:
             each = projected.drop_duplicates("arm").set_index("arm")[name]
             faults.append(f"{name} differs: " + ", ".join(f"{arm} {value}" for arm, value in each.items()))
     of_slides = stages[stages["slide_id"] != ""]

@@ -1,7 +1,7 @@
 """Tables of counts: of tiles, of whole slides, and on one grid that all magnifications share.
 
 Scores are made of these tables afterwards, by `tlskit.metrics`. The tables, as the notebooks archive them (``ids``
-stands for ``slide_id patient_id cancer_type`` and, where the input has it, ``split``):
+stands for ``slide_id patient_id cancer_type`` and, where the input has them, ``split site``):
 
 ``04_counts_per_tile``, by `evaluate_tiles`: one row a tile and threshold.
     tile_id, ids, threshold_by, threshold, tp, fp, fn, tn.
@@ -70,7 +70,7 @@ OnFailure = Callable[[str, Exception], None] | None
 #: Thresholds of the curve of objects found against false ones.
 CURVE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
-_IDS = ("slide_id", "patient_id", "cancer_type", "split")
+_IDS = ("slide_id", "patient_id", "cancer_type", "split", "site")
 
 #: Code of a pixel that could not be predicted. Neither it nor `IGNORED` is counted; what is counted has the codes
 #: truth + 2 * tissue.
@@ -284,6 +284,8 @@ def _over_slides(
             of_manifest = known[row.slide_id]
             split = getattr(row, "split", None) or getattr(of_manifest, "split", "")
             ids = {c: getattr(of_manifest, c) for c in _IDS[:3]} | ({"split": split} if split else {})
+            # The hospital or scanner, where the manifest says it: a reviewer asks for scores by it.
+            ids |= {"site": of_manifest.site} if getattr(of_manifest, "site", "") else {}
             with open_map(row.map_path) as prob_map:
                 # Tissue is looked for in the colours that the network saw.
                 apply_icc = prob_map.metadata.get("parameters", {}).get("apply_icc", False)

@@ -135,7 +135,9 @@ def calibration_curves(table: pd.DataFrame, **options) -> Figure:
         else:
             ax.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
     told = _each(table, "calibration_error")
-    return style.done(made.figure, f"Share of target by predicted probability. Calibration error above the lowest bin: {told}.")
+    return style.done(
+        made.figure, f"Share of target by predicted probability. Calibration error above the lowest bin: {told}."
+    )
 
 
 def _square(made: Panels) -> list:

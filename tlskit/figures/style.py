@@ -47,7 +47,8 @@ THEME = {
 
 POOLINGS = {
     "as_published": "one reading of the paper: mean of batches",
-    "as_published_tiles": "one reading of the paper: mean of tiles", "batch_mean": "mean of batches", "pooled": "all pixels pooled",
+    "as_published_tiles": "one reading of the paper: mean of tiles",
+    "batch_mean": "mean of batches", "pooled": "all pixels pooled",
     "per_slide": "mean of slides", "per_patient": "mean of patients", "per_tile": "mean of tiles",
 }  # fmt: skip
 _NAMES = {"iou": "IoU", "mcc": "MCC", "dice": "Dice", "f1": "F1", "tile": "tiles", "wsi": "whole slides"} | POOLINGS

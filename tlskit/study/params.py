@@ -99,6 +99,8 @@ RANGES = {
     "grid_mpp": (0.25, 100),
     "min_object_um2": (0, 1e9),
     "bootstrap_draws": (1, 10_000_000),
+    "margin": (0, 1),
+    "usable_score": (0, 1),
     "seed": (0, 2**32 - 1),
     "split_seed": (0, 2**32 - 1),
 }
