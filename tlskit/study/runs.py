@@ -91,6 +91,12 @@ class Run:
         return self._folder("work") / "checkpoint.pt"
 
     @property
+    def engine_path(self) -> Path:
+        """Where 03 notes what runs the arm's network; 04, 05, 06 and ``tlskit predict`` take it up."""
+        self._begin_in("03_training")
+        return self._folder("work") / "engine.json"
+
+    @property
     def split_path(self) -> Path:
         """The run's one split of patients, shared by all arms."""
         return self.dir / "split.csv"
