@@ -106,9 +106,11 @@ class Run:
     def figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure as PNG and PDF under ``figures/<step number>_<name>`` and return it.
 
-        The run's caption is added below the figure before it is saved.
+        The run's caption is added below the figure before it is saved; what it shows in words goes into the file.
         """
         import matplotlib.pyplot as plt
+
+        from tlskit.figures import alt_text
 
         self._begin()
         parts = [f"run {self.dir.name}", self.arm if self.arm_dir.name == self.arm else "", self.caption]
@@ -129,7 +131,9 @@ class Run:
             )  # fmt: skip
         stem = self._folder("figures") / f"{self._prefix}{name}"
         # No date and no program in the metadata: the same numbers give the same bytes.
-        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Creator": None})):
+        alt = alt_text(figure) or None
+        of_pdf = {"CreationDate": None, "Creator": None, "Subject": alt}
+        for suffix, metadata in ((".png", {"Software": None, "Description": alt}), (".pdf", of_pdf)):
             with writing(stem.with_name(stem.name + suffix)) as path:
                 figure.savefig(path, dpi=FIGURE_DPI, bbox_inches="tight", pad_inches=0.1, metadata=metadata)
             self._wrote(stem.with_name(stem.name + suffix))
