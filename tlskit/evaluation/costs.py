@@ -105,8 +105,9 @@ def pareto(
     Returns
     -------
     DataFrame
-        The columns of `decision.decide` and of `minutes_per_slide` (nan without a time); minutes_note (why times are
-        missing, the same in all rows); on_front (no other arm is both better and faster); false_mm2 (marked where there
+        The columns of `decision.decide` and of `minutes_per_slide` (nan without a time; n_slides is n_slides_timed, and
+        n_repeats n_passes); minutes_note (why times are missing, the
+        same in all rows); on_front (no other arm is both better and faster); false_mm2 (marked where there
         is no target), tissue_mm2; on, pooling, threshold_by.
     """
     options = {"on": on, "pooling": pooling, "threshold_by": threshold_by, "slides": slides, "split": split}
@@ -117,9 +118,8 @@ def pareto(
         times = minutes_per_slide(run_dir)
     except (RunError, ComparisonError) as error:
         note = str(error).rstrip(".")
-    front = decide(
-        quality, apart, times.set_index("arm")["minutes"].astype(float), margin=margin, usable=usable
-    ).rename(columns={"n_slides": "n_test_slides"})
+    front = decide(quality, apart, times.set_index("arm")["minutes"].astype(float), margin=margin, usable=usable)
+    times = times.rename(columns={"n_slides": "n_slides_timed", "n_repeats": "n_passes"})
     table = front.merge(times.drop(columns="magnification", errors="ignore"), on="arm", how="left", validate="1:1")
     table = table.astype({name: float for name in ("minutes", "minutes_min", "minutes_max")})
     q, minutes = table["estimate"].to_numpy(), table["minutes"].to_numpy()

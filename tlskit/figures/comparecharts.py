@@ -328,7 +328,7 @@ def published_audit_chart(**options) -> Figure:
 def _interval_caption(table: pd.DataFrame) -> str:
     first = table.iloc[0]
     where = {"grid": "common grid, tissue and target", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
-    patients = f"{first['n_patients']} patient{'s' * (first['n_patients'] != 1)}"
+    patients = f"{first['n_patients']} patient{'' if first['n_patients'] == 1 else 's'}"
     if first["n_with_target"] < first["n_patients"]:
         patients += f", {first['n_with_target']} with a target"
     text = f"{first['level'] * 100:g} % t intervals over {patients} "

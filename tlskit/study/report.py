@@ -15,7 +15,7 @@ from tlskit.figures import set_theme
 from tlskit.files import read_table, write_text
 from tlskit.study import keys, params, report_scores, runs, standing, status
 from tlskit.study.ledger import Rebuilding
-from tlskit.study.report_page import Section, add_table, print_pdf, render, show_table
+from tlskit.study.report_page import Section, add_table, counted, print_pdf, render, show_table
 
 __all__ = ["options_of", "write_report"]
 
@@ -154,10 +154,10 @@ def _caption(run_dir: Path) -> str:
 def _cohort(section: Section, run: runs.Run, stands_on: pd.DataFrame) -> None:
     n_arms, first = len(stands_on), stands_on.iloc[0]
     section.text.append(
-        f"{_n(first['n_slides'], 'test slide')} of {_n(first['n_patients'], 'patient')}, the same in "
-        f"{'all ' if n_arms > 1 else ''}{_n(n_arms, 'arm')}; {_n(first['n_slides_with_target'], 'slide')} of "
-        f"{_n(first['n_patients_with_target'], 'patient')} hold a target. An arm is a model trained and run in one "
-        "way, as a rule at one magnification (10x is 1 um per pixel)."
+        f"{counted(first['n_slides'], 'test slide')} of {counted(first['n_patients'], 'patient')}, the same in "
+        f"{'all ' if n_arms > 1 else ''}{counted(n_arms, 'arm')}; {counted(first['n_slides_with_target'], 'slide')} of "
+        f"{counted(first['n_patients_with_target'], 'patient')} hold a target. An arm is a model trained and run in "
+        "one way, as a rule at one magnification (10x is 1 um per pixel)."
     )
     if run.caption:
         section.text.append(f"These are {run.caption}.")
@@ -177,10 +177,6 @@ def _cohort(section: Section, run: runs.Run, stands_on: pd.DataFrame) -> None:
         order = [name for name in ("train", "val", "test") if name in table.index]
         add_table(section, run, table.loc[order].reset_index(), "patients_by_split", "Patients by set and cancer type.")
     add_table(section, run, stands_on, "arms", "What each arm's test stands on.")
-
-
-def _n(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def _failures(section: Section, run_dir: Path) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from tlskit.evaluation import reviewing
 from tlskit.study import runs
-from tlskit.study.report_page import Section, add_table
+from tlskit.study.report_page import Section, add_table, counted
 
 __all__ = ["froc", "shapes", "subgroups", "training", "without_target"]
 
@@ -41,8 +41,8 @@ def without_target(section: Section, run: runs.Run, options: dict) -> None:
         return
     first = table.iloc[0]
     section.text.append(
-        f"{first['n_slides']} test slide{'s' * (first['n_slides'] != 1)} of {first['n_patients']} "
-        f"patient{'s' * (first['n_patients'] != 1)} hold no target: everything marked there is false."
+        f"{counted(first['n_slides'], 'test slide')} of {counted(first['n_patients'], 'patient')} without target: "
+        "everything marked there is false."
     )
     names = {"n_clean": "slides with nothing marked"}
     add_table(section, run, table, "slides_without_target", "Slides without target.", names=names)

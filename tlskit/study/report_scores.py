@@ -241,7 +241,7 @@ def numbers(section: Section, asked: Asked) -> None:
         listed = ", ".join(f"{row.arm} {row.share_best:.0%}" for row in shares.itertuples())
         section.text.append(
             f"Of {asked.draws:,} cohorts drawn from these patients (with replacement), the highest IoU is that of: "
-            f"{listed}. This is how firm the order of the point estimates is, and no probability that an arm is the best."
+            f"{listed}. This is how firm the order of the point estimates is, and no probability that an arm is best."
         )
         run.table(shares, "share_best")
     needed = reviewing.needed(run.dir, **asked.options)
