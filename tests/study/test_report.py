@@ -75,7 +75,8 @@ def test_the_page_answers_first_and_shows_every_part(page):
     for part in (
         "At which magnification", "The answer", "Scores by magnification", "What it costs", "One common grid",
         "How the way of averaging decides", "Objects found", "Thresholds and calibration", "audited", "Provenance",
-        "6 patients", "Caution: only 6 test patients", "torch", "2.15.0", "How firm the choice is", "Training. Each arm was",
+        "6 patients", "Caution: only 6 test patients", "torch", "2.15.0", "How firm the choice is",
+        "Training. Each arm was",
         "Threshold. At the thresholds chosen", "Averaging. ", "How the arms were trained", "Cancer types and sites",
         "Slides without target", "Dice of a found object", "false objects per mm2",
     ):  # fmt: skip
