@@ -251,7 +251,7 @@ function render({ model, el }) {
     pane.label.textContent = map ? map.name : "";
     pane.label.style.display = map ? "" : "none";
     const hatched = map ? map.lost.length + map.unseen.length : 0;
-    Object.assign(canvas.dataset, { slide: model.get("title"), drawn: model.get("drawn").length, hatched, map: map ? map.name : "", positive: shown, missing, painted: performance.now() });
+    Object.assign(canvas.dataset, { slide: model.get("title"), drawn: model.get("drawn").length, corners: drawing?.length ?? 0, hatched, map: map ? map.name : "", positive: shown, missing, painted: performance.now() });
   }
 
   function hatch(view, map) {
