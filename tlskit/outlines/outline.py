@@ -86,8 +86,8 @@ class Collector:
     def __init__(self, kind: str):
         self.outlines: list[Outline] = []
         self.report = {
-            "format": kind, "objects": 0, "areas": 0, "classes": {}, "skipped": {}, "not_areas": {}, "without_area": 0, "empty_of": {},
-            "ellipses": 0, "off_plane": 0, "negatives": 0, "repaired": [], "named_but_unclassified": {},
+            "format": kind, "objects": 0, "areas": 0, "classes": {}, "skipped": {}, "not_areas": {}, "without_area": 0,
+            "empty_of": {}, "ellipses": 0, "off_plane": 0, "negatives": 0, "repaired": [], "named_but_unclassified": {},
             "other_types": {}, "elsewhere": 0, "mpp": None, "notes": [],
         }  # fmt: skip
 
