@@ -87,11 +87,11 @@ def read_annotations(
     Annotations
         ``outlines``: in level-0 px, valid. ``report``: ``format``; ``objects`` in the file and ``areas`` read;
         ``classes`` (name to number of areas); ``skipped`` (objects of other types); ``not_areas`` (lines, points);
-        ``without_area`` (empty or collapsed), ``empty_of`` (class name to their number); ``elsewhere`` (areas that stand
-        where no outlines are looked for: not read); ``ellipses`` and ``off_plane`` (among the areas); ``negatives`` (areas
-        cut out); ``repaired`` (one dict each: number, class_name, reason, area_before_px0, area_after_px0);
-        ``named_but_unclassified``; ``other_types`` (words for a type that QuPath reads as annotation); ``mpp`` (um/px
-        that an ImageScope file states); ``notes``.
+        ``without_area`` (empty or collapsed), ``empty_of`` (class name to their number); ``elsewhere`` (areas that
+        stand where no outlines are looked for: not read); ``ellipses`` and ``off_plane`` (among the areas);
+        ``negatives`` (areas cut out); ``repaired`` (one dict each: number, class_name, reason, area_before_px0,
+        area_after_px0); ``named_but_unclassified``; ``other_types`` (words for a type that QuPath reads as annotation);
+        ``mpp`` (um/px that an ImageScope file states); ``notes``.
 
     Raises
     ------
