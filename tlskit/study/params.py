@@ -32,6 +32,7 @@ __all__ = [
     "arms_table",
     "check",
     "factors",
+    "has_controls",
     "notebook_parameters",
     "override",
     "parse_value",
@@ -304,6 +305,16 @@ def arms(preset: dict) -> list[dict]:
         seen[same] = arm["arm"]
         made.append(arm)
     return made
+
+
+def has_controls(preset: dict) -> bool:
+    """Whether two arms of one magnification differ in more than which training of an arm they are."""
+    names = [name for name in factors(preset) if name not in ("magnification", "seed", "fold")]
+    found: dict[str, set] = {}
+    for arm in arms(preset):
+        state = json.dumps([arm.get(name) for name in names], default=str)
+        found.setdefault(str(arm.get("magnification")), set()).add(state)
+    return any(len(states) > 1 for states in found.values())
 
 
 def arms_table(preset: dict, defaults: dict | None = None) -> pd.DataFrame:
