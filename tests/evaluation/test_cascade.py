@@ -11,8 +11,8 @@ from made_slides import vips_slide
 from torch import nn
 
 from tlskit import cohort
-from tlskit.errors import ParameterError
-from tlskit.evaluation import cascade
+from tlskit.errors import MapError, ParameterError
+from tlskit.evaluation import cascade, evaluate_grid, screen_choice
 from tlskit.maps import inference, make_screen, open_map
 from tlskit.outlines import reading
 
@@ -84,8 +84,6 @@ def test_the_full_run_is_a_row_and_every_setting_adds_up_to_it(made, counts):
         assert row.tp + row.fn == pytest.approx(whole.tp + whole.fn) and row.windows <= whole.windows
         assert row.n_kept <= row.n_targets == len(reading.read_targets(made[0] / f"{row.slide_id}.geojson", "TLS"))
     _, manifest, maps = made
-    from tlskit.evaluation import evaluate_grid
-
     grid = evaluate_grid(maps["fine"], manifest, threshold=0.5, with_objects=False, **TRUTH).counts
     for name in ("tp", "fp", "fn", "tn"):
         assert list(grid.set_index("slide_id")[name]) == list(full[name])
@@ -119,9 +117,9 @@ def test_the_approximation_is_the_real_run_but_for_the_rim(made, counts, tmp_pat
         checkpoint(10, "f" * 64), manifest, tmp_path, screen_for=screen_for, engine="torch", precision="exact",
         progress=False,
     )  # fmt: skip
-    again = cascade.screen_counts(
-        real, maps["coarse"], manifest, threshold=0.5, screen_thresholds=[], grow_um=[], **TRUTH
-    ).set_index("slide_id")
+    again = evaluate_grid(real, manifest, threshold=0.5, with_objects=False, **TRUTH).counts.set_index("slide_id")
+    with pytest.raises(MapError, match="under a screen"):
+        cascade.screen_counts(real, maps["coarse"], manifest, threshold=0.5, **TRUTH)
     chosen = counts[(counts["screen"] == "map") & (counts["screen_threshold"] == threshold)]
     chosen = chosen[chosen["grow_um"] == grow_um].set_index("slide_id")
     assert list(real.set_index("slide_id")["windows"]) == list(chosen["windows"])
@@ -139,14 +137,14 @@ def test_objects_are_kept_by_half_of_their_area_and_by_size(made, counts):
 
 
 def test_the_choice_looks_at_validation_alone(counts):
-    chosen = cascade.choose_screen(counts, recall_floor=0.99)
+    chosen = screen_choice.choose_screen(counts, recall_floor=0.99)
     assert chosen["screen"] == "map" and chosen["recall_kept"] >= 0.99 and chosen["windows_share"] < 1
     altered = counts.copy()
     test = altered["split"] == "test"
     altered.loc[test, "tp_lost"], altered.loc[test, "tp"] = altered.loc[test, "tp"], 0
-    assert cascade.choose_screen(altered, recall_floor=0.99) == pytest.approx(chosen, nan_ok=True)
+    assert screen_choice.choose_screen(altered, recall_floor=0.99) == pytest.approx(chosen, nan_ok=True)
     assert chosen["by"] == "estimate" and "no promise" in chosen["reason"], "two patients are too few for a bound"
-    cheaper = cascade.choose_screen(counts, recall_floor=0.5)
+    cheaper = screen_choice.choose_screen(counts, recall_floor=0.5)
     assert cheaper["windows_share"] <= chosen["windows_share"]
 
 
@@ -154,12 +152,12 @@ def test_where_nothing_reaches_the_floor_it_looks_everywhere(counts):
     hopeless = counts[counts["screen"].isin(["none", "map"])].copy()
     lost = hopeless["screen"] == "map"
     hopeless.loc[lost, "tp_lost"] = hopeless.loc[lost, "tp"] + 1
-    chosen = cascade.choose_screen(hopeless)
+    chosen = screen_choice.choose_screen(hopeless)
     assert (
         chosen["screen"] == chosen["by"] == "none" and chosen["windows_share"] == 1 and "everywhere" in chosen["reason"]
     )
     with pytest.raises(ParameterError, match="validation"):
-        cascade.choose_screen(counts[counts["split"] == "test"])
+        screen_choice.choose_screen(counts[counts["split"] == "test"])
 
 
 def test_intervals_of_the_recall_kept_cover():
@@ -174,6 +172,6 @@ def test_intervals_of_the_recall_kept_cover():
             screen="map", screen_threshold=0.1, grow_um=0.0, windows=1, windows_full=2, fp=0, fn=0, tn=0, fp_spared=0,
             n_targets=1, n_kept=1, split="val",
         )  # fmt: skip
-        row = cascade.screen_summary(table).iloc[0]
+        row = screen_choice.screen_summary(table).iloc[0]
         hits += row["low"] <= truth <= row["high"]
     assert 0.90 <= hits / drawn <= 0.99
