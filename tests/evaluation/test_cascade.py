@@ -82,7 +82,8 @@ def test_the_full_run_is_a_row_and_every_setting_adds_up_to_it(made, counts):
         whole = full.loc[row.slide_id]
         assert row.tp + row.tp_lost == pytest.approx(whole.tp) and row.fp + row.fp_spared == pytest.approx(whole.fp)
         assert row.tp + row.fn == pytest.approx(whole.tp + whole.fn) and row.windows <= whole.windows
-        assert row.n_kept <= row.n_targets == len(reading.read_targets(made[0] / f"{row.slide_id}.geojson", "TLS"))
+        assert row.screen == "random" or row.n_kept <= row.n_targets
+        assert row.n_targets == len(reading.read_targets(made[0] / f"{row.slide_id}.geojson", "TLS"))
     _, manifest, maps = made
     grid = evaluate_grid(maps["fine"], manifest, threshold=0.5, with_objects=False, **TRUTH).counts
     for name in ("tp", "fp", "fn", "tn"):
@@ -118,8 +119,9 @@ def test_the_approximation_is_the_real_run_but_for_the_rim(made, counts, tmp_pat
         progress=False,
     )  # fmt: skip
     again = evaluate_grid(real, manifest, threshold=0.5, with_objects=False, **TRUTH).counts.set_index("slide_id")
-    with pytest.raises(MapError, match="under a screen"):
-        cascade.screen_counts(real, maps["coarse"], manifest, threshold=0.5, **TRUTH)
+    if real["windows_screened"].all():
+        with pytest.raises(MapError, match="under a screen"):
+            cascade.screen_counts(real, maps["coarse"], manifest, threshold=0.5, **TRUTH)
     chosen = counts[(counts["screen"] == "map") & (counts["screen_threshold"] == threshold)]
     chosen = chosen[chosen["grow_um"] == grow_um].set_index("slide_id")
     assert list(real.set_index("slide_id")["windows"]) == list(chosen["windows"])

@@ -58,7 +58,11 @@ def lost_and_spared(
     largest: dict[str, tuple] = {}
     for made in maps.itertuples():
         slide_id = str(made.slide_id)
-        with open_row(rows[slide_id], **reading) as slide, open_map(full[slide_id]) as fine, open_map(made.map_path) as run:
+        with (
+            open_row(rows[slide_id], **reading) as slide,
+            open_map(full[slide_id]) as fine,
+            open_map(made.map_path) as run,
+        ):
             truth = read_truth(rows[slide_id], slide, missing=missing, **arm_truth)
             for kind, box, mm2 in _taken_away(fine, run, truth, cut(threshold)):
                 if mm2 > largest.get(kind, (0.0,))[0]:

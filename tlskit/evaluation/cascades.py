@@ -21,8 +21,8 @@ from tlskit.maps import make_screen, open_map, predict_cohort
 from tlskit.networks import load_checkpoint
 
 __all__ = [
-    "PAIR", "SCREENS", "choose", "kept_by_size", "maps_of", "pairs", "read_screen", "recorded", "run_cascade", "slides_of",
-    "summarise", "trade_off", "truth_of", "write_screens",
+    "PAIR", "SCREENS", "choose", "kept_by_size", "maps_of", "pairs", "read_screen", "recorded", "run_cascade",
+    "slides_of", "summarise", "trade_off", "truth_of", "write_screens",
 ]  # fmt: skip
 
 #: Where the chosen settings of a run's cascades are kept, for `tlskit predict`.
@@ -240,7 +240,13 @@ def read_screen(run_dir: str | Path, *, coarse_sha256: str, fine_sha256: str) ->
 
 
 def run_cascade(
-    run_dir: str | Path, manifest: pd.DataFrame, chosen: pd.DataFrame, out_dir: str | Path, *, n_slides: int = 0, **options
+    run_dir: str | Path,
+    manifest: pd.DataFrame,
+    chosen: pd.DataFrame,
+    out_dir: str | Path,
+    *,
+    n_slides: int = 0,
+    **options,
 ) -> pd.DataFrame:
     """Run the cascade that `choose` picked for real, on test slides whose coarse maps are archived.
 

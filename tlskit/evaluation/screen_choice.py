@@ -35,7 +35,9 @@ def screen_summary(counts: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for setting, here in counts.groupby(_SETTING, sort=False, dropna=False):
-        total = here[["windows", "windows_full", *COUNTS, "tp_lost", "fp_spared", "n_targets", "n_kept"]].sum(skipna=False)
+        total = here[["windows", "windows_full", *COUNTS, "tp_lost", "fp_spared", "n_targets", "n_kept"]].sum(
+            skipna=False
+        )
         row = dict(zip(_SETTING, setting, strict=True))
         row |= {"windows_share": _ratio(total["windows"], total["windows_full"])}
         row |= _recall_kept(here)
@@ -130,7 +132,8 @@ def choose_screen(counts: pd.DataFrame, *, recall_floor: float = 0.99) -> dict:
     table = screen_summary(validation).sort_values(["windows_share", "grow_um"], kind="stable")
     full = table[table["screen"] == "none"].iloc[0]
     table = table[table["screen"] == "map"]
-    n = f"{int(full['n_patients'])} validation patients ({int(full['n_with_target'])} in whom the fine network finds any)"
+    with_target = f"{int(full['n_with_target'])} in whom the fine network finds any"
+    n = f"{int(full['n_patients'])} validation patients ({with_target})"
     bounded = table[table["low"] >= recall_floor]
     estimated = table[table["recall_kept"] >= recall_floor]
     if full["n_with_target"] == 0:
@@ -145,8 +148,8 @@ def choose_screen(counts: pd.DataFrame, *, recall_floor: float = 0.99) -> dict:
     elif len(estimated):
         chosen, by = estimated.iloc[0], "estimate"
         reason = (
-            f"{n} are too few to be sure of {recall_floor:g} for any screen; the cheapest one whose estimate reaches it "
-            f"is taken ({_bound(chosen)}), which is no promise for other patients"
+            f"{n} are too few to be sure of {recall_floor:g} for any screen; the cheapest one whose estimate reaches "
+            f"it is taken ({_bound(chosen)}), which is no promise for other patients"
         )
     else:
         chosen, by = full, "none"

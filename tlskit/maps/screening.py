@@ -222,7 +222,7 @@ def windows_over(prob_map: ProbMap, tissue: Tissue) -> Windows:
             on_tissue |= across & (y + side > box["y_px0"]) & (y < box["y_px0"] + box["height_px0"])
     elif on_tissue.sum() != planned:
         raise MapError(
-            f"{prob_map.path.name} was made of {planned} windows, and {on_tissue.sum()} lie on the tissue that is found "
-            "now: the slide has changed, or what is tissue. Predict it again."
+            f"{prob_map.path.name} was made of {planned} windows, and {on_tissue.sum()} lie on the tissue that is "
+            "found now: the slide has changed, or what is tissue. Predict it again."
         )
     return Windows(layout, prob_map.size_px, prob_map.mpp, mpp0, on_tissue)
