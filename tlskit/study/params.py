@@ -197,6 +197,10 @@ def read_preset(path: str | Path) -> dict:
         if name == SWEEP:
             _check_sweep(path.name, value)
         elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)):
+            one = next((v for v in value if isinstance(v, dict) and len(v) == 1), None) if name in CLASSES else None
+            if isinstance(value, list) and one is not None:
+                class_name = ": ".join(str(part) for part in next(iter(one.items())))
+                raise ParameterError(f"{path.name}: in {name}, a name with a colon stands in quotes: '{class_name}'.")
             raise ParameterError(f"{path.name}: {name} is nested. A preset is flat, so that papermill can read it too.")
     _check_papermill_agrees(path.name, preset, yaml.load(text, _AsPapermill))
     return preset
