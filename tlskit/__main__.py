@@ -109,14 +109,15 @@ def predict(
     checkpoint: Annotated[Path, typer.Option(help="A trained network: work/checkpoint.pt of an arm.")],
     out: Annotated[Path, typer.Option(help="Folder for maps and outlines.")],
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Probability from which a pixel counts.")
+        float | None,
+        typer.Option(min=0, max=1, help="Probability from which a pixel counts; by default as chosen on validation."),
     ] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
     engine: Annotated[Literal["auto", "torch", "openvino"], typer.Option(help="Runs the network.")] = "auto",
     precision: Annotated[
         Literal["auto", "exact", "bf16", "fp16"],
-        typer.Option(help="auto: the fastest within 0.02 of float32; exact: float32."),
+        typer.Option(help="auto: the fastest that keeps the answer of float32; exact: float32."),
     ] = "auto",
     min_object_um2: Annotated[float, typer.Option(help="Smaller objects are dropped.")] = 1000.0,
     mpp: Annotated[float | None, typer.Option(help="um/px of those slides that do not say it.")] = None,
@@ -128,12 +129,15 @@ def predict(
     from tlskit.networks import models
 
     network = models.load_checkpoint(checkpoint)
-    threshold = network.threshold if threshold is None else threshold
+    from_where = "as asked for"
+    if threshold is None:
+        threshold, from_where = predictions.usual_threshold(checkpoint, network)
+    typer.echo(f"threshold {threshold:.3g}, {from_where}")
     slides = from_slides(slide, mpp_where_missing=mpp)
     failed: dict[str, Exception] = {}
     maps = inference.predict_cohort(
         network, slides, out / "maps", overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
-        on_failure=failed.__setitem__,
+        engine_note=checkpoint.with_name("engine.json"), on_failure=failed.__setitem__,
     )  # fmt: skip
     found = predictions.write_outlines(
         maps, slides, out / "geojson", target_class=network.target_class,
@@ -179,7 +183,7 @@ def export_qupath_scripts(
     folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("."),
     target_class: Annotated[str, typer.Option(help="QuPath class of the outlines.")] = "TLS",
 ) -> None:
-    """Write two QuPath scripts: outlines and manifest out of a project, predictions into it."""
+    """Write three QuPath scripts: outlines and manifest out of a project, predictions into it, a map over a slide."""
     from tlskit.outlines import qupath
 
     for path in qupath.write_scripts(folder, target_class=target_class):
