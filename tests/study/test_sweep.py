@@ -101,9 +101,9 @@ def project_with_controls(project):
 
 def test_controls_are_asked_for_by_arms_of_one_magnification_that_differ(project_with_controls):
     jobs = sweep.plan(sweep.prepare("params/p.yaml"))
-    assert [job.name for job in jobs][-2:] == [("compare", "compare_magnifications"), ("controls", "controls")]
-    assert set(jobs[-1].before) == {job.name for job in jobs[:-2]}
-    assert sweep.plan(sweep.prepare("params/p.yaml"), arms=["controls"]) == jobs[-1:]
+    assert [job.name for job in jobs][-2:] == [("controls", "controls"), ("compare", "compare_magnifications")]
+    assert set(jobs[-2].before) == {job.name for job in jobs[:-2]}
+    assert sweep.plan(sweep.prepare("params/p.yaml"), arms=["controls"]) == jobs[-2:-1]
     # Trainings of one arm are no controls, nor is an arm alone.
     assert "controls" not in {job.arm for job in sweep.plan(sweep.prepare("params/seeds.yaml"))}
     assert "controls" not in {job.arm for job in sweep.plan(sweep.prepare("params/p.yaml", {"level": 2}))}

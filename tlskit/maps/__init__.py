@@ -12,6 +12,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "inference": ["choose_engine", "predict_cohort"],
         "probmaps": ["ProbMap", "open_map"],
-        "screening": ["distance_um", "make_screen", "screen_of", "windows_over"],
+        "screening": ["Windows", "distance_um", "make_screen", "screen_of", "windows_over"],
     },
 )

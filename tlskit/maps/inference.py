@@ -230,8 +230,8 @@ def predict_cohort(
     -------
     DataFrame
         One row a slide that has a map: slide_id, map_path, kept (True where the map was there), wall_s, windows,
-        windows_skipped, tissue_mm2, engine, precision, max_dprob, level, reader, n_lost, invalid_px, and the stages as
-        ``<stage>_s``. Of a kept map, times are nan.
+        windows_skipped, windows_screened, tissue_mm2, engine, precision, max_dprob, level, reader, n_lost, invalid_px,
+        and the stages as ``<stage>_s``. Of a kept map, times are nan.
     """
     from tlskit.cohort import open_row, slide_rows
 
@@ -316,8 +316,8 @@ def _row(prediction: Prediction) -> dict:
             prediction.slide_id, len(prediction.lost), prediction.invalid_px,
         )  # fmt: skip
     names = (
-        "wall_s", "windows", "windows_skipped", "tissue_mm2", "engine", "precision", "max_dprob", "level", "reader",
-        "invalid_px", "compile_s", "check_s",
+        "wall_s", "windows", "windows_skipped", "windows_screened", "tissue_mm2", "engine", "precision", "max_dprob",
+        "level", "reader", "invalid_px", "compile_s", "check_s",
     )  # fmt: skip
     return {
         "slide_id": prediction.slide_id,
@@ -347,7 +347,9 @@ def _kept(path: Path, expected: dict) -> dict | None:
         "map_path": str(path),
         "kept": True,
         "wall_s": float("nan"),
-        **{name: metadata[name] for name in ("windows", "windows_skipped", "tissue_mm2", "engine", "precision")},
+        **{name: metadata[name] for name in ("windows", "windows_skipped")},
+        "windows_screened": metadata.get("windows_screened", 0),
+        **{name: metadata[name] for name in ("tissue_mm2", "engine", "precision")},
         "max_dprob": float("nan"),
         **{name: metadata[name] for name in ("level", "reader")},
         "invalid_px": sum(w * h for _, _, w, h in metadata["invalid"]),

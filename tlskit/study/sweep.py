@@ -49,8 +49,8 @@ HOLD = "run"
 #: Key of a preset, as `prepare` returns it, that says that it was narrowed to some of its arms.
 PARTIAL = "partial"
 
-#: Which presets ask for the notebooks of `keys.MEETINGS`; the comparison is made of all.
-ASKED_BY = {"controls": params.has_controls}
+#: Which presets ask for the notebooks of `keys.MEETINGS`; the comparison is made last: its page may show theirs.
+ASKED_BY = {"cascade": params.has_cascade, "controls": params.has_controls}
 
 #: Seconds between two looks at steps that others have claimed.
 POLL_S = 1.0
@@ -99,7 +99,7 @@ def prepare(preset_path: str | Path, overrides: dict | None = None) -> dict:
 
 def notebooks() -> list[str]:
     """Names of the notebooks that a sweep of this project can run, in order."""
-    return [*STEPS, COMPARE, *(step for step in ASKED_BY if notebook_path(step).is_file())]
+    return [*STEPS, *(step for step in ASKED_BY if notebook_path(step).is_file()), COMPARE]
 
 
 def meetings(preset: dict) -> list[str]:
