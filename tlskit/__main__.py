@@ -201,7 +201,7 @@ def export_qupath_scripts(
     folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("."),
     target_class: Annotated[str, typer.Option(help="QuPath class of the outlines.")] = "TLS",
 ) -> None:
-    """Write two QuPath scripts: outlines and manifest out of a project, predictions into it."""
+    """Write three QuPath scripts: outlines and manifest out of a project, predictions into it, a map over a slide."""
     from tlskit.outlines import qupath
 
     for path in qupath.write_scripts(folder, target_class=target_class):

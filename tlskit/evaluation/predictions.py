@@ -158,7 +158,7 @@ def write_outlines(
                     about["screen"] = screen
             about |= {
                 "slide_id": made.slide_id, "magnification": magnification, "threshold": threshold,
-                "min_object_um2": min_object_um2,
+                "min_object_um2": min_object_um2, "class_name": prediction_class(target_class, magnification),
             }  # fmt: skip
             polygons, measured = outline_map(
                 made.map_path, mpp0=mpp0, threshold=threshold, min_object_um2=min_object_um2
@@ -166,7 +166,7 @@ def write_outlines(
             write_geojson(
                 Path(out_dir) / f"{made.slide_id}.geojson",
                 polygons,
-                class_name=prediction_class(target_class, magnification),
+                class_name=about["class_name"],
                 origin_px0=(0, 0) if origin == "slide" else about["bounds_px0"][:2],
                 about=about,
                 measurements=[{**row, "magnification": magnification} for row in measured.to_dict("records")],
