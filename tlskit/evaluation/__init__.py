@@ -8,9 +8,19 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["answers", "comparison", "costs", "decision", "predictions", "reviewing"],
+    submodules=[
+        "answers",
+        "cascade_scores",
+        "cascades",
+        "comparison",
+        "costs",
+        "decision",
+        "predictions",
+        "reviewing",
+    ],  # fmt: skip
     submod_attrs={
         "arm_tables": ["arms", "check_arms", "collect", "unlike_settings"],
+        "cascade_pictures": ["lost_and_spared"],
         "comparison": [
             "agreement_points",
             "agreement_table",
