@@ -191,3 +191,14 @@ def test_a_list_within_a_list_of_arms_makes_an_arm_of_each_value():
     assert len(params.arms(params.override(preset, {"magnification": 4}))) == 2
     preset = {"sweep": [{"magnification": 4, "target_class": ["TLS", "Immune cells"]}]}
     assert params.arms(preset)[0]["target_class"] == ["TLS", "Immune cells"]
+
+
+def test_a_sweep_asks_for_cascades_where_arms_differ_in_magnification_alone():
+    asked = {
+        path.stem: params.has_cascade(params.read_preset(path)) for path in sorted((ROOT / "params").glob("*.yaml"))
+    }
+    assert asked["demo"] and asked["paper"] and asked["smoke"]
+    assert not asked["controls"] and not asked["controls_demo"], "many arms, and another question"
+    assert params.has_cascade({"sweep": {"magnification": [4, 1], "seed": [0, 1]}})
+    assert not params.has_cascade({"sweep": {"magnification": [4]}})
+    assert not params.has_cascade({"sweep": [{"magnification": 4, "seed": 0}, {"magnification": 1, "seed": 1}]})
