@@ -1,11 +1,14 @@
 """Presets: read safely, checked against the notebooks, multiplied into arms."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tlskit.errors import ParameterError
 from tlskit.study import params
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CELL = """run_name = "demo"  # name of the run
 magnification = 4  # working magnification
