@@ -58,6 +58,7 @@ class _RunPage(ipywidgets.VBox):
         self.children = self.children[:1]
         if old is not None:
             old.close()
+        self.caption.value = ""
         archive = open_archive(resolve(self._outputs_dir) / self.runs.value)
         self.caption.value = f'<span style="color:#7a3b00">{html.escape(archive.caption)}</span>'
         self.desk = explorers.slide(archive)
