@@ -121,6 +121,14 @@ def predict(
     ] = "auto",
     min_object_um2: Annotated[float, typer.Option(help="Smaller objects are dropped.")] = 1000.0,
     mpp: Annotated[float | None, typer.Option(help="um/px of those slides that do not say it.")] = None,
+    screen: Annotated[
+        Path | None, typer.Option(help="A coarser network, work/checkpoint.pt, that says where the other one looks.")
+    ] = None,
+    screen_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Where the coarser one reaches this; by default as notebook cascade chose."),
+    ] = None,
+    screen_grow_um: Annotated[float | None, typer.Option(min=0, help="And this much round it.")] = None,
 ) -> None:
     """Run a trained network over slides: a probability map and a QuPath GeoJSON of each."""
     from tlskit.cohort import from_slides
@@ -133,11 +141,19 @@ def predict(
     if threshold is None:
         threshold, from_where = predictions.usual_threshold(checkpoint, network)
     typer.echo(f"threshold {threshold:.3g}, {from_where}")
+    screen_for = None
+    if screen is not None:
+        screen_for = _screens(
+            screen, network, checkpoint, out, screen_threshold, screen_grow_um, overlap=overlap, batch_size=batch_size,
+            engine=engine, precision=precision,
+        )  # fmt: skip
+    elif screen_threshold is not None or screen_grow_um is not None:
+        raise typer.BadParameter("it is of a screen: give --screen, too.", param_hint="--screen-threshold")
     slides = from_slides(slide, mpp_where_missing=mpp)
     failed: dict[str, Exception] = {}
     maps = inference.predict_cohort(
         network, slides, out / "maps", overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
-        engine_note=checkpoint.with_name("engine.json"), on_failure=failed.__setitem__,
+        engine_note=checkpoint.with_name("engine.json"), screen_for=screen_for, on_failure=failed.__setitem__,
     )  # fmt: skip
     found = predictions.write_outlines(
         maps, slides, out / "geojson", target_class=network.target_class,
@@ -148,7 +164,9 @@ def predict(
         objects = found[found["slide_id"] == row.slide_id]
         said = f"{len(objects)} objects, {objects['area_um2'].sum() / 1e6:.3f} mm2"
         nothing = "no tissue found" if row.tissue_mm2 == 0 else f"no target found in {row.tissue_mm2:.3g} mm2 of tissue"
-        typer.echo(f"{row.slide_id}: {said if len(objects) else nothing}")
+        looked = row.windows / max(1, row.windows + row.windows_screened)
+        screened = f" ({looked:.0%} of the windows looked at)" if screen_for else ""
+        typer.echo(f"{row.slide_id}: {said if len(objects) else nothing}{screened}")
     for slide_id, error in failed.items():
         typer.echo(f"{slide_id}: FAILED: {error}", err=True)
     if failed:
@@ -243,6 +261,31 @@ def open_app(
     from tlskit.explore import serve
 
     serve(port=port, open_browser=browser, outputs_dir=outputs)
+
+
+def _screens(
+    screen: Path, network, checkpoint: Path, out: Path, threshold: float | None, grow_um: float | None, **options
+):
+    """Where a coarser network lets another one look, or None where notebook cascade chose to look everywhere."""
+    from tlskit.evaluation import cascades
+    from tlskit.maps import check_networks, screens_of
+    from tlskit.networks import models
+
+    if (threshold is None) != (grow_um is None):
+        raise typer.BadParameter("give both, or neither.", param_hint="--screen-threshold, --screen-grow-um")
+    coarse = models.load_checkpoint(screen)
+    check_networks(coarse, network)
+    said = f"from {threshold} as asked for, grown by {grow_um} um"
+    if threshold is None:
+        setting = cascades.screen_setting(checkpoint.resolve().parent.parent.parent, coarse, network)
+        threshold, grow_um, said = setting["screen_threshold"], setting["grow_um"], setting["said"]
+    typer.echo(f"screen by {coarse.magnification:g}x: {said}")
+    if threshold is None:
+        return None
+    return screens_of(
+        coarse, out / "screens", threshold=threshold, grow_um=grow_um, engine_note=screen.with_name("engine.json"),
+        **options,
+    )  # fmt: skip
 
 
 def _overrides(parameter: list[str] | None) -> dict:

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 VIEW = ".tlskit-view canvas"
 
 
@@ -36,3 +38,22 @@ def objects(page, threshold: float) -> dict[str, int]:
     page.wait_for_selector(f'table[data-threshold="{threshold:.2f}"] .tlskit-objects')
     found = page.eval_on_selector_all(".tlskit-objects", "nodes => nodes.map(n => [n.dataset.count, n.textContent])")
     return {name: int(text) for name, text in found}
+
+
+def select_slide(page, name: str) -> None:
+    """Choose a slide of the run, and wait until it is painted."""
+    painted(page)
+    page.get_by_label("Slide", exact=True).select_option(label=name)
+    painted(page, slide=name)
+
+
+def serious(page) -> list[str]:
+    """What axe-core calls serious or critical: the rule, and where."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        f"{rule['id']}: {node['target']} {node['html'][:160]}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]

@@ -71,14 +71,14 @@ def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(page, ap
     page.get_by_role("button", name="A slide from a folder").focus()
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Segment", exact=True).wait_for()
-    page.locator(".widget-select select").focus()
+    page.get_by_role("option", name="S1.tiff").locator("img[src]").wait_for()
+    page.get_by_role("listbox", name="Slides and folders").focus()
     page.keyboard.press("Home")
-    page.get_by_role("button", name="Open", exact=True).focus()
     page.keyboard.press("Enter")
     painted(page)
     page.get_by_role("button", name="Segment", exact=True).focus()
     page.keyboard.press("Enter")
-    page.get_by_text("Done. Move the threshold").wait_for(timeout=200_000)
+    page.get_by_text("Done: S1.tiff. Move the threshold").wait_for(timeout=200_000)
     painted(page, map="1x")
     handle = slider(page, "Threshold")
     handle.focus()
@@ -98,7 +98,7 @@ def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(page, ap
     assert len(outlines) == len(rows) >= 1
     # Never the name of the truth: what is downloaded may be exported from QuPath again.
     assert {feature["properties"]["classification"]["name"] for feature in outlines} == {"predicted TLS 1x"}
-    assert rows[0]["slide_id"] == "S1" and float(rows[0]["threshold"]) == 0.01
+    assert rows[0]["slide_id"] == "S1.tiff" and float(rows[0]["threshold"]) == 0.01
     made = list((project / "outputs" / "segmented" / "made-1x").glob("S1-*.tif"))
     with probmaps.open_map(made[0]) as probmap:
         found = findings.Findings(probmap, (), mpp0=probmap.metadata["mpp0"], goal_mpp=4.0)
@@ -114,9 +114,9 @@ def test_an_unreadable_file_is_told_as_a_sentence(page, app_url, project):
     box = page.locator(".widget-text input").first
     box.fill(str(folder))
     box.press("Enter")
-    page.locator(".widget-select option", has_text="<img").wait_for(state="attached")
-    page.locator(".widget-select select").select_option(index=0)
-    page.get_by_role("button", name="Open", exact=True).click()
+    card = page.get_by_role("option", name="<img")
+    card.get_by_text("cannot be opened").wait_for()
+    card.dblclick()
     message = page.get_by_role("status").filter(has_text=name).first
     message.wait_for()
     text = message.inner_text()

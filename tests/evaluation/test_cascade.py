@@ -110,8 +110,8 @@ def test_the_approximation_is_the_real_run_but_for_the_rim(made, counts, tmp_pat
     _, manifest, maps = made
     coarse = dict(zip(maps["coarse"]["slide_id"], maps["coarse"]["map_path"], strict=True))
 
-    def screen_for(slide_id):
-        with open_map(coarse[slide_id]) as found:
+    def screen_for(row):
+        with open_map(coarse[row.slide_id]) as found:
             return make_screen(found, threshold=threshold, grow_um=grow_um)
 
     real = inference.predict_cohort(

@@ -239,6 +239,17 @@ def read_screen(run_dir: str | Path, *, coarse_sha256: str, fine_sha256: str) ->
     )
 
 
+def screen_setting(run_dir: str | Path, coarse, fine) -> dict:
+    """`read_screen` for two networks (checkpoints), with a sentence on where it comes from (``said``)."""
+    row = read_screen(run_dir, coarse_sha256=coarse.sha256, fine_sha256=fine.sha256)
+    if row["screen"] != "map":
+        return row | {"said": f"no screen, the fine network looks everywhere: {row['reason']}"}
+    said = (
+        f"from {row['screen_threshold']:g}, grown by {row['grow_um']:g} um, chosen by notebook cascade: {row['reason']}"
+    )
+    return row | {"said": said}
+
+
 def run_cascade(
     run_dir: str | Path,
     manifest: pd.DataFrame,
@@ -272,10 +283,10 @@ def run_cascade(
     slides = slides[slides["slide_id"].astype(str).isin(coarse.index)].head(n_slides or None)
     work = run_dir / row["fine"] / "work"
 
-    def screen_for(slide_id: str):
+    def screen_for(of_slide):
         if row["screen"] != "map":
             return None
-        with open_map(coarse[str(slide_id)]) as found:
+        with open_map(coarse[str(of_slide.slide_id)]) as found:
             return make_screen(found, threshold=row["screen_threshold"], grow_um=row["grow_um"])
 
     return predict_cohort(

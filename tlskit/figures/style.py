@@ -132,8 +132,14 @@ def n_text(table: pd.DataFrame) -> str:
 
 def wrap(text: str, width_in: float, *, size: float = 8) -> str:
     """Break a text into lines that fit a width."""
-    wide = max(8, int(width_in * 72 / (0.53 * size)))
-    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, wide) or [""])
+    lines = _Wrapper(width=max(8, int(width_in * 72 / (0.56 * size))))
+    return "\n".join(line for part in text.split("\n") for line in lines.wrap(part) or [""])
+
+
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks names of arms after their underscores."""
+
+    wordsep_re = re.compile(r"(\s+|(?<=_))")
 
 
 def legend(figure: Figure, entries: dict[str, dict], *, title: str = "") -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "choose_engine",
     "layout_for",
     "predict_cohort",
+    "predict_row",
     "predict_slide",
     "predict_tiles",
     "reading_of",
@@ -220,7 +221,7 @@ def predict_cohort(
     engine_note : path, optional
         See `engines.EngineSource`.
     screen_for : callable, optional
-        Given a slide_id, the `screening.Screen` to look through.
+        Given a row, the `screening.Screen` to look through, or None. The time that it takes is the slide's, too.
     on_failure : callable, optional
         Called with slide_id and exception for a slide that fails; without it the error is raised.
     progress : bool
@@ -233,38 +234,23 @@ def predict_cohort(
         windows_skipped, windows_screened, tissue_mm2, engine, precision, max_dprob, level, reader, n_lost, invalid_px,
         and the stages as ``<stage>_s``. Of a kept map, times are nan.
     """
-    from tlskit.cohort import open_row, slide_rows
+    from tlskit.cohort import slide_rows
 
     if isinstance(manifest_rows, pd.DataFrame):
         manifest_rows = slide_rows(manifest_rows)
     manifest_rows, out_dir = list(manifest_rows), Path(out_dir)
-    layout = layout_for(checkpoint, overlap=overlap)
     source = engines.EngineSource(
-        checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads,
-        note=engine_note,
+        checkpoint, engine=engine, precision=precision, window_px=layout_for(checkpoint, overlap=overlap).window_px,
+        device=device, threads=threads, note=engine_note,
     )  # fmt: skip
     shared = {"overlap": overlap, "progress": False, **options}
     rows: list[dict] = []
     failed: dict[str, Exception] = {}
     with tqdm(total=len(manifest_rows), desc="slides", unit="slide", disable=not progress) as bar:
         for number, row in enumerate(manifest_rows):
-            path, start = out_dir / f"{row.slide_id}.tif", time.perf_counter()
+            path = out_dir / f"{row.slide_id}.tif"
             try:
-                with open_row(row, **reading_of(checkpoint)) as slide:
-                    open_s = time.perf_counter() - start
-                    screen = screen_for(row.slide_id) if screen_for else None
-                    expected = map_metadata(
-                        checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked, screen
-                    )
-                    found = _kept(path, expected)
-                    if found is None:
-                        found = _row(_with_less_memory(
-                            predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source,
-                            screen=screen, **shared,
-                        ))  # fmt: skip
-                        found["wall_s"] += open_s
-                        found["open_s"] += open_s
-                    rows.append(found)
+                rows.append(predict_row(checkpoint, row, path, source, screen_for=screen_for, **shared))
             except Exception as error:  # one bad slide never ends a cohort, whatever a reader or a runtime throws
                 if is_disk_full(error):
                     raise disk_full(path) from error
@@ -282,6 +268,38 @@ def predict_cohort(
             f"None of {len(failed)} slides could be predicted. The first one, {slide_id}: {error}"
         ) from error
     return pd.DataFrame(rows)
+
+
+def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: float | None = None, **options) -> dict:
+    """The map of one row of a manifest, kept where it is what would be made: a row of `predict_cohort`'s table.
+
+    Parameters
+    ----------
+    source : engines.EngineSource
+    screen_for
+        Of `predict_cohort`.
+    path, overlap, options
+        Of `predict_slide`.
+    """
+    from tlskit.cohort import open_row
+
+    layout, start = layout_for(checkpoint, overlap=overlap), time.perf_counter()
+    screen = screen_for(row) if screen_for else None
+    screened = time.perf_counter()
+    with open_row(row, **reading_of(checkpoint)) as slide:
+        open_s = time.perf_counter() - screened
+        expected = map_metadata(checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked, screen)
+        found = _kept(Path(path), expected)
+        if found is None:
+            found = _row(_with_less_memory(
+                predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source, screen=screen,
+                overlap=overlap, **options,
+            ))  # fmt: skip
+            found["wall_s"] += open_s + screened - start
+            found["open_s"] += open_s
+            if screen_for:
+                found["screen_s"] = screened - start
+    return found
 
 
 def _with_less_memory(predict, *args, batch_size: int = 8, **options) -> Prediction:
