@@ -45,7 +45,7 @@ def test_a_run_without_controls_says_what_was_not_asked(tmp_path):
     said = asked(write_controls(tmp_path / "r", preset=preset, n_patients=4))
     assert said["Is it the detail?"].startswith("Not asked") and len(said) == 4
     last = said["What can this run not show?"]
-    for words in ("equal field", "detail alone", "trained once", "only 4 test patients"):
+    for words in ("equal field", "detail alone", "trained more than once", "only 4 test patients"):
         assert words in last.replace("Only", "only")
 
 

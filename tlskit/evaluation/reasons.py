@@ -155,7 +155,9 @@ def _limits(effects: pd.DataFrame, square: pd.DataFrame, ladder: pd.DataFrame, a
     if len(effects):
         first, fewest = effects.iloc[0], int(effects["n_repeats"].min())
         if fewest < 2:
-            said.append("Arms were trained once, so that intervals say nothing of another training (another seed)")
+            said.append(
+                "Not every arm was trained more than once: intervals say too little of another training (another seed)"
+            )
         elif fewest < 3:
             said.append(f"{fewest} trainings an arm tell little of how much trainings differ")
         if first["warning"]:

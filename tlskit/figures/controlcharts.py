@@ -118,5 +118,5 @@ def _stands_on(table: pd.DataFrame) -> str:
     first, fewest = table.iloc[0], int(table["n_repeats"].min())
     n, k = int(first["n_patients"]), int(first["n_with_target"])
     patients = f"{n} test patients" + (f" ({k} with a target)" if k < n else "")
-    trained = f"{fewest} trainings an arm" if fewest > 1 else "one training an arm: another one is not in the intervals"
+    trained = f"{fewest} trainings an arm" if fewest > 1 else "of arms trained once another training is not in it"
     return f"95 % t intervals over {patients}, {trained}"
