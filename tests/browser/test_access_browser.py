@@ -1,21 +1,9 @@
 """The page for anyone: axe-core finds nothing serious in any of its views."""
 
 import pytest
-from looking import painted
+from looking import painted, serious
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-
-def serious(page) -> list[str]:
-    """What axe-core calls serious or critical: the rule, and where."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    found = axe.Axe().run(page).response["violations"]
-    return [
-        f"{rule['id']}: {node['target']} {node['html'][:160]}"
-        for rule in found
-        if rule["impact"] in ("serious", "critical")
-        for node in rule["nodes"]
-    ]
 
 
 def test_axe_finds_nothing_serious_in_any_view(page, app_url, project):
