@@ -67,7 +67,7 @@ def test_the_page_needs_nothing_but_itself(page):
     assert found.links and all(link.startswith(("data:image/png;base64,", "#")) for link in found.links)
     assert not {"script", "link", "iframe", "object"} & set(found.tags)
     assert not re.search(r"url\(|@import|https?://(?!doi)", page)
-    assert found.tags.count("img") == 12
+    assert found.tags.count("img") == 15
 
 
 def test_the_page_answers_first_and_shows_every_part(page):
@@ -140,3 +140,26 @@ def test_without_a_browser_the_page_stands_alone(run_dir, page, monkeypatch):
     pdf.write_bytes(b"%PDF of an older run")
     reportpage.print_pdf(run_dir / "compare" / "report.html", pdf)
     assert not pdf.exists()
+
+
+def test_words_for_a_paper_stand_beside_the_page(run_dir, page):
+    folder = run_dir / "compare"
+    words, tex = (folder / "summary.md").read_text(), (folder / "summary.tex").read_text()
+    for text in ("Each arm was trained once", "| 4x | 0.", "test patients", "t intervals", "80,000 x 60,000 px"):
+        assert text in words
+    assert "95 \\% t intervals" in tex and tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 1
+    known = (folder / "checklist.md").read_text()
+    assert "8 slides, 6 patients" in known and "[author: say]" in known
+
+
+def test_a_comparison_made_again_has_the_parameters_of_the_run(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={4: (0.62, 25.0)}, n_patients=4)
+    assert report.options_of(run_dir) == report.DEFAULTS
+    (run_dir / "run.yaml").write_text("batch_size: 4\nmargin: 0.02\ncompare_slides: common\n")
+    options = report.options_of(run_dir)
+    assert (options["batch_size"], options["margin"], options["compare_slides"]) == (4, 0.02, "common")
+
+
+def test_names_from_files_keep_their_signs(run_dir):
+    shown = reportpage.show_table(pd.DataFrame({"slide_id": ["a_b"], "reason": ["x_y"], "pooling": ["pooled"]}), "")
+    assert [cell[0] for cell in shown["rows"][0]] == ["a_b", "x_y", "all pixels pooled"]

@@ -112,7 +112,8 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
             areas = " and ".join(f"{row.arm} {row.false_mm2:.3g} mm2" for row in front.itertuples())
             text += f" Falsely marked of {first['tissue_mm2']:.3g} mm2 of tissue: {areas}."
     elif reason == "nothing found":
-        text = f"No arm found any of the target in {whom}: {_listed(names)} all have {score} 0, and none is chosen."
+        verb = "has" if len(names) == 1 else "all have" if len(names) > 2 else "both have"
+        text = f"No arm found any of the target in {whom}: {_listed(names)} {verb} {score} 0, and none is chosen."
     else:
         text = _compared(front, score, whom)
     text += "".join(f" {arm} is not compared: {why}." for arm, why in missing.items())

@@ -198,26 +198,28 @@ def flow(run_dir: str | Path, split: pd.DataFrame | None, stands_on: pd.DataFram
     Returns
     -------
     DataFrame
-        stage, n_patients, n_slides (nan where the archive does not say), text, left_out_text (empty: nobody was).
+        stage, n_patients, n_slides (nan where the archive does not say), text, left_out_text (who does not reach the
+        next stage; empty: everybody does).
     """
     rows = []
     if split is not None:
         of = split.drop_duplicates(["patient_id", "split"]).groupby("split").size()
         n = split["patient_id"].nunique()
-        rows.append({"stage": "cohort", "n_patients": n, "text": f"{n} patients in the cohort", "left_out_text": ""})
+        rows.append({"stage": "cohort", "n_patients": n, "text": "", "left_out_text": ""})
         learnt = f"{of.get('train', 0)} patients to train, {of.get('val', 0)} to choose a threshold (validation)"
-        rows.append({"stage": "test", "n_patients": of.get("test", 0), "text": f"{of.get('test', 0)} test patients",
+        rows.append({"stage": "test", "n_patients": of.get("test", 0), "text": "",
                      "left_out_text": learnt})  # fmt: skip
     first = stands_on.iloc[0]
     left = int(stands_on["slides_left_out"].max())
     missing = rows[-1]["n_patients"] - first["n_patients"] if rows else 0
     told = [f"{left} slides that an arm lacks"] if left else []
     told += [f"{missing} test patients of whom no slide was evaluated"] if missing > 0 else []
-    of_patients = f"{first['n_patients']} test patients, {first['n_slides']} slides"
     rows.append({"stage": "compared", "n_patients": first["n_patients"], "n_slides": first["n_slides"],
-                 "text": f"{of_patients} in all arms", "left_out_text": "; ".join(told)})  # fmt: skip
+                 "text": "the same in all arms", "left_out_text": "; ".join(told)})  # fmt: skip
     n, k = first["n_patients_with_target"], first["n_slides_with_target"]
     without = f"{first['n_patients'] - n} patients, {first['n_slides'] - k} slides without target"
     rows.append({"stage": "with target", "n_patients": n, "n_slides": k,
-                 "text": f"{n} patients, {k} slides with a target", "left_out_text": without})  # fmt: skip
-    return pd.DataFrame(rows, columns=["stage", "n_patients", "n_slides", "text", "left_out_text"])
+                 "text": "", "left_out_text": without})  # fmt: skip
+    table = pd.DataFrame(rows, columns=["stage", "n_patients", "n_slides", "text", "left_out_text"])
+    # Written above beside the stage that is reached; told beside the one that is left.
+    return table.assign(left_out_text=table["left_out_text"].shift(-1, fill_value=""))

@@ -180,7 +180,7 @@ def draw_forest(
     """
     color = color or ("arm" if y == "arm" else None)
     own = color in (None, y)
-    fixed, moves = {} if color else {"color": style.BLUE}, [so.Dodge()] if dodge and not own else []
+    fixed, moves = {} if color else {"color": style.BLUE}, [so.Dodge(by=["color"])] if dodge and not own else []
     rows, colours = max(1, table[y].nunique()), table[color].nunique() if moves else 1
     names = [level_name(y, v).split("\n") for v in table[y].dropna().unique()] or [[""]]
     longest, lines = max(len(line) for name in names for line in name), max(map(len, names))

@@ -48,10 +48,11 @@ def froc(table: pd.DataFrame, **options) -> Figure:
         span(ax, [], limits=(0, 1), axis="y", ticks=4)
         if zero < least:
             tens = [10.0**n for n in range(-6, 6) if zero * 2 < 10.0**n <= most * 1.2]
-            tens = tens[::-1][:: -(-len(tens) // (4 if len(made.axes) < 4 else 2))]
+            # Where no power of ten lies between, the highest value is the one that is told.
+            tens = tens[::-1][:: max(1, -(-len(tens) // (4 if len(made.axes) < 4 else 2)))] or [most]
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_major_locator(FixedLocator([zero, *tens]))
-            ax.xaxis.set_major_formatter(FixedFormatter(["0", *(f"{ten:g}" for ten in tens)]))
+            ax.xaxis.set_major_formatter(FixedFormatter(["0", *(f"{ten:.3g}" for ten in tens)]))
     fixed = table[table["mark"] == "fixed"].dropna(subset=["recall", "false_per_mm2"])
     told = ", ".join(f"{r.arm} {r.recall:.2f} at {r.false_per_mm2:.2g}" for r in fixed.itertuples())
     words = "Recall of objects against false objects per mm2 of tissue, over all thresholds."

@@ -11,11 +11,11 @@ import pandas as pd
 
 from tlskit.errors import ComparisonError, ParameterError, TlskitError
 from tlskit.evaluation import arms, check_arms, reviewing, unlike_settings
-from tlskit.figures import set_theme
+from tlskit.figures import reportcharts, set_theme
 from tlskit.files import read_table, write_text
-from tlskit.study import keys, params, report_scores, runs, standing, status
+from tlskit.study import keys, params, report_scores, report_texts, runs, standing, status
 from tlskit.study.ledger import Rebuilding
-from tlskit.study.report_page import Section, add_table, counted, print_pdf, render, show_table
+from tlskit.study.report_page import Section, add_figure, add_table, counted, print_pdf, render, show_table
 
 __all__ = ["options_of", "write_report"]
 
@@ -131,9 +131,14 @@ def write_report(
         sections.append(section)
     page = run.arm_dir / "report.html"
     write_text(page, render(run, sections))
+    words = report_texts.summary(run, asked.front, stands_on)
+    texts = {"summary.md": words, "summary.tex": report_texts.latex(words)}
+    texts["checklist.md"] = report_texts.checklist(run, asked.front, stands_on, unlike_settings(run_dir))
+    for name, text in texts.items():
+        write_text(run.arm_dir / name, text)
     if pdf:
         print_pdf(page, page.with_suffix(".pdf"))
-    for path in (page, page.with_suffix(".pdf")):
+    for path in (page, page.with_suffix(".pdf"), *(run.arm_dir / name for name in texts)):
         if path.is_file() and run.ledger is not None:
             run.ledger.wrote(path)
     if not opened:
@@ -168,8 +173,7 @@ def _cohort(section: Section, run: runs.Run, stands_on: pd.DataFrame) -> None:
     split = read_table(run.split_path) if run.split_path.is_file() else None
     steps = reviewing.flow(run.dir, split, stands_on)
     run.table(steps, "flow")
-    shown = steps.rename(columns={"text": "patients and slides", "left_out_text": "beside"})
-    section.tables.append(show_table(shown[["patients and slides", "beside"]], "From the cohort to the comparison."))
+    add_figure(section, run, reportcharts.cohort_flow(steps), "flow", "From the cohort to the comparison.")
     if split is not None and "cancer_type" in split:
         # A run with folds lists each patient once a fold.
         table = split.drop_duplicates(["patient_id", "split"]).groupby(["split", "cancer_type"]).size()
