@@ -11,7 +11,7 @@ import pandas as pd
 
 from tlskit.errors import ComparisonError, ParameterError, TlskitError
 from tlskit.evaluation import arms, check_arms, reviewing, unlike_settings
-from tlskit.figures import reportcharts, set_theme
+from tlskit.figures import cohort_flow, set_theme
 from tlskit.files import read_table, write_text
 from tlskit.study import keys, params, report_scores, report_texts, runs, standing, status
 from tlskit.study.ledger import Rebuilding
@@ -173,7 +173,7 @@ def _cohort(section: Section, run: runs.Run, stands_on: pd.DataFrame) -> None:
     split = read_table(run.split_path) if run.split_path.is_file() else None
     steps = reviewing.flow(run.dir, split, stands_on)
     run.table(steps, "flow")
-    add_figure(section, run, reportcharts.cohort_flow(steps), "flow", "From the cohort to the comparison.")
+    add_figure(section, run, cohort_flow(steps), "flow", "From the cohort to the comparison.")
     if split is not None and "cancer_type" in split:
         # A run with folds lists each patient once a fold.
         table = split.drop_duplicates(["patient_id", "split"]).groupby(["split", "cancer_type"]).size()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from tlskit import figures
 from tlskit.evaluation import reviewing
-from tlskit.figures import reportcharts
 from tlskit.study import runs
 from tlskit.study.report_page import Section, add_figure, add_table, counted
 
@@ -31,7 +31,7 @@ def froc(section: Section, run: runs.Run, options: dict) -> None:
     """Recall against false objects over thresholds."""
     table = reviewing.froc(run.dir, slides=options["slides"])
     caption = "Objects found against false objects per mm2 of tissue, over thresholds."
-    add_figure(section, run, reportcharts.froc(table), "froc", caption)
+    add_figure(section, run, figures.froc(table), "froc", caption)
     add_table(section, run, table, "froc", "Recall and false objects at each threshold.")
 
 
@@ -61,7 +61,7 @@ def subgroups(section: Section, run: runs.Run, table: pd.DataFrame) -> None:
     if worst.empty:
         section.text.append("No group has three patients with a target: none is called the worst.")
     section.text.append("The intervals of groups are each on their own; the cohort was not planned to compare them.")
-    figure = reportcharts.subgroup_intervals(table, score="iou")
+    figure = figures.subgroup_intervals(table, score="iou")
     add_figure(section, run, figure, "subgroups", "IoU of each group with its own 95 % interval.")
     add_table(section, run, table, "subgroups", "IoU on the common grid by group.")
 
