@@ -70,7 +70,9 @@ def slurm(folder: Path, *, cpus: int = 4) -> Iterator[dict[str, str]]:
     host = socket.gethostname().split(".")[0]
     conf = folder / "slurm.conf"
     conf.write_text(_CONF.format(folder=folder, host=host, ports=_free_ports(2), cpus=cpus).lstrip())
-    said = subprocess.run(["slurmctld", "-V"], capture_output=True, text=True, env=os.environ | {"PATH": _path()}).stdout
+    said = subprocess.run(
+        ["slurmctld", "-V"], capture_output=True, text=True, env=os.environ | {"PATH": _path()}
+    ).stdout
     version = tuple(map(int, re.findall(r"(\d+)\.(\d+)", said)[0]))
     # No control group is made either way; the older ones have no name for that.
     (folder / "cgroup.conf").write_text(f"CgroupPlugin={'disabled' if version >= (23, 2) else 'cgroup/v1'}\n")
