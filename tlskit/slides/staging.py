@@ -26,8 +26,8 @@ __all__ = ["VARIABLE", "Stage", "announce", "current", "reading", "using"]
 
 log = logging.getLogger(__name__)
 
-#: Names the local folder; empty or unset: slides are read where they lie. ``$TMPDIR`` and the like in it are expanded on
-#: the machine that reads.
+#: Names the local folder; empty or unset: slides are read where they lie. ``$TMPDIR`` and the like in it are expanded
+#: on the machine that reads.
 VARIABLE = "TLSKIT_STAGE"
 #: Formats of which the named file is only a part: they are read where they lie, but for MIRAX, whose folder is known.
 _IN_PARTS = (".vms", ".vmu", ".dcm", ".ini")
@@ -201,7 +201,7 @@ def current() -> Stage | None:
 
 @contextlib.contextmanager
 def reading(path: str | Path) -> Iterator[str | Path]:
-    """Where to read a slide: its copy where a stage is asked for, else the path as it is; kept while the block lasts."""
+    """Where to read a slide while the block lasts: its copy where a stage is asked for, else the path as it is."""
     stage = current()
     if stage is None:
         yield path

@@ -91,7 +91,7 @@ def parse(on: str) -> Engine:
     if Path(on).suffix in (".yaml", ".yml"):
         return _read(Path(on))
     raise ParameterError(
-        f"`--on` should be local:N (processes of this machine), tcp://host:port (a Dask scheduler that runs), or a YAML "
+        "`--on` should be local:N (processes of this machine), tcp://host:port (a Dask scheduler that runs), or a YAML "
         f"file for a batch system, not {on!r}."
     )
 
