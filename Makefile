@@ -1,6 +1,6 @@
 # tlskit: `make` alone lists what can be made.
 # VENV may point to an environment that several checkouts share: make test VENV=../venv
-# JOBS is the number of test files that run at the same time.
+# JOBS is the number of processes that the tests are shared out among.
 
 VENV   ?= .venv
 PYTHON ?= python3
@@ -37,16 +37,13 @@ demo: env  ## make a synthetic cohort and run the whole study on it (16 to 20 mi
 	$(PY) -m tlskit synth outputs/cohorts/demo
 	$(PY) -m tlskit sweep params/demo.yaml
 
-# One process a file: torch, OpenVINO, libvips and the widgets' libraries, loaded into one interpreter one after the
-# other, have been seen to end it with a segmentation fault. Two files at a time, each on one core, slow ones first;
-# those that drive a browser one after the other, since two at a time have been seen to wait for ever.
+# Files are shared out among JOBS processes, each on one core. Two browsers at a time have been seen to wait for ever:
+# their files run in one process, before the others.
+test: export OMP_NUM_THREADS := 1
 test: env  ## run the tests
-	@run() { OMP_NUM_THREADS=1 xargs -P $$1 -I FILE sh -c \
-	  'out=$$($(PY) -m pytest -q FILE 2>&1) || code=1; printf "%s\n%s\n" FILE "$$out"; exit $${code:-0}'; }; \
-	ls tests/browser/test_*.py | run 1 || failed=1; \
-	ls tests/notebooks/test_*.py tests/test_*.py | run $(JOBS) || failed=1; \
-	if [ -n "$$failed" ]; then echo "Some tests failed: see FAILED and ERROR above."; exit 1; fi
-	@echo "All tests passed."
+	@failed=0; $(PY) -m pytest -q tests/browser || failed=1; \
+	$(PY) -m pytest -q --ignore=tests/browser -n $(JOBS) --dist loadfile --no-loadscope-reorder || failed=1; \
+	exit $$failed
 
 lab: env  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=.

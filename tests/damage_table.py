@@ -41,8 +41,8 @@ What tlskit says and does when a slide, a file or a disk fails in the middle of 
 cohort of four slides (`python tests/damage_table.py` does it again and writes this page; a test holds it). Three rules
 stand behind all rows:
 
-* One bad slide never ends a run. It becomes a row of `status.csv`, the other slides go on, the command ends with exit
-  code 1, and every table says how many slides it stands on.
+* One bad slide never ends a run. It becomes a row of its step's status, the other slides go on, the command ends with
+  exit code 1, and every table says how many slides it stands on.
 * Nothing unfinished has a final name. Files are written beside their place and renamed when they are whole.
 * Run the same command again after the repair: it does only what is missing. A slide that was exported anew is noticed
   by itself; for one that was out of reach for a while say `tlskit sweep ... --retry`. Networks and maps that are what
@@ -112,8 +112,8 @@ class Bench:
         return evaluation.evaluate_slides(maps, self.manifest, target_class="TLS", on_failure=run.failed).slides
 
     def status(self) -> str:
-        rows = runs.read_status(self["outputs/study"])
-        return "; ".join(f"`status.csv`: {row.slide_id} {row.status}: {row.reason}" for row in rows.itertuples())
+        rows = runs.read_status(self["outputs/study"]).query("slide_id != ''")
+        return "; ".join(f"`status/{row.step}.json`: {row.slide_id} failed: {row.reason}" for row in rows.itertuples())
 
 
 class Flat(torch.nn.Module):

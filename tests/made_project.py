@@ -22,7 +22,7 @@ _TABLES = """
 import time
 import pandas as pd
 from tlskit.study import runs
-run = runs.open_run(run_name, "01_tiling", arm=arm, outputs_dir=outputs_dir)
+run = runs.open_run(run_name, "01_tiling", arm=arm, outputs_dir=outputs_dir, given=globals())
 for number in range(12):
     run.table(pd.DataFrame({"n": range(4000)}).assign(v=lambda t: (t["n"] * magnification + number) ** 2), f"t{number}")
     time.sleep(0.03)
@@ -33,13 +33,13 @@ _MAP = """
 import time
 import numpy as np
 import pandas as pd
-from tlskit.maps import probmaps
+from tlskit.maps import map_writer, probmaps
 from tlskit.study import runs
-run = runs.open_run(run_name, "02_patient_split", arm=arm, outputs_dir=outputs_dir)
+run = runs.open_run(run_name, "02_patient_split", arm=arm, outputs_dir=outputs_dir, given=globals())
 options = {"mpp": 1.0, "block_px": 256, "metadata": {"magnification": magnification}, "resume": True}
-with probmaps.MapWriter(run.maps_dir / "s1.tif", (256 * blocks, 256), **options) as writer:
+with map_writer.MapWriter(run.maps_dir / "s1.tif", (256 * blocks, 256), **options) as writer:
     for column in range(blocks):
-        if (column, 0) not in writer.written:
+        if column not in writer.notes:
             block = np.random.default_rng(column).integers(1, 255, (256, 256), dtype=np.uint8)
             writer.write_block(256 * column, 0, block)
             writer.commit(column)
@@ -50,7 +50,7 @@ with probmaps.open_map(run.maps_dir / "s1.tif") as found:
 _COMPARE = """
 import pandas as pd
 from tlskit.study import runs
-run = runs.open_run(run_name, "compare_magnifications", outputs_dir=outputs_dir)
+run = runs.open_run(run_name, "compare_magnifications", outputs_dir=outputs_dir, given=globals())
 sums = [pd.read_csv(path).sum().sum() for path in sorted(run.dir.glob("*x/tables/*.csv"))]
 run.table(pd.DataFrame({"sum": sums}), "sums")
 """
@@ -79,7 +79,10 @@ def write_project(folder: Path, first: str, second: str, compare: str) -> None:
     (folder / "notebooks").mkdir()
     (folder / "params").mkdir()
     (folder / "slide.svs").write_text("pixels")
-    (folder / "manifest.csv").write_text("slide_id,slide_path\ns1,slide.svs\n")
+    (folder / "manifest.csv").write_text(
+        "slide_id,patient_id,cancer_type,slide_path,annotation_path\ns1,p1,lung,slide.svs,outlines.geojson\n"
+    )
+    (folder / "outlines.geojson").write_text("outlines")
     (folder / "params/p.yaml").write_text("run_name: r\nsweep: {magnification: [4, 1]}\n")
     for name, text in zip((*STEPS, "compare_magnifications"), (first, second, compare), strict=True):
         (folder / "notebooks" / f"{name}.ipynb").write_text(text)
@@ -102,3 +105,39 @@ def sweep_environment() -> dict[str, str]:
     """The environment for `sweep_command`: this checkout's package, whatever is installed."""
     root = str(Path(__file__).resolve().parents[1])
     return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+def run_by_hand(step: str, *, between: dict | None = None, leave_out: list | None = None, **given) -> dict:
+    """Run a notebook of the project in the working folder as a person does in JupyterLab, without a kernel.
+
+    Parameters
+    ----------
+    step
+        Name of the notebook.
+    between
+        Cells of one's own, by the number of the notebook's cell (after its parameters) before which they are run.
+    leave_out
+        Numbers of cells that are not run.
+    given
+        Values that are set in the parameters cell.
+
+    Returns
+    -------
+    dict
+        The names that the notebook leaves.
+    """
+    names: dict = {"In": []}
+
+    def run(source: str) -> None:
+        names["In"].append(source)
+        exec(compile(source, step, "exec"), names)
+
+    cells = json.loads((Path("notebooks") / f"{step}.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    run("\n".join([sources[0], *(f"{name} = {value!r}" for name, value in given.items())]))
+    for number, source in enumerate(sources[1:]):
+        if number in (between or {}):
+            run(between[number])
+        if number not in (leave_out or []):
+            run(source)
+    return names

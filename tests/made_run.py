@@ -16,7 +16,7 @@ import yaml
 
 from tlskit import units
 from tlskit.cohort import manifest as cohort
-from tlskit.maps import probmaps
+from tlskit.maps import map_writer
 from tlskit.outlines import reading as annotations
 from tlskit.slides import slide as slides
 from tlskit.study import runs
@@ -138,13 +138,12 @@ def make_values(truth, polygons, *, mpp: float, mpp0: float, size_px0) -> np.nda
     return np.rint(np.clip(probability, 0, 1) * 255).astype(np.uint8)
 
 
-def write_map(path: Path, values: np.ndarray, *, mpp: float, metadata: dict) -> None:
+def write_map(path: Path, values: np.ndarray, *, mpp: float, metadata: dict, block_px: int = 512) -> None:
     """Write an array as a probability map."""
-    with probmaps.MapWriter(path, values.shape[::-1], mpp=mpp, block_px=512, metadata=metadata) as writer:
-        for y in range(0, values.shape[0], 512):
-            for x in range(0, values.shape[1], 512):
-                writer.write_block(x, y, values[y : y + 512, x : x + 512])
-        writer.commit()
+    with map_writer.MapWriter(path, values.shape[::-1], mpp=mpp, block_px=block_px, metadata=metadata) as writer:
+        for y in range(0, values.shape[0], block_px):
+            for x in range(0, values.shape[1], block_px):
+                writer.write_block(x, y, values[y : y + block_px, x : x + block_px])
 
 
 def _mask(polygons, size, mpp: float, mpp0: float) -> np.ndarray:

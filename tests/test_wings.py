@@ -27,7 +27,7 @@ figures
 study
 explore
 """.split()
-GROUND = ["errors", "files", "units"]
+GROUND = ["errors", "files", "sources", "units"]
 ORDER = [*GROUND, *WINGS, "__main__"]
 
 #: Too heavy for `import tlskit`, and for the wings up to `tiles`.

@@ -72,10 +72,12 @@ def check(
     parameter: Parameters = None,
     target_class: Annotated[str, typer.Option(help="Class of the outlines, for a manifest.")] = "TLS",
     ignore_class: Annotated[str, typer.Option(help="Class that is left out, for a manifest.")] = "",
+    region_class: Annotated[str, typer.Option(help="Class of wholly outlined regions, for a manifest.")] = "",
     resolution_by: Annotated[Literal["mpp", "objective"], typer.Option(help="For a manifest.")] = "mpp",
+    slides: Annotated[Path | None, typer.Option(help="Also write an HTML page of all slides, worst first.")] = None,
 ) -> None:
     """Look for what would go wrong, before a run: parameters, this machine, slides, scales, outlines, split."""
-    from tlskit.cohort import checks
+    from tlskit.cohort import checks, write_slide_page
 
     if target.suffix in (".yaml", ".yml"):
         from tlskit.study import preflight, project, sweep
@@ -88,9 +90,15 @@ def check(
         raise typer.BadParameter("a manifest has no parameters; give a preset.", param_hint="-p")
     else:
         table = checks.check_manifest(
-            target, target_class=target_class, ignore_class=ignore_class, resolution_by=resolution_by
-        )
+            target, target_class=target_class, ignore_class=ignore_class, region_class=region_class,
+            resolution_by=resolution_by,
+        )  # fmt: skip
     typer.echo(checks.as_text(table))
+    if slides is not None:
+        shown = {"target_class": target_class, "resolution_by": resolution_by}
+        if target.suffix in (".yaml", ".yml"):
+            target, shown = preflight.shown_on_page(preset)
+        typer.echo(f"\n{write_slide_page(target, table, slides, **shown)}")
     if (table["severity"] == "error").any():
         raise typer.Exit(1)
 
@@ -111,7 +119,7 @@ def predict(
         typer.Option(help="auto: the fastest within 0.02 of float32; exact: float32."),
     ] = "auto",
     min_object_um2: Annotated[float, typer.Option(help="Smaller objects are dropped.")] = 1000.0,
-    mpp: Annotated[float | None, typer.Option(help="um/px of the slides, where they do not say it.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of those slides that do not say it.")] = None,
 ) -> None:
     """Run a trained network over slides: a probability map and a QuPath GeoJSON of each."""
     from tlskit.cohort import from_slides
@@ -121,7 +129,7 @@ def predict(
 
     network = models.load_checkpoint(checkpoint)
     threshold = network.threshold if threshold is None else threshold
-    slides = from_slides(slide, mpp_override=mpp)
+    slides = from_slides(slide, mpp_where_missing=mpp)
     failed: dict[str, Exception] = {}
     maps = inference.predict_cohort(
         network, slides, out / "maps", overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
@@ -134,7 +142,9 @@ def predict(
     )  # fmt: skip
     for row in maps.itertuples():
         objects = found[found["slide_id"] == row.slide_id]
-        typer.echo(f"{row.slide_id}: {len(objects)} objects, {objects['area_um2'].sum() / 1e6:.3f} mm2")
+        said = f"{len(objects)} objects, {objects['area_um2'].sum() / 1e6:.3f} mm2"
+        nothing = "no tissue found" if row.tissue_mm2 == 0 else f"no target found in {row.tissue_mm2:.3g} mm2 of tissue"
+        typer.echo(f"{row.slide_id}: {said if len(objects) else nothing}")
     for slide_id, error in failed.items():
         typer.echo(f"{slide_id}: FAILED: {error}", err=True)
     if failed:
@@ -151,11 +161,17 @@ def compare(
     slides: Annotated[
         Literal["same", "common"], typer.Option(help="common: leave out slides that an arm lacks; same: refuse.")
     ] = "same",
+    arms: Annotated[
+        Literal["all", "ready"],
+        typer.Option(help="ready: leave out arms that are missing, failed or out of date; all: refuse."),
+    ] = "all",
 ) -> None:
     """Rebuild a run's comparison and report from its tables; no slide or network is opened."""
     from tlskit.study import report
 
-    typer.echo(f"{report.write_report(run_dir, threshold_by=threshold_by, draws=draws, slides=slides)}")
+    typer.echo(
+        f"{report.write_report(run_dir, threshold_by=threshold_by, draws=draws, slides=slides, compare_arms=arms)}"
+    )
 
 
 @app.command()
@@ -172,13 +188,13 @@ def export_qupath_scripts(
 
 @app.command()
 def plan(preset: Preset, parameter: Parameters = None, arm: Arms = None, step: Steps = None) -> None:
-    """List the notebooks that a sweep would run, and which are done already."""
+    """List the notebooks that a sweep would run, with the reason, and which are done already."""
     from tlskit.study import project, sweep
 
     project.require_project()
     jobs = sweep.plan(sweep.prepare(preset, _overrides(parameter)), arms=arm, steps=step)
     for job in jobs:
-        typer.echo(f"{job.arm:>8}  {job.step:<24}  {'done' if job.done else 'to run'}")
+        typer.echo(f"{job.arm:>8}  {job.step:<24}  {'done' if job.done else f'to run: {job.why}'}")
     typer.echo(f"{sum(not job.done for job in jobs)} of {len(jobs)} notebooks to run.")
 
 
@@ -199,7 +215,7 @@ def sweep(
         prepare(preset, _overrides(parameter)), arms=arm, steps=step, force=force, retry=retry,
         report=typer.echo,
     )  # fmt: skip
-    steps = status[status["slide_id"] == ""]
+    steps = status[(status["slide_id"] == "") & (status["seconds"] != "")]
     if len(steps):
         steps = steps.assign(seconds=steps["seconds"].astype(float))
         order = list(dict.fromkeys(steps["arm"]))
@@ -217,11 +233,12 @@ def sweep(
 def open_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    outputs: Annotated[Path | None, typer.Option(help="Folder of the runs, where it is not the project's.")] = None,
 ) -> None:
     """Open the page: look at a run, or segment a slide from a folder. On this machine only, until Ctrl+C."""
     from tlskit.explore import serve
 
-    serve(port=port, open_browser=browser)
+    serve(port=port, open_browser=browser, outputs_dir=outputs)
 
 
 def _overrides(parameter: list[str] | None) -> dict:

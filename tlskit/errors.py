@@ -9,6 +9,7 @@ __all__ = [
     "ManifestError",
     "MapError",
     "ParameterError",
+    "OutOfMemoryError",
     "RunError",
     "ScaleError",
     "SlideError",
@@ -64,6 +65,10 @@ class MapError(TlskitError, OSError):
 
 class DiskFullError(TlskitError, OSError):
     """There is no room left on a disk that has to be written to; nothing that is tried after it can go well."""
+
+
+class OutOfMemoryError(TlskitError, MemoryError):
+    """There is not enough memory, of the machine or of its GPU."""
 
 
 class RunError(TlskitError, RuntimeError):

@@ -6,13 +6,16 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import psutil
 from filelock import SoftFileLease, Timeout
 
 from tlskit.errors import DiskFullError, RunError
@@ -21,18 +24,21 @@ __all__ = [
     "LEASE_S",
     "Claims",
     "TEMPORARY",
-    "code_state",
+    "clean_temporaries",
     "disk_full",
-    "files_state",
     "is_disk_full",
+    "portable",
     "project_root",
     "resolve",
     "sha256_of_file",
+    "temporary_beside",
+    "without_machine",
     "write_text",
     "writing",
 ]
 
-#: How the names of files begin that are being written. A process that is killed leaves such a file behind.
+#: How the names of files begin that are being written, followed by whose they are. A process that is killed leaves such
+#: a file behind.
 TEMPORARY = ".tmp-"
 
 #: Seconds without a sign of life after which a claim may be taken over; on the same machine a dead process is seen at
@@ -86,18 +92,39 @@ def writing(path: str | Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary_beside(path)
     try:
         yield temporary
-        # mkstemp makes files that only their owner can read; an archive is shared with colleagues.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: str | Path) -> Path:
+    """A name beside `path`, with its suffix, that no other writer takes: it says whose it is, and is random."""
+    path = Path(path)
+    return path.with_name(f"{TEMPORARY}{_machine()}-{os.getpid()}-{secrets.token_hex(5)}-{path.stem[:80]}{path.suffix}")
+
+
+def clean_temporaries(folder: str | Path) -> None:
+    """Remove what processes of this machine that are no more were writing when they ended.
+
+    What belongs to another machine is left alone for a day.
+    """
+    for path in Path(folder).rglob(f"{TEMPORARY}*"):
+        machine, pid, *_ = [*path.name.removeprefix(TEMPORARY).split("-"), "", ""]
+        with contextlib.suppress(OSError):
+            if machine == _machine() and pid.isdigit():
+                dead = not psutil.pid_exists(int(pid))
+            else:
+                dead = time.time() - path.stat().st_mtime > 86400
+            if dead:
+                path.unlink()
+
+
+def _machine() -> str:
+    """This machine in a name of a file: its name is not to be read there."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -125,27 +152,33 @@ def write_text(path: str | Path, text: str) -> Path:
     return Path(path)
 
 
+def portable(path: str | Path, start: str | Path) -> str:
+    """A path without the machine in it: relative to `start`, with forward slashes; only the name where it cannot be."""
+    try:
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:  # another drive of Windows
+        return Path(path).name
+
+
+#: An absolute path in a text, up to its last part; not the inside of an address (``https://...``) or of a fraction.
+_FOLDERS = re.compile(
+    r"(?<![\w/:.\\~<])(?:/(?:[^\s/'\":;,<>|\\]+/)+|[A-Za-z]:(?:\\+|/)(?:[^\\/\n'\":;,<>|]+(?:\\+|/))*)"
+)
+
+
+def without_machine(text: str) -> str:
+    """A text of the archive without the folders of this machine: of an absolute path its last part is left."""
+    roots = sorted({str(project_root()), str(Path.cwd()), str(Path.home())}, key=len, reverse=True)
+    for root in roots:
+        if len(root) > 3:
+            text = text.replace(f"{root}{os.sep}", "").replace(root, ".")
+    return _FOLDERS.sub("", text)
+
+
 def sha256_of_file(path: str | Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def code_state() -> str:
-    """Hash of the package's source: what it makes is out of date once it has changed."""
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
-    texts = (f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in sources)
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-
-
-def files_state(paths: Iterable[str | Path]) -> str:
-    """Name, size and time of each file that is there: changes when one is replaced, without reading any."""
-    found = []
-    for path in map(Path, paths):
-        if path.is_file():
-            stat = path.stat()
-            found.append(f"{path.name} {stat.st_size} {stat.st_mtime_ns}")
-    return "\n".join(found)
 
 
 class Claims:

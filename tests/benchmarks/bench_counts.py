@@ -11,7 +11,7 @@ import shapely
 
 from tests.benchmarks.harness import ROOT, WORK, interleaved, rate, report
 from tlskit.evaluation import counting as evaluation
-from tlskit.maps import probmaps
+from tlskit.maps import map_writer, probmaps
 from tlskit.outlines.truth import Truth
 from tlskit.slides.tissue import Tissue
 
@@ -33,7 +33,7 @@ def made_map():
         noise = rng.gamma(1.5, 8, (512, 512)).clip(0, 120).astype(np.uint8)
         truth = Truth(outlines(), mpp0=MPP)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with probmaps.MapWriter(path, (WIDTH, HEIGHT), mpp=MPP, metadata={"mpp0": MPP}) as writer:
+        with map_writer.MapWriter(path, (WIDTH, HEIGHT), mpp=MPP, metadata={"mpp0": MPP}) as writer:
             for y in range(0, HEIGHT, 512):
                 for x in range(0, WIDTH, 512):
                     w, h = min(512, WIDTH - x), min(512, HEIGHT - y)

@@ -19,7 +19,7 @@ import yaml
 from tests.benchmarks import made
 from tests.benchmarks.harness import ROOT, WORK, report
 from tlskit import units
-from tlskit.maps import probmaps
+from tlskit.maps import map_writer
 from tlskit.outlines import reading as annotations
 from tlskit.study import runs
 
@@ -237,7 +237,7 @@ def _write_map(path, coarse: np.ndarray, mpp: float) -> None:
     factor = COARSE_MPP / mpp
     width, height = (round(side * factor) for side in coarse.shape[::-1])
     metadata = {"slide_id": "S1", "mpp0": made.MPP0, "magnification": 10 / mpp}
-    with probmaps.MapWriter(path, (width, height), mpp=mpp, metadata=metadata) as writer:
+    with map_writer.MapWriter(path, (width, height), mpp=mpp, metadata=metadata) as writer:
         for y in range(0, height, 512):
             for x in range(0, width, 512):
                 # Where a pixel's centre lies among the coarse ones.

@@ -50,12 +50,12 @@ def checkpoint(model, mpp):
 
 def tissue_windows(path, mpp, count=None):
     """The windows that inference would run, (N, 512, 512, 3) uint8."""
-    from tlskit.maps import slide_inference as slidemaps
+    from tlskit.maps.windows import layout_for, plan_windows
     from tlskit.slides import slide as slides
 
     with slides.open_slide(path) as slide:
-        layout = slidemaps.layout_for(checkpoint(None, mpp))
-        planned, _ = slidemaps.plan_windows(slide, layout, slide.size_px(mpp), mpp, None)
+        layout = layout_for(checkpoint(None, mpp))
+        planned, _ = plan_windows(slide, layout, slide.size_px(mpp), mpp, None)
         rows, columns = np.nonzero(planned)
         xy = np.stack([columns, rows], 1)[:count] * layout.stride_px
         return np.stack([window for _, window in slide.windows(xy, TILE_PX, mpp=mpp)])

@@ -65,8 +65,7 @@ def theirs(peer, python, compute, *, side=SIDE_PX0, bf16=False, map_path="", str
         "stride": stride, "compute": compute, "bf16": bf16, "map": str(map_path),
         "out": str(harness.WORK / "race_out"),
     }  # fmt: skip
-    driver = Path(__file__).with_name(f"race_{peer}.py")
-    return _run([python, str(driver), json.dumps(job)])
+    return _run([python, str(Path(__file__).with_name("race_peer.py")), peer, json.dumps(job)])
 
 
 def ours(engine, precision, *, folded=True, keep=False, overlap=0.5):
@@ -147,7 +146,7 @@ def compare(peer, python):
 
 
 def main(repeats=5):
-    from tlskit.networks import hardware as compute
+    from tlskit.networks import hardware
 
     peers = {peer: python for peer in REQUIREMENTS if (python := environment(peer))}
     if not peers:
@@ -155,7 +154,7 @@ def main(repeats=5):
     for side in (SIDE_PX0, FEED_SIDE_PX0):
         made.halving(side)
     weights()
-    precision = compute.pick_precision("auto", "cpu")
+    precision = hardware.pick_precision("auto", "cpu")
     figures = {"race_equal_compute_precision": precision}
     for peer, python in peers.items():
         largest, mean = compare(peer, python)

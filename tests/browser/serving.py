@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -103,11 +103,19 @@ def lab(project: Path):
 
 def open_notebook(page, lab_url: str, path: str) -> None:
     """Open a notebook in JupyterLab and run all its cells."""
+    from playwright.sync_api import TimeoutError
+
     page.goto(lab_url.replace("/lab?", f"/lab/tree/{path}?"))
-    # A command given before the kernel stands ready is lost.
+    # A command given before the kernel stands ready is lost; on a busy machine also one given just after.
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached", timeout=300_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name=re.compile("^Run All Cells")).first.click()
+    begun = "[...document.querySelectorAll('.jp-InputPrompt')].some(prompt => /[*1]/.test(prompt.textContent))"
+    for _ in range(6):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name=re.compile("^Run All Cells")).first.click()
+        with suppress(TimeoutError):
+            page.wait_for_function(begun, timeout=20_000)
+            return
+    raise RuntimeError(f"JupyterLab does not run the cells of {path}.")
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import pyvips
+from shapely.affinity import scale, translate
 from shapely.geometry import Polygon, box
 
 from tlskit.cohort import checks
@@ -20,7 +21,7 @@ HEADER = "slide_id,patient_id,cancer_type,slide_path,annotation_path,mpp_overrid
 def tissue(seed):
     rng = np.random.default_rng(seed)
     image = np.full((SIZE[1], SIZE[0], 3), 245, np.uint8)
-    image[150:850, 150:1050] = rng.integers(120, 200, (700, 900, 3))
+    image[150:850, 150:1050] = rng.integers((170, 80, 130), (250, 160, 210), (700, 900, 3))  # pink, as with eosin
     return image
 
 
@@ -44,9 +45,10 @@ class Cohort:
         outlines = f"{name}.geojson" if outlines is None else outlines
         self.rows.append(f"{name},{patient or 'p_' + name},lung,{slide},{outlines},{mpp}\n")
 
-    def good(self, name, polygons=(TARGET,), **options):
+    def good(self, name, polygons=None, **options):
         self.slide(name, **options)
-        self.outlines(name, list(polygons))
+        own = [translate(TARGET, len(self.rows))]  # no two slides have the same outlines
+        self.outlines(name, own if polygons is None else list(polygons))
         self.row(name)
 
     def check(self, **options):
@@ -88,16 +90,20 @@ def every_fault(made):
     """One slide of each kind of fault, and two without."""
     made.good("good_1")
     made.good("good_2", [])
-    made.row("missing", slide="stray_clck.tif", outlines="good_1.geojson")
-    made.row("no_drive", slide="/no/such/drive/x.svs", outlines="good_1.geojson")
-    made.row("windows", slide="D:/scans/x.svs", outlines="good_1.geojson")
-    made.outlines("broken", [TARGET])
+    made.outlines("missing", [translate(TARGET, 7, 9)])
+    made.row("missing", slide="stray_clck.tif")
+    made.outlines("no_drive", [translate(TARGET, 8, 9)])
+    made.row("no_drive", slide="/no/such/drive/x.svs")
+    made.outlines("windows", [translate(TARGET, 6, 9)])
+    made.row("windows", slide="D:/scans/x.svs")
+    made.outlines("broken", [translate(TARGET, 5, 9)])
     (made.folder / "broken.tif").write_bytes(b"II*\0 this is no slide")
     made.row("broken")
     pyvips.Image.new_from_array(tissue(50)).tiffsave(
         str(made.folder / "no_scale.tif"), tile=True, pyramid=True, compression="jpeg"
     )
-    made.row("no_scale", outlines="good_1.geojson")
+    made.outlines("no_scale", [translate(TARGET, 8, 9)])
+    made.row("no_scale")
     made.good("coarse", mpp=2.0, power=5)
     made.good("contradiction", mpp=0.5, power=5)
     made.slide("tiny", image=tissue(60)[400:520, 400:500])
@@ -114,7 +120,7 @@ def every_fault(made):
     made.outlines("misnamed", [TARGET], class_name="TLs")
     made.row("misnamed")
     made.slide("two_names")
-    made.outlines("two_names", [TARGET, box(800, 300, 900, 400)], class_name=["TLS", "tls "])
+    made.outlines("two_names", [TARGET, box(800, 300, 900, 400)], class_name=["TLS", "tls"])
     made.row("two_names")
     made.good("wrong_level", [box(4000, 2000, 4800, 3000)])
     made.good("shrunk", [box(20, 20, 36, 30)])
@@ -130,7 +136,8 @@ def every_fault(made):
     made.row("bow_tie")
     made.good("twin")
     shutil.copy(made.folder / "twin.tif", made.folder / "twin_copy.tif")
-    made.row("twin_copy", outlines="twin.geojson")
+    made.outlines("twin_copy", [translate(TARGET, 50)])
+    made.row("twin_copy")
     made.rows.append("bad/id,p_x,lung,x.tif,,abc\n")
 
 
@@ -171,17 +178,17 @@ def test_one_of_each_fault_is_found_at_its_slide_with_a_remedy(made):
         "no_drive": "is the drive mounted?",
         "windows": "It is a path of Windows",
         "coarse": "scanned at 2 um/px, too coarse for 10x. -> Ask for 5x or lower",
-        "contradiction": "0.5 um/px (openslide) does not suit an objective of 5x",
+        "contradiction": "0.5 um/px (the slide's metadata) does not suit an objective of 5x",
         "tiny": "smaller than a tile of 64 px at 10x (50 x 60 px), 4x (20 x 24 px)",
         "unlabelled": "does not exist. -> Correct `annotation_path`",
         "not_outlined": "fill `annotation_path`",
         "cut_off": "Export it from QuPath again",
-        "two_names": "It also holds 1 of the class 'tls '",
+        "two_names": "It also holds 'tls' (1), the same name but for its spelling",
         "wrong_level": "divided by 4: they may be drawn on a copy",
         "shrunk": "All lie in the upper left corner",
         "on_glass": "of the targets' area is bare glass",
         "stray_click": "Of 2 targets, 1 smaller than 500 um2",
-        "twice": "1 copy of outlines in the file",
+        "twice": "1 pair of outlines overlap (IoU up to 1.00): 2 outlines are 1 object",
         "bow_tie": "self-intersection; area",
     }.items():
         assert text in said(table, slide_id, EXPECTED[slide_id][0][1])
@@ -219,7 +226,7 @@ def test_a_damaged_slide_is_found_by_decoding_it(made):
 def test_slides_without_targets_are_an_error_only_when_they_must_not_be(made):
     for i in range(3):
         made.slide(f"s{i}")
-        made.outlines(f"s{i}", [TARGET], class_name="TLS" if i else "Tumour")
+        made.outlines(f"s{i}", [translate(TARGET, i)], class_name="TLS" if i else "Tumour")
         made.row(f"s{i}")
     assert problems(made.check(), "s0") == [("error", "class")]
     table = made.check(missing_target="empty")
@@ -261,6 +268,60 @@ def test_outlines_of_another_scan_and_an_outline_that_covers_all_are_told(made):
     table = made.check()
     assert "drawn on a scan of 0.25 um/px; this one has 0.5" in said(table, "a", "outlines")
     assert "more than half of the slide" in said(table, "b", "area")
+
+
+def test_outlines_of_two_slides_are_an_error_by_name_and_by_content(made):
+    """A path filled down in a spreadsheet, and a file copied under another slide's name."""
+    made.good("a", [TARGET])
+    made.good("b", [TARGET])
+    made.slide("c")
+    made.row("c", outlines="a.geojson")
+    made.good("d")
+    table = made.check()
+    assert "stands in row 2 already; outlines are of one slide" in said(table, "", "manifest")
+    assert said(table, "", "leak").startswith("Slides a, b have the same outlines, point for point.")
+    assert (table["severity"] == "error").sum() == 2
+
+
+def test_what_is_no_target_is_told_once_a_slide_and_what_may_be_one_is_a_warning(made):
+    others = ["Tumour", "TLS: mature", "TLS (GC+)", "tls", "predicted TLS 4x", "Ignore*: Fold"]
+    made.slide("a")
+    boxes = [box(200 + 40 * i, 700, 230 + 40 * i, 730) for i in range(len(others))]
+    made.outlines("a", [TARGET, *boxes], class_name=["TLS", *others])
+    made.row("a")
+    for i in range(2):
+        made.good(f"s{i}")
+    table = made.check(ignore_class="Ignore*")
+    rows = table[(table["slide_id"] == "a") & (table["problem"] == "class")]
+    assert list(rows["severity"]) == ["warning"] * 5 + ["note"]
+    for what, name in zip(rows["what"], ("predicted TLS 4x", "TLS: mature", "tls", "TLS (GC+)", "Ignore*: Fold",
+                                         "Tumour"), strict=True):  # fmt: skip
+        assert repr(name) in what and "background" in what
+
+
+def test_outlines_in_another_frame_are_doubted_by_what_the_picture_shows(made):
+    """Every target darker than its surroundings; outlines in um, turned, turned over: inside the slide all the same."""
+    image = tissue(7)
+    image[320:440, 260:420] //= 2
+    width, height = SIZE
+    where = box(260, 320, 420, 440)
+    frames = {
+        "um": scale(where, 0.5, 0.5, origin=(0, 0)),
+        "from_below": box(260, height - 440, 420, height - 320),
+        "turned_180": box(width - 420, height - 440, width - 260, height - 320),
+        "turned_90": box(height - 440, 260, height - 320, 420),
+        "turned_270": box(320, width - 420, 440, width - 260),
+        "right": where,
+    }
+    for name, outline in frames.items():
+        made.good(name, [outline], image=image.copy() + np.uint8(len(made.rows)))
+    table = made.check()
+    words = {"um": "in um (divided by 0.5)", "from_below": "with y counted from below", "turned_180": "180 degrees",
+             "turned_90": "by 90 degrees", "turned_270": "by 270 degrees"}  # fmt: skip
+    for name, text in words.items():
+        assert problems(table, name) == [("warning", "place")], name
+        assert text in said(table, name, "place")
+    assert problems(table, "right") == []
 
 
 def test_a_manifest_that_cannot_be_read_is_one_row(tmp_path):

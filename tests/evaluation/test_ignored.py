@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_cohort import manifest_row
 from made_slides import patch_tile, vips_slide
 from shapely import box
 from torch import nn
@@ -14,9 +15,9 @@ from torch import nn
 from tlskit import units
 from tlskit.errors import AnnotationError, ParameterError, SlideError
 from tlskit.evaluation import counting as evaluation
-from tlskit.maps import probmaps
+from tlskit.maps import map_writer
 from tlskit.metrics import scores as metrics
-from tlskit.networks import loop
+from tlskit.networks import loop, losses
 from tlskit.outlines import reading as annotations
 from tlskit.outlines.truth import IGNORED, Truth, read_truth
 from tlskit.slides.slide import open_slide
@@ -38,10 +39,7 @@ def made(tmp_path_factory):
         folder / "s.geojson", [*TARGETS, *IGNORE], class_name=["TLS", "TLS", "Fold"], color={"TLS": (1, 2, 3),
         "Fold": (9, 9, 9)},
     )  # fmt: skip
-    row = {
-        "slide_id": "s", "patient_id": "p", "cancer_type": "lung", "slide_path": str(folder / "s.tif"),
-        "annotation_path": str(folder / "s.geojson"), "mpp_override": np.nan, "split": "",
-    }  # fmt: skip
+    row = manifest_row("s", folder / "s.tif", folder / "s.geojson")
     return folder, pd.DataFrame([row])
 
 
@@ -117,7 +115,7 @@ def test_masks_of_the_network_say_what_is_ignored(made, tmp_path, store):
         x, y = int(tile.x_px0 / 2), int(tile.y_px0 / 2)
         mask = dataset.read(index)[1].numpy()
         assert np.array_equal(mask, codes[y : y + 64, x : x + 64])
-        assert np.array_equal(dataset[index][1][0].numpy(), mask.astype(np.float32))
+        assert np.array_equal(dataset.batch([index])[1][0, 0].numpy(), mask.astype(np.float32))
         seen |= set(np.unique(mask))
     assert seen == {0, 1, IGNORED}
     if store == "png":  # for other tools what is ignored is background
@@ -129,7 +127,7 @@ def test_ignored_pixels_have_no_say_in_the_loss_or_in_validation():
     torch.manual_seed(0)
     images, masks = torch.rand(2, 3, 8, 8), (torch.rand(2, 1, 8, 8) > 0.5).float()
     masks[:, :, :, 5:] = IGNORED
-    net, loss = nn.Conv2d(3, 1, 1), loop.dice_loss()
+    net, loss = nn.Conv2d(3, 1, 1), losses.make_loss("dice")
     logits = net(images).detach().requires_grad_()
     loss(logits, masks).backward()
     assert (logits.grad[..., 5:] == 0).all() and (logits.grad[..., :5] != 0).all()
@@ -175,7 +173,7 @@ def map_path(made):
     path = made[0] / "m.tif"
     values = np.full((384, 512), 200, np.uint8)
     metadata = {"mpp0": MPP0, "invalid": [[0, 340, 200, 44]]}
-    with probmaps.MapWriter(path, (512, 384), mpp=1.0, block_px=128, metadata=metadata) as writer:
+    with map_writer.MapWriter(path, (512, 384), mpp=1.0, block_px=128, metadata=metadata) as writer:
         for y in range(0, 384, 128):
             for x in range(0, 512, 128):
                 writer.write_block(x, y, values[y : y + 128, x : x + 128])

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from made_cohort import manifest_row
 from made_run import write_map
 from made_slides import vips_slide
 from shapely.geometry import shape
@@ -39,10 +40,7 @@ def made(tmp_path_factory):
         folder / "s.geojson",
         annotations.polygonise(values >= 128, mpp=MPP, mpp0=MPP0), class_name="TLS",
     )  # fmt: skip
-    row = {
-        "slide_id": "s", "patient_id": "p", "cancer_type": "lung", "slide_path": str(folder / "s.tif"),
-        "annotation_path": str(folder / "s.geojson"), "mpp_override": np.nan, "split": "",
-    }  # fmt: skip
+    row = manifest_row("s", folder / "s.tif", folder / "s.geojson")
     maps = pd.DataFrame({"slide_id": ["s"], "map_path": [str(folder / "s.map.tif")]})
     return values, maps, pd.DataFrame([row])
 
@@ -100,7 +98,7 @@ def test_a_slide_without_objects_has_an_empty_file_and_one_without_a_map_is_told
 def test_a_scan_s_offset_is_honoured_on_every_way_in_and_out(made, tmp_path, monkeypatch):
     """As QuPath does, a file counts from the corner of the scanned part, where a format has room around it."""
     values, maps, manifest = made
-    origin = (128, 64)
+    origin = (96, 64)
     plain = annotations.read_targets(manifest["annotation_path"][0], "TLS")
     shifted = annotations.write_geojson(tmp_path / "in.geojson", plain, class_name="TLS", origin_px0=origin)
 
@@ -118,7 +116,7 @@ def test_a_scan_s_offset_is_honoured_on_every_way_in_and_out(made, tmp_path, mon
 
     def with_room(row, **reading):
         slide = slides.open_slide(row.slide_path, **reading)
-        slide.bounds_px0 = (*origin, 1000, 800)
+        slide.bounds_px0 = (*origin, 1200 - origin[0], 960 - origin[1])
         return slide
 
     for module in (tiling, datasets, evaluation, predictions):

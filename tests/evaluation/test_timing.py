@@ -1,12 +1,12 @@
 """Stage times: arithmetic on made-up tables, and one real slide through the clock."""
 
-import math
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_cohort import manifest_row
 from torch import nn
 
 from tlskit.cohort import manifest as cohort
@@ -103,12 +103,7 @@ def rows(tmp_path_factory):
         write_slide(folder / f"{name}.tif", image, mpp=1.0, objective_power=10)
         made.append((name, str(folder / f"{name}.tif")))
     made.append(("c", str(folder / "c.tif")))
-    return [
-        SimpleNamespace(
-            slide_id=name, patient_id=name, cancer_type="x", slide_path=path, annotation_path="", mpp_override=math.nan
-        )
-        for name, path in made
-    ]
+    return [SimpleNamespace(**manifest_row(name, path)) for name, path in made]
 
 
 def test_every_stage_of_every_pass_is_in_the_table(rows):

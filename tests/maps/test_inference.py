@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from made_cohort import manifest_row
 from torch import nn
 
-from tlskit.errors import CheckpointError, ParameterError, SlideError
-from tlskit.maps import blending, inference, probmaps, streaming
+from tlskit.errors import CheckpointError, OutOfMemoryError, ParameterError, SlideError
+from tlskit.maps import blending, inference, probmaps
+from tlskit.maps.windows import invalid_boxes
 from tlskit.outlines import reading as annotations
 from tlskit.slides.slide import open_slide
 from tlskit.slides.tiffs import write_slide
@@ -146,7 +148,8 @@ def blended_in_memory(model, image, *, tile_px, overlap):
 def test_a_constant_model_gives_its_constant_everywhere(tmp_path, probability, overlap):
     slide = ArraySlide(picture(301, 203))
     predict(Constant(probability), slide, tmp_path / "m.tif", overlap=overlap, strip_px=100)
-    expected = blending.quantise(torch.sigmoid(torch.tensor(Constant(probability).logit)).numpy())
+    p24 = np.rint(torch.sigmoid(torch.tensor(Constant(probability).logit)).numpy() * np.float32(2**24)).astype(float)
+    expected = np.rint(p24 * 255 / 2**24)
     assert np.array_equal(pixels(tmp_path / "m.tif"), np.full((203, 301), expected))
     assert int(expected) == round(probability * 255)
 
@@ -437,9 +440,9 @@ def test_invalid_boxes_tile_the_region_exactly():
     planned = np.ones((5, 7), bool)
     run = planned.copy()
     run[1:3, 2:5] = False
-    boxes = streaming.invalid_boxes(layout, (250, 190), planned, run)
+    boxes = invalid_boxes(layout, (250, 190), planned, run)
     assert boxes == [[96, 64, 64, 32]]
-    assert streaming.invalid_boxes(layout, (250, 190), planned, planned) == []
+    assert invalid_boxes(layout, (250, 190), planned, planned) == []
 
 
 # Through real files
@@ -525,16 +528,13 @@ def test_windows_without_tissue_are_found_on_a_real_file(tmp_path, painted):
     assert result.level == 1 and result.slide_id == "painted" and result.tissue_mm2 == pytest.approx(3.05, rel=0.03)
 
 
-def manifest_row(slide_id, path):
-    return SimpleNamespace(
-        slide_id=slide_id, patient_id=slide_id, cancer_type="x", slide_path=str(path), annotation_path="",
-        mpp_override=math.nan,
-    )  # fmt: skip
+def slide_row(slide_id, path):
+    return SimpleNamespace(**manifest_row(slide_id, path))
 
 
 def test_a_cohort_survives_a_bad_slide_and_keeps_what_is_done(tmp_path, painted):
     path, _ = painted
-    rows = [manifest_row("one", path), manifest_row("gone", tmp_path / "gone.svs"), manifest_row("two", path)]
+    rows = [slide_row("one", path), slide_row("gone", tmp_path / "gone.svs"), slide_row("two", path)]
     made = checkpoint(Constant(0.8), tile_px=256, magnification=4)
     options = {"engine": "torch", "precision": "exact", "progress": False}
     with pytest.raises(SlideError, match=r"gone\.svs"):
@@ -603,3 +603,59 @@ def test_a_real_slide_streams_to_its_own_red_channel(tmp_path):
         )  # fmt: skip
         expected = slide.read(0, 0, *slide.size_px(2.5), mpp=2.5)[..., 0]
     assert np.array_equal(pixels(result.path), expected)
+
+
+def greedy_cohort(tmp_path, most, monkeypatch, said="CUDA out of memory. Tried to allocate 2.00 GiB."):
+    image = np.full((300, 300, 3), 120, np.uint8)
+    write_slide(tmp_path / "a.tif", image, mpp=1.0, objective_power=10)
+    rows = [SimpleNamespace(slide_id="a", slide_path=str(tmp_path / "a.tif"), mpp_override=None, annotation_path="")]
+    real, sizes = inference.predict_slide, []
+
+    def predict_slide(*args, batch_size, **options):
+        sizes.append(batch_size)
+        if batch_size > most:
+            raise RuntimeError(said)
+        return real(*args, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(inference, "predict_slide", predict_slide)
+    return rows, sizes
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory", "std::bad_alloc"]
+)
+def test_a_slide_that_needs_too_much_memory_is_tried_with_half_the_batch(tmp_path, monkeypatch, said):
+    rows, sizes = greedy_cohort(tmp_path, 4, monkeypatch, said)
+    options = {"tissue": False, "engine": "torch", "precision": "exact", "progress": False}
+    table = inference.predict_cohort(checkpoint(Constant(0.5)), rows, tmp_path / "m", batch_size=8, **options)
+    assert len(table) == 1 and sizes == [8, 4]
+
+
+def test_memory_that_never_suffices_is_a_row_with_advice_and_a_cohort_without_a_map_an_error(tmp_path, monkeypatch):
+    rows, sizes = greedy_cohort(tmp_path, 0, monkeypatch)
+    failed = {}
+    with pytest.raises(SlideError, match="None of 1 slides could be predicted"):
+        inference.predict_cohort(
+            checkpoint(Constant(0.5)), rows, tmp_path / "m", batch_size=8, progress=False, on_failure=failed.__setitem__
+        )
+    assert sizes == [8, 4] and "batch_size" in str(failed["a"]) and isinstance(failed["a"], OutOfMemoryError)
+    monkeypatch.setattr(inference, "predict_slide", lambda *_, **__: 1 / 0)  # any other fault is not tried again
+    with pytest.raises(ZeroDivisionError):
+        inference.predict_cohort(checkpoint(Constant(0.5)), rows, tmp_path / "m", progress=False)
+
+
+def test_what_a_killed_run_carried_is_gone_where_its_windows_became_unreadable(tmp_path):
+    """Rows that a kill left uncommitted are done again; what they had carried to the next strip must not stay."""
+    image, model = picture(400, 330), Context()
+    lost_box = (0, 150, 150, 60)
+    expected = tmp_path / "expected.tif"
+    predict(model, ArraySlide(image, lost_box=lost_box), expected, strip_px=64, slide_id="s")
+    path = tmp_path / "m.tif"
+    with pytest.raises(SlideError, match="ends here"):
+        predict(model, ArraySlide(image, dies_after=70), path, strip_px=64, slide_id="s")
+    journal = next((tmp_path / ".m.tif.part").glob("journal.jsonl"))
+    lines = journal.read_text().splitlines(keepends=True)
+    assert (tmp_path / ".m.tif.part" / "carry_0.bin").stat().st_size > 0
+    journal.write_text("".join(lines[:2]))  # the header and the engine: no row was committed before the kill
+    predict(model, ArraySlide(image, lost_box=lost_box), path, strip_px=64, slide_id="s")
+    assert np.array_equal(pixels(path), pixels(expected))

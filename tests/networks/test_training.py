@@ -14,57 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_training import write_cohort
 
 from tlskit.errors import ParameterError, TrainingError
 from tlskit.networks import loop, training
 from tlskit.networks.models import load_checkpoint
-from tlskit.outlines import reading as annotations
-from tlskit.slides import tiffs
 from tlskit.tiles.datasets import TileDataset
 
 TILE_PX = 64
 ENCODER = "tu-mobilenetv3_small_050"  # a tenth of efficientnet-b0's time on tiles this small
 PLAIN_COLUMNS = ["epoch", "steps", "learning_rate", "train_loss", "val_loss", "val_iou", "val_dice", "best"]
-
-
-def write_cohort(folder):
-    """Three slides at 10x: dark discs, outlined, on pale noise; the third is for validation."""
-    from shapely.geometry import Point
-
-    rng = np.random.default_rng(0)
-    rows, tiles = [], []
-    for number in range(3):
-        discs = [Point(x, y).buffer(rng.uniform(14, 26)) for x in range(40, 320, 64) for y in range(40, 192, 64)]
-        mask = annotations.rasterise(discs, x_px=0, y_px=0, width_px=320, height_px=192, mpp=1.0, mpp0=1.0)
-        image = rng.integers(190, 240, (192, 320, 3))
-        image[mask] -= 90
-        tiffs.write_slide(folder / f"s{number}.tiff", image.astype(np.uint8), mpp=1.0, objective_power=10)
-        annotations.write_geojson(folder / f"s{number}.geojson", discs, class_name="TLS")
-        rows.append(
-            {
-                "slide_id": f"s{number}",
-                "patient_id": f"p{number}",
-                "cancer_type": "lung",
-                "slide_path": str(folder / f"s{number}.tiff"),
-                "annotation_path": str(folder / f"s{number}.geojson"),
-                "mpp_override": np.nan,
-                "split": "",
-            }
-        )
-        tiles += [
-            {
-                "tile_id": f"s{number}_(1,{x},{y},64,64)",
-                "slide_id": f"s{number}",
-                "patient_id": f"p{number}",
-                "x_px0": float(x),
-                "y_px0": float(y),
-                "size_px0": 64.0,
-                "split": "val" if number == 2 else "train",
-            }
-            for y in range(0, 129, 32 if number < 2 else 64)
-            for x in range(0, 257, 64)
-        ]
-    return pd.DataFrame(tiles), pd.DataFrame(rows)
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +105,10 @@ def test_the_checkpoint_is_the_best_epoch_and_its_iou_is_that_of_all_validation_
     tiles, manifest = cohort
     val = tiles[tiles["split"] == "val"]
     dataset = TileDataset(val, manifest, magnification=10, tile_px=TILE_PX, target_class="TLS")
-    truth, probability = [], []
+    images, masks, _ = dataset.batch(range(len(dataset)))
     with torch.inference_mode():
-        for image, mask, _ in (dataset[i] for i in range(len(dataset))):
-            truth.append(mask.numpy())
-            probability.append(torch.sigmoid(checkpoint.model(image[None]))[0].numpy())
-    truth, probability = np.stack(truth) > 0.5, np.stack(probability)
+        probability = torch.sigmoid(checkpoint.model(images)).numpy()
+    truth = masks.numpy() > 0.5
     from sklearn.metrics import f1_score, jaccard_score
 
     best = undisturbed.history.loc[undisturbed.history["best"]].iloc[0]
@@ -277,15 +234,10 @@ def test_validation_masks_without_target_do_not_stop_the_training(cohort, tmp_pa
 
 
 def test_an_interrupt_reaches_the_caller_and_the_next_one_still_works(cohort, tmp_path):
-    # A shell starts what it runs in the background with the interrupt ignored.
-    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
-            run(cohort, tmp_path / "c.pt", steps_per_epoch=2000)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, outer)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(cohort, tmp_path / "c.pt", steps_per_epoch=2000)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_nothing_but_the_checkpoint_is_written_and_logs_stay_short(tmp_path):
@@ -339,6 +291,9 @@ def test_a_network_that_is_what_would_be_trained_is_kept(undisturbed, cohort, tm
     for before, after in zip(manifest["slide_path"], copies["slide_path"], strict=True):
         shutil.copy2(before, after)
     assert run((tiles, copies), path).sha256 == kept.sha256
-    Path(copies["slide_path"][0]).touch()  # exported anew
+    Path(copies["slide_path"][0]).touch()  # of another time, and the same slide
+    assert run((tiles, copies), path).sha256 == kept.sha256
+    with open(copies["slide_path"][0], "ab") as file:  # exported anew
+        file.write(b"other")
     with pytest.raises(RuntimeError, match="trained"):
         run((tiles, copies), path)

@@ -131,5 +131,5 @@ def test_the_defaults_are_the_demos():
     demo = params.read_preset(ROOT / "params" / "demo.yaml")
     for path in STUDY:
         for name, parameter in params.notebook_parameters(path).items():
-            if name in demo:
+            if name in demo and name != "run_name":  # by hand one works on a run of one's own
                 assert parameter.default == demo[name], (path.name, name)

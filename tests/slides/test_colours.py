@@ -14,7 +14,7 @@ from made_slides import picture, vips_slide
 from PIL import Image, ImageCms
 from torch import nn
 
-from tlskit.cohort import manifest as cohort
+from tlskit.cohort import from_slides
 from tlskit.errors import CheckpointError, SlideError
 from tlskit.maps import inference, probmaps
 from tlskit.networks import models
@@ -100,7 +100,7 @@ def checkpoint(apply_icc):
 
 
 def test_tissue_tiles_and_network_see_the_same_pixels(slide_path, tmp_path):
-    manifest = cohort.from_slides([slide_path])
+    manifest = from_slides([slide_path])
     made = checkpoint(True)
     options = {"engine": "torch", "precision": "exact", "progress": False, "tissue": False}
     with open_slide(slide_path, apply_icc=True) as slide:

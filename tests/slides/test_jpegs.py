@@ -8,6 +8,7 @@ from made_slides import CODINGS, DATA, NO_DATA, patch_tile, picture, quartering_
 
 from tlskit.errors import SlideGoneError
 from tlskit.slides import slide as slides
+from tlskit.slides.directories import read_directories
 from tlskit.slides.jpegs import JpegLevel, open_jpeg_tiles
 from tlskit.slides.scans import Scan
 
@@ -40,7 +41,7 @@ MAKERS = {
 def test_every_pixel_of_every_level_equals_openslide(tmp_path, maker, size):
     path = MAKERS[maker](tmp_path / "a.tif", picture(*size))
     scan = Scan(path)
-    tiles = open_jpeg_tiles(scan)
+    tiles = open_jpeg_tiles(scan, read_directories(path))
     for index, (width, height) in enumerate(scan.level_sizes_px):
         level = tiles.level(index)
         assert isinstance(level, JpegLevel), f"level {index} fell back"
@@ -54,7 +55,7 @@ def test_every_pixel_of_every_level_equals_openslide(tmp_path, maker, size):
 def test_made_slides_have_the_colours_they_were_made_of(tmp_path, maker):
     image = picture(700, 600)
     path = MAKERS[maker](tmp_path / "a.tif", image)
-    level = open_jpeg_tiles(Scan(path)).level(0)
+    level = open_jpeg_tiles(Scan(path), read_directories(path)).level(0)
     seen = level_through_tiles(level)[:600, :700].astype(int)
     assert np.abs(seen[:112, :672] - 242).max() <= 2
     assert np.abs(seen - image).mean() < 8
@@ -65,7 +66,7 @@ def test_every_pixel_of_the_real_slides_equals_openslide():
     for path in (DATA / "slides" / "CMU-1-Small-Region.svs", DATA / "tonsil" / "tonsil_3.tif"):
         scan = Scan(path)
         for index, (width, height) in enumerate(scan.level_sizes_px):
-            level = open_jpeg_tiles(scan).level(index)
+            level = open_jpeg_tiles(scan, read_directories(path)).level(index)
             np.testing.assert_array_equal(
                 level_through_tiles(level)[:height, :width], level_through_openslide(path, index)
             )
@@ -110,20 +111,21 @@ def mistake_colours(tiles):
 
 def test_a_level_whose_pixels_differ_from_openslides_is_left_to_it(tmp_path):
     path = vips_slide(tmp_path / "a.tif", picture(900, 700), quality=95)
-    tiles = open_jpeg_tiles(Scan(path))
+    tiles = open_jpeg_tiles(Scan(path), read_directories(path))
     assert tiles.level(0) is not None
     without_marker(tiles)
     assert tiles.level(0) is not None  # then TIFF's word on the colour space counts
-    tiles = open_jpeg_tiles(Scan(path))
+    tiles = open_jpeg_tiles(Scan(path), read_directories(path))
     mistake_colours(tiles)
     assert tiles.level(0) is None  # as if its colour space had been mistaken
-    assert open_jpeg_tiles(Scan(path)).level(1) is not None
+    assert open_jpeg_tiles(Scan(path), read_directories(path)).level(1) is not None
 
 
 def test_a_glassy_level_is_checked_where_it_has_colour(tmp_path):
     image = np.full((1500, 1500, 3), 242, np.uint8)
     image[1100:1200, 600:700] = picture(100, 100)[::-1]
-    tiles = open_jpeg_tiles(Scan(vips_slide(tmp_path / "a.tif", image, quality=95)))
+    path = vips_slide(tmp_path / "a.tif", image, quality=95)
+    tiles = open_jpeg_tiles(Scan(path), read_directories(path))
     assert tiles.level(0) is not None
     mistake_colours(tiles)
     assert tiles.level(0) is None
@@ -135,7 +137,7 @@ def test_absent_tiles_are_what_openslide_makes_of_them(tmp_path, page):
     for column, row in ((0, 0), (1, 1)):
         patch_tile(path, column, row, None, page=page)
     scan = Scan(path)
-    level = open_jpeg_tiles(scan).level(page)
+    level = open_jpeg_tiles(scan, read_directories(path)).level(page)
     width, height = level.size_px
     np.testing.assert_array_equal(level_through_tiles(level)[:height, :width], level_through_openslide(path, page))
     assert level.handed_back == 2
@@ -204,3 +206,24 @@ def test_a_slide_cut_short_after_opening_counts_as_gone_and_does_not_crash(tmp_p
         file.truncate(size // 3)
     with pytest.raises(SlideGoneError, match="a.tif: this slide was open and can no longer be opened"):
         list(slide.windows([(x, y) for y in range(0, 1200, 100) for x in range(0, 1400, 100)], 200, mpp=0.25))
+
+
+@pytest.mark.parametrize(("coding", "transform"), [("rgb_444", 1), ("ycbcr_420", 0)])
+def test_a_tile_that_names_another_colour_space_than_its_directory_is_openslides(tmp_path, coding, transform):
+    """OpenSlide obeys the directory; libjpeg would obey the tile's own Adobe or JFIF marker."""
+    path = quartering_slide(tmp_path / "a.tif", picture(2400, 2000), coding=coding)
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
+
+    def change(data):
+        kept = data[2:]
+        while kept[0] == 0xFF and 0xE0 <= kept[1] <= 0xEF:
+            kept = kept[2 + int.from_bytes(kept[2:4], "big") :]
+        return (data[:2] + adobe + kept + bytes(len(data)))[: len(data)]
+
+    for column in range(4, 7):
+        patch_tile(path, column, 5, change)
+    scan = Scan(path)
+    level = open_jpeg_tiles(scan, read_directories(path)).level(0)
+    width, height = level.size_px
+    np.testing.assert_array_equal(level_through_tiles(level)[:height, :width], level_through_openslide(path, 0))
+    assert level.handed_back == 3

@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 import pytest
 from made_slides import vips_slide
+from made_tissue import INKS, STAINS, TINTS, dice, pen, section, small, with_haze
+from made_tissue import slide_of as stained_slide
 
 from tlskit.errors import SlideError
 from tlskit.slides import tissue
@@ -71,7 +73,8 @@ def test_a_field_full_of_tissue_is_tissue(tmp_path):
 
 def test_pale_stroma_beside_dark_nuclei_is_tissue(tmp_path):
     picture = field()
-    picture[200:1000, 200:800] = PALE
+    grain = cv2.GaussianBlur(np.random.default_rng(2).normal(0, 60, (800, 600)), (0, 0), 4)[..., None]
+    picture[200:1000, 200:800] = PALE + grain * (0.3, 1.0, 0.6)
     picture[200:1000, 800:1400] = HAEMATOXYLIN
     known = np.zeros(picture.shape[:2], bool)
     known[200:1000, 200:1400] = True
@@ -94,6 +97,53 @@ def test_pen_marks_are_no_tissue_on_glass_or_across_tissue(tmp_path, ink):
     assert not found[pen_small].any()
     margin = cv2.dilate(pen, np.ones((161, 161), np.uint8)) > 0
     assert overlap(found & (cv2.resize(margin.astype(np.uint8), found.shape[::-1]) == 0), known & ~margin) > 0.97
+
+
+@pytest.mark.parametrize("stain", STAINS)
+def test_tissue_of_any_stain_is_found_on_glass_of_any_tint(tmp_path, stain):
+    """No cliff: fixed cuts called glass of (245, 240, 222) tissue, and blue counterstains ink."""
+    picture, known = section(stain)
+    for tint in TINTS:
+        with open_slide(stained_slide(tmp_path / f"{tint}.tif", picture, tint)) as slide:
+            found = tissue_mask(slide)
+        assert dice(found.mask, small(known)) > 0.98, tint
+        assert found.ink_mm2 == 0
+
+
+@pytest.mark.parametrize("ink", INKS)
+@pytest.mark.parametrize("stain", ["h&e", "blue counterstain", "violet"])
+def test_ink_of_any_colour_is_no_tissue_and_takes_none_with_it(tmp_path, stain, ink):
+    picture, known = section(stain)
+    picture, drawn = pen(picture, ink)
+    with open_slide(stained_slide(tmp_path / "a.tif", picture, "yellowish")) as slide:
+        found = tissue_mask(slide)
+    beside = cv2.dilate(drawn.astype(np.uint8), np.ones((161, 161), np.uint8)) > 0
+    assert not found.mask[small(drawn)].any() and found.ink_mm2 > 0.5
+    assert dice(found.mask & ~small(beside), small(known & ~beside)) > 0.98
+
+
+@pytest.mark.parametrize("level", [0.1, 0.2, 0.4])
+@pytest.mark.parametrize("stain", ["h&e", "pale", "bluish"])
+def test_haze_beside_the_section_is_no_tissue(tmp_path, stain, level):
+    picture, known = section(stain)
+    with open_slide(stained_slide(tmp_path / "a.tif", with_haze(picture, known, level))) as slide:
+        found = tissue_mask(slide).mask
+    assert found.sum() / small(known).sum() == pytest.approx(1, abs=0.03)
+
+
+def test_a_stain_that_is_not_h_and_e_is_said(tmp_path):
+    said = {}
+    for stain in STAINS:
+        with open_slide(stained_slide(tmp_path / "a.tif", section(stain)[0])) as slide:
+            said[stain] = tissue_mask(slide).stain
+    assert "brown" in said["dab"] and "without eosin" in said["blue counterstain"]
+    assert said["h&e"] == said["strong"] == said["pale"] == ""
+
+
+def test_three_grey_planes_are_refused_in_a_sentence(tmp_path):
+    picture = section("h&e")[0].mean(axis=2, keepdims=True).repeat(3, axis=2)
+    with slide_of(tmp_path, picture) as slide, pytest.raises(SlideError, match="nothing on this slide has colour"):
+        tissue_mask(slide)
 
 
 def test_specks_are_dropped_and_small_holes_filled(tmp_path):

@@ -3,9 +3,10 @@
 import subprocess
 
 import kill_sweep
-import pandas as pd
 import pytest
 from made_project import sweep_command, sweep_environment, write_archiving_project
+
+from tlskit.study.status import read_status
 
 KILLS = 3
 
@@ -20,7 +21,7 @@ def test_a_sweep_killed_at_random_moments_and_resumed_leaves_the_same_archive(tm
 
     subprocess.run(command("undisturbed"), **options, check=True, capture_output=True)
     undisturbed = tmp_path / "outputs/undisturbed"
-    seconds = pd.read_csv(undisturbed / "status.csv")["seconds"].sum()
+    seconds = read_status(undisturbed)["seconds"].astype(float).sum()
     table = kill_sweep.kill_runs(
         command, undisturbed, kills=KILLS, per_run=KILLS, moments_s=(0.1 * seconds, 0.6 * seconds), **options
     )

@@ -182,3 +182,12 @@ def test_all_faults_are_listed_at_once(notebook):
     with pytest.raises(ParameterError) as caught:
         params.check({"tilepx": 1, "augment": 3}, [notebook])
     assert "tile_px" in str(caught.value) and "augment" in str(caught.value)
+
+
+def test_a_list_within_a_list_of_arms_makes_an_arm_of_each_value():
+    preset = {"sweep": [{"magnification": [20, 4], "seed": [0, 1]}, {"magnification": 20, "tile_px": 1280}]}
+    names = [arm["arm"] for arm in params.arms(preset)]
+    assert names == ["20x_seed=0", "20x_seed=1", "4x_seed=0", "4x_seed=1", "20x_tile_px=1280"]
+    assert len(params.arms(params.override(preset, {"magnification": 4}))) == 2
+    preset = {"sweep": [{"magnification": 4, "target_class": ["TLS", "Immune cells"]}]}
+    assert params.arms(preset)[0]["target_class"] == ["TLS", "Immune cells"]

@@ -41,7 +41,7 @@ def test_an_arm_that_works_has_notes_only(arm):
     [
         (
             {"tile_px": 100},
-            "parameters: `tile_px` is 100; the network halves its input five times. Set a multiple of 32",
+            "parameters: `tile_px` should be a multiple of 32, because the network halves its input five times",
         ),
         ({"tile_px": 32, "batch_size": 1}, "cannot be trained on batches of 1 tiles of 32 px"),
         ({"encoder": "eficientnet-b0"}, "Did you mean efficientnet-b0"),
@@ -104,7 +104,8 @@ def test_more_readers_than_cores_and_notebooks_of_another_version_are_told(arm, 
 
 def test_a_preset_is_looked_at_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    given = {"manifest": str(tmp_path / "none.csv"), "outputs_dir": str(tmp_path / "outputs"), "tile_px": 100}
+    given = {"manifest": str(tmp_path / "none.csv"), "outputs_dir": str(tmp_path / "outputs")}
+    given |= {"tile_px": 32, "batch_size": 1}
     table = preflight.check_preset(sweep.prepare(ROOT / "params/smoke.yaml", given))
     errors = table[table["severity"] == "error"]
     assert set(errors["problem"]) == {"parameters", "manifest"} and len(errors) == 2

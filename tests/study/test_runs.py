@@ -10,7 +10,7 @@ import pytest
 
 from tlskit import files
 from tlskit.errors import RunError, SlideError
-from tlskit.study import runs
+from tlskit.study import provenance, runs, status
 
 plt.switch_backend("Agg")
 
@@ -65,20 +65,22 @@ def test_a_missing_step_is_an_error_that_names_it(run):
 
 def test_a_failed_slide_is_a_row_with_its_reason_until_the_step_is_run_again(run, tmp_path):
     run.failed("slide_3", SlideError("slide_3.svs cannot be opened:\n export it again"))
-    row = runs.read_status(run.dir).iloc[0]
+    table = runs.read_status(run.dir)
+    row = table[table["slide_id"] != ""].iloc[0]
     assert (row["arm"], row["step"], row["slide_id"], row["status"]) == ("4x", "01_tiling", "slide_3", "failed")
     assert row["reason"] == "slide_3.svs cannot be opened: export it again"
-    runs.open_run("study", "02_patient_split", magnification=4, outputs_dir=tmp_path)
-    assert len(runs.read_status(run.dir)) == 1
-    runs.open_run("study", "01_tiling", magnification=4, outputs_dir=tmp_path)
-    assert len(runs.read_status(run.dir)) == 0
+    runs.open_run("study", "02_patient_split", magnification=4, outputs_dir=tmp_path).record(patients=1)
+    again = runs.open_run("study", "01_tiling", magnification=4, outputs_dir=tmp_path)
+    assert (runs.read_status(run.dir)["slide_id"] != "").sum() == 1  # opened, and nothing written yet
+    again.record(tiles=1)
+    assert (runs.read_status(run.dir)["slide_id"] == "").all()
 
 
-def test_arms_that_write_their_status_at_the_same_time_lose_nothing(tmp_path):
-    rows = [{"arm": f"{i}x", "step": "01_tiling", "slide_id": "", "status": "done"} for i in range(40)]
+def test_steps_that_write_their_status_at_the_same_time_lose_nothing(tmp_path):
+    arms = [f"{i}x" for i in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda row: runs.write_status(tmp_path, [row]), rows))
-    assert len(runs.read_status(tmp_path)) == 40
+        list(pool.map(lambda arm: status.write_step(tmp_path / arm, "01_tiling", {"state": "done"}), arms))
+    assert len(status.read_status(tmp_path)) == 40
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", "", ".hidden", "c:\\d"])
@@ -88,14 +90,15 @@ def test_a_name_cannot_leave_the_runs_folder(tmp_path, name):
 
 
 def test_provenance_names_no_user_and_no_folder(run):
-    text = (run.dir / "provenance.json").read_text()
-    assert json.loads(text)["packages"]["torch"]
+    run.record(tiles=1)
+    text = (run.dir / "4x/status/01_tiling.json").read_text()
+    assert json.loads(text)["provenance"]["packages"]["torch"]
     assert str(files.project_root()) not in text
 
 
 def test_provenance_works_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert runs.provenance()["python"]
+    assert provenance.provenance()["python"]
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):

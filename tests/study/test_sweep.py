@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from tlskit.__main__ import app
 from tlskit.errors import ParameterError
-from tlskit.study import sweep
-from tlskit.study.runs import read_status
+from tlskit.study import status, sweep
+from tlskit.study.status import read_status
 
 
 @pytest.fixture
@@ -58,9 +58,11 @@ def test_a_sweep_runs_in_order_and_then_has_nothing_to_do(project):
     assert [(job.arm, job.step) for job in jobs if not job.done] == [
         ("4x", "02_patient_split"), ("1x", "02_patient_split"), ("compare", "compare_magnifications"),
     ]  # fmt: skip
-    # A slide that was exported anew reruns everything.
+    # A slide that was exported anew reruns everything, and it is said which.
     (project / "slide.svs").write_text("other pixels")
-    assert not any(job.done for job in sweep.plan(sweep.prepare("params/p.yaml")))
+    jobs = sweep.plan(sweep.prepare("params/p.yaml"))
+    assert not any(job.done for job in jobs)
+    assert jobs[0].why == "the slide file of s1 changed" and jobs[1].why.startswith("the slide file of s1 changed; ")
 
 
 @pytest.mark.slow
@@ -70,8 +72,8 @@ def test_a_failing_step_ends_its_arm_and_not_the_sweep(project):
     assert statuses(project) == {
         ("4x", "01_tiling"): "done", ("4x", "02_patient_split"): "failed",
         ("1x", "01_tiling"): "done", ("1x", "02_patient_split"): "done",
-        ("compare", "compare_magnifications"): "done",
     }  # fmt: skip
+    assert "blocked: arm 4x failed; `-p compare_arms=ready` compares the others" in result.output
     reasons = read_status(project / "outputs/r").set_index(["arm", "step"])["reason"]
     assert reasons["4x", "02_patient_split"].startswith("ValueError: bad luck")
     assert (project / "outputs/r/4x/02_patient_split.failed.ipynb").is_file()
@@ -101,7 +103,7 @@ def test_an_unknown_arm_or_step_is_refused(project):
 
 
 def test_the_summary_keeps_only_the_asked_jobs(project):
-    sweep.write_status(project / "outputs/r", [{"arm": "9x", "step": "01_tiling", "slide_id": "", "status": "done"}])
+    status.write_step(project / "outputs/r/9x", "01_tiling", {"state": "done"})
     jobs = sweep.plan(sweep.prepare("params/p.yaml"))
     assert isinstance(sweep.summary(project / "outputs/r", jobs), pd.DataFrame)
     assert len(sweep.summary(project / "outputs/r", jobs)) == 0
@@ -120,8 +122,10 @@ def test_the_command_line_ends_in_a_sentence(project, capsys, monkeypatch):
 @pytest.mark.slow
 def test_a_step_in_which_a_slide_failed_is_run_again_when_that_is_asked_for(project):
     sweep.run_sweep(sweep.prepare("params/p.yaml"))
-    row = {"arm": "1x", "step": "02_patient_split", "slide_id": "s1", "status": "failed", "reason": "out of reach"}
-    sweep.write_status(project / "outputs/r", [row])
+    arm_dir = project / "outputs/r/1x"
+    found = status.read_step(arm_dir, "02_patient_split")
+    found["slides"] = [{"slide_id": "s1", "reason": "out of reach"}]
+    status.write_step(arm_dir, "02_patient_split", found)
     assert all(job.done for job in sweep.plan(sweep.prepare("params/p.yaml")))
     jobs = sweep.plan(sweep.prepare("params/p.yaml"), retry=True)
     assert [(job.arm, job.step) for job in jobs if not job.done] == [

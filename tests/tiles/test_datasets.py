@@ -1,7 +1,5 @@
 """Tiles as tensors, from slides and from PNG files, and batches made in threads."""
 
-import multiprocessing
-import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +10,12 @@ import openslide
 import pandas as pd
 import pytest
 import torch
+from made_cohort import outlined_slide, tile_rows
 from shapely.geometry import Point, box
 
 from tlskit import units
 from tlskit.errors import ParameterError, RunError, SlideError
 from tlskit.outlines import reading as annotations
-from tlskit.slides import tiffs
 from tlskit.tiles import batching, datasets
 from tlskit.tiles.normalisation import normalise
 
@@ -34,38 +32,15 @@ def cohort_dir(tmp_path_factory):
         image = np.stack([120 + x // 5, 120 + y // 5, 200 - (x + y) // 10 + 10 * number], 2).astype(np.uint8)
         mask = annotations.rasterise(targets, x_px=0, y_px=0, width_px=600, height_px=512, mpp=MPP0, mpp0=MPP0)
         image[mask] //= 2
-        tiffs.write_slide(folder / f"s{number}.tiff", image, mpp=MPP0, objective_power=20, quality=95)
-        annotations.write_geojson(folder / f"s{number}.geojson", targets, class_name="TLS")
-        rows.append(
-            {
-                "slide_id": f"s{number}",
-                "patient_id": f"p{number}",
-                "cancer_type": "lung",
-                "slide_path": str(folder / f"s{number}.tiff"),
-                "annotation_path": str(folder / f"s{number}.geojson"),
-                "mpp_override": np.nan,
-                "split": "",
-            }
-        )
+        rows.append(outlined_slide(folder, f"s{number}", image, targets, mpp=MPP0, quality=95))
     rows.append(rows[0] | {"slide_id": "bare", "annotation_path": ""})
     return folder, pd.DataFrame(rows)
 
 
 def tile_table(slides=("s0", "s1"), *, step_px=48, tile_px=TILE_PX, magnification=MAGNIFICATION):
     d = units.mpp_for_magnification(magnification) / MPP0
-    rows = [
-        {
-            "tile_id": f"{slide}_({d:g},{x * d:.0f},{y * d:.0f},{tile_px * d:.0f},{tile_px * d:.0f})",
-            "slide_id": slide,
-            "x_px0": x * d,
-            "y_px0": y * d,
-            "size_px0": tile_px * d,
-        }
-        for slide in slides
-        for y in range(0, 256 - tile_px + 1, step_px)
-        for x in range(0, 300 - tile_px + 1, step_px)
-    ]
-    return pd.DataFrame(rows)
+    corners = range(0, 300 - tile_px + 1, step_px), range(0, 256 - tile_px + 1, step_px)
+    return pd.DataFrame([row for slide in slides for row in tile_rows(slide, *corners, tile_px, d=d)])
 
 
 def make_dataset(cohort_dir, tiles=None, **changes):
@@ -76,7 +51,7 @@ def make_dataset(cohort_dir, tiles=None, **changes):
 
 def test_an_item_is_the_slide_s_pixels_over_255_and_the_pixel_centres_inside_the_outline(cohort_dir):
     dataset = make_dataset(cohort_dir)
-    image, mask, index = dataset[7]
+    image, mask, index = (tensor[0] for tensor in dataset.batch([7]))
     assert (image.shape, image.dtype) == ((3, 64, 64), torch.float32)
     assert (mask.shape, mask.dtype, index) == ((1, 64, 64), torch.float32, 7)
     row = dataset.tiles.iloc[7]
@@ -96,7 +71,7 @@ def test_an_item_is_the_slide_s_pixels_over_255_and_the_pixel_centres_inside_the
 
 def test_a_slide_without_annotation_file_has_empty_masks(cohort_dir):
     dataset = make_dataset(cohort_dir, tile_table(["bare"]))
-    assert all(dataset[i][1].sum() == 0 for i in range(len(dataset)))
+    assert dataset.batch(range(len(dataset)))[1].sum() == 0
 
 
 def test_png_tiles_give_the_same_items_as_the_slide(cohort_dir, tmp_path):
@@ -108,21 +83,21 @@ def test_png_tiles_give_the_same_items_as_the_slide(cohort_dir, tmp_path):
         cv2.imwrite(str(tmp_path / row.slide_id / f"{row.tile_id}.png"), bgr)
         cv2.imwrite(str(tmp_path / row.slide_id / f"{row.tile_id}-mask.png"), mask.numpy().astype(np.uint8) * 255)
     from_png = make_dataset(cohort_dir, tile_store="png", tiles_dir=tmp_path)
-    for i in range(len(from_slide)):
-        for a, b in zip(from_slide[i][:2], from_png[i][:2], strict=True):
-            assert torch.equal(a, b)
+    everything = range(len(from_slide))
+    for a, b in zip(from_slide.batch(everything), from_png.batch(everything), strict=True):
+        assert torch.equal(a, b)
     (tmp_path / "s0" / f"{from_slide.tiles.tile_id[0]}.png").write_bytes(b"no png")
     with pytest.raises(RunError, match="damaged"):
-        from_png[0]
+        from_png.read(0)
     (tmp_path / "s0" / f"{from_slide.tiles.tile_id[0]}.png").unlink()
     with pytest.raises(RunError, match="01_tiling"):
-        from_png[0]
+        from_png.read(0)
 
 
 def test_imagenet_normalisation_is_torchvision_s(cohort_dir):
     from torchvision.transforms.v2 import functional as v2
 
-    plain, normed = make_dataset(cohort_dir)[3][0], make_dataset(cohort_dir, normalisation="imagenet")[3][0]
+    plain, normed = (make_dataset(cohort_dir, **how).batch([3])[0][0] for how in ({}, {"normalisation": "imagenet"}))
     expected = v2.normalize(plain, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert torch.allclose(normed, expected, atol=1e-6)
     with pytest.raises(ParameterError, match="divide_255, imagenet"):
@@ -170,7 +145,7 @@ def test_augmentation_depends_on_its_seed_and_not_on_torch_s_generator(cohort_di
 
 def test_tiles_of_another_magnification_are_refused(cohort_dir):
     with pytest.raises(ParameterError, match=r"covers 160 px at 0\.4 um/px|another magnification"):
-        make_dataset(cohort_dir, magnification=5)[0]
+        make_dataset(cohort_dir, magnification=5).read(0)
 
 
 @pytest.mark.parametrize(
@@ -196,23 +171,11 @@ def _read_all(dataset):
     return [dataset.read(i)[0].sum().item() for i in range(len(dataset))]
 
 
-def test_threads_processes_and_pickles_read_the_same_pixels(cohort_dir):
+def test_threads_read_the_same_pixels(cohort_dir):
     dataset = make_dataset(cohort_dir)
     expected = _read_all(dataset)
     with ThreadPoolExecutor(8) as pool:
         assert [future.result() for future in [pool.submit(_read_all, dataset) for _ in range(8)]] == [expected] * 8
-    # The dataset has open slides now; it must cross into a spawned process all the same.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.map(_read_all, [dataset]) == [expected]
-    assert _read_all(pickle.loads(pickle.dumps(dataset))) == expected
-
-
-def test_torch_s_loader_with_worker_processes_gives_the_same_batches(cohort_dir):
-    dataset = make_dataset(cohort_dir)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=2)
-    for images, masks, indices in loader:
-        expected_images, expected_masks, _ = dataset.batch(indices.tolist())
-        assert torch.equal(images, expected_images) and torch.equal(masks, expected_masks)
 
 
 def test_slides_beyond_the_limit_are_let_go_of_and_reopened(cohort_dir, monkeypatch):

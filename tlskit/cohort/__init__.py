@@ -11,7 +11,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["checks", "splitting"],
     submod_attrs={
         "feasibility": ["check_sets", "patients_with_target"],
-        "manifest": ["caption", "from_slides", "open_row", "read_manifest", "slide_rows"],
+        "bare_slides": ["from_slides"],
+        "manifest": ["caption", "open_row", "read_manifest", "slide_rows"],
+        "slide_page": ["write_slide_page"],
         "splitting": [
             "SPLITS",
             "attach_split",

@@ -22,6 +22,7 @@ from tlskit.cohort.inspection import COLUMNS, PLAUSIBLE_UM2, Finding, Wanted, in
 from tlskit.cohort.manifest import COLUMNS as MANIFEST_COLUMNS
 from tlskit.cohort.manifest import inspect_manifest, slide_rows
 from tlskit.errors import LeakageError, ManifestError
+from tlskit.outlines import check_classes
 
 __all__ = ["COLUMNS", "SEVERITIES", "as_text", "check_manifest"]
 
@@ -41,6 +42,7 @@ def check_manifest(
     tile_px: int = 512,
     magnifications: Sequence[float] = (20, 10, 4, 1),
     ignore_class: str | Sequence[str] | None = None,
+    region_class: str | Sequence[str] | None = None,
     missing_target: str = "error",
     split_ratios: Sequence[float] = (0.70, 0.15, 0.15),
     split_seed: int = 0,
@@ -55,7 +57,7 @@ def check_manifest(
     ----------
     path
         The manifest; rows with faults are reported, the others looked at all the same.
-    target_class, ignore_class, missing_target
+    target_class, ignore_class, region_class, missing_target
         See `truth.read_truth`.
     resolution_by, apply_icc
         See `slides.open_slide`.
@@ -72,10 +74,11 @@ def check_manifest(
     -------
     DataFrame
         ``severity`` (error, warning, note, ok), ``slide_id`` (empty: the whole cohort), ``problem`` (``manifest``,
-        ``slide``, ``scale``, ``colour``, ``pixels``, ``size``, ``outlines``, ``class``, ``area``, ``place``, ``split``,
-        ``leak`` or ``ok``), ``what``, ``remedy``. Errors first, then in the manifest's order. A slide without error or
-        warning has one row ``ok`` that says what was found.
+        ``slide``, ``scale``, ``colour``, ``pixels``, ``tissue``, ``stain``, ``size``, ``outlines``, ``class``,
+        ``area``, ``place``, ``split``, ``leak`` or ``ok``), ``what``, ``remedy``. Errors first, then in the manifest's
+        order. A slide without error or warning has one row ``ok`` that says what was found.
     """
+    check_classes(target_class, ignore_class, region_class)
     whole = Finding("")
     try:
         slides, faults = inspect_manifest(path)
@@ -85,7 +88,8 @@ def check_manifest(
     for fault in faults:
         whole.add("error", "manifest", f"{fault}.", "Correct the CSV.")
     wanted = Wanted(
-        target_class, resolution_by, tile_px, magnifications, ignore_class, missing_target, plausible_um2, apply_icc
+        target_class, resolution_by, tile_px, magnifications, ignore_class, region_class, missing_target,
+        plausible_um2, apply_icc,
     )  # fmt: skip
     rows = list(slide_rows(slides))
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -139,18 +143,14 @@ def _look_at_split(slides: pd.DataFrame, found: list[Finding], whole: Finding, *
 
 
 def _look_at_cohort(slides: pd.DataFrame, found: list[Finding], whole: Finding, ignore_class) -> None:
-    patients = dict(zip(slides["slide_id"], slides["patient_id"], strict=True))
-    same = defaultdict(list)
-    for finding in found:
-        if finding.fingerprint:
-            same[finding.fingerprint].append(finding.slide_id)
-    for ids in same.values():
-        if len(ids) > 1:
-            between = len({patients[i] for i in ids}) > 1
-            whole.add(
-                "error" if between else "warning", "leak", f"Slides {', '.join(ids)} are the same scan.",
-                "It may reach training and test; keep one of them.",
-            )  # fmt: skip
+    # The same file by its content; and where OpenSlide knows it by its smallest level, a file saved once more.
+    for ids in dict.fromkeys(tuple(ids) for name in ("fingerprint", "quickhash") for ids in _alike(found, name)):
+        whole.add("error", "leak", f"Slides {', '.join(ids)} are the same scan.", "Keep one of them.")
+    for ids in _alike(found, "outlines_id"):
+        whole.add(
+            "error", "leak", f"Slides {', '.join(ids)} have the same outlines, point for point.",
+            "Correct `annotation_path`: outlines are of one slide.",
+        )  # fmt: skip
     scales = Counter(f"{finding.mpp0:.2g}" for finding in found if finding.mpp0 == finding.mpp0)
     if len(scales) > 1:
         listed = ", ".join(f"{n} at {mpp} um/px" for mpp, n in scales.most_common())
@@ -159,6 +159,15 @@ def _look_at_cohort(slides: pd.DataFrame, found: list[Finding], whole: Finding, 
         whole.add("error", "class", "No slide holds a target.", "Check `target_class` and the outlines.")
     if ignore_class and found and not any(finding.n_ignored for finding in found):
         whole.add("warning", "class", f"No slide holds the ignored class {ignore_class!r}.", "Check `ignore_class`.")
+
+
+def _alike(found: list[Finding], attribute: str) -> list[list[str]]:
+    """Ids of slides that share what tells one from another."""
+    same = defaultdict(list)
+    for finding in found:
+        if value := getattr(finding, attribute):
+            same[value].append(finding.slide_id)
+    return [ids for ids in same.values() if len(ids) > 1]
 
 
 def _look_at_sizes(found: list[Finding], whole: Finding, tile_px: int) -> None:

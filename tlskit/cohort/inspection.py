@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import logging
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -15,19 +16,14 @@ import shapely
 
 from tlskit import units
 from tlskit.cohort.manifest import SlideRow, open_row
+from tlskit.cohort.orientation import doubt
 from tlskit.errors import AnnotationError, ScaleError, SlideError
-from tlskit.outlines import (
-    UNCLASSIFIED,
-    Annotations,
-    describe,
-    placement,
-    rasterise,
-    read_annotations,
-    targets_of,
-    without_ignored,
-)
+from tlskit.outlines import Annotations, Truth, describe, placement, read_annotations, read_truth, targets_of
+from tlskit.slides import content_id, tissue_mask
 
 __all__ = ["COLUMNS", "PLAUSIBLE_UM2", "Finding", "Wanted", "inspect_slide"]
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("severity", "slide_id", "problem", "what", "remedy")
 
@@ -37,11 +33,9 @@ PLAUSIBLE_UM2 = (500.0, 2.5e7)
 #: A repair that changes an outline's area by more than this is a warning.
 _REPAIR_CHANGE = 0.01
 
-#: Glass is brighter than this in every channel.
-_GLASS = 225
 
-#: Objective power and um/px may disagree by this factor; scanners of 20x with 0.23 um/px are told.
-_POWER_FACTOR = 1.5
+#: A picture shorter than this has no room for a piece of tissue that would be kept.
+_SMALL_UM = 200
 
 
 class Wanted(NamedTuple):
@@ -52,6 +46,7 @@ class Wanted(NamedTuple):
     tile_px: int = 512
     magnifications: Sequence[float] = (20, 10, 4, 1)
     ignore_class: str | Sequence[str] | None = None
+    region_class: str | Sequence[str] | None = None
     missing_target: str = "error"
     plausible_um2: tuple[float, float] = PLAUSIBLE_UM2
     apply_icc: bool = False
@@ -67,6 +62,8 @@ class Finding:
     n_targets: int | None = None
     n_ignored: int = 0
     fingerprint: str = ""
+    quickhash: str = ""
+    outlines_id: str = ""
     icc_profile: str = ""
     too_small_at: list[str] = field(default_factory=list)
 
@@ -85,15 +82,15 @@ def inspect_slide(row: SlideRow, wanted: Wanted) -> Finding:
     try:
         with open_row(row, resolution_by=wanted.resolution_by, apply_icc=wanted.apply_icc) as slide:
             finding.mpp0, finding.icc_profile = slide.mpp0, slide.icc_profile
-            finding.fingerprint = slide.properties.get("openslide.quickhash-1", "")
+            finding.fingerprint = content_id(row.slide_path)
+            finding.quickhash = slide.properties.get("openslide.quickhash-1", "")
             summary, thumbnail = _look_at_slide(slide, finding, wanted)
-            targets = _read_targets(row, finding, wanted, slide)
-            if targets:
+            truth = _read_truth(row, finding, wanted, slide)
+            if truth is not None and truth.polygons:
                 # One cause, one row: outlines in the wrong place have wrong areas and lie on glass, too.
-                if _well_placed(targets, slide, finding) and _plausible(targets, slide, finding, wanted.plausible_um2):
-                    _look_for_glass(targets, slide.mpp0, *thumbnail, finding)
-                area_mm2 = units.area_mm2(sum(p.area for p in targets), slide.mpp0)
-                summary += f"; {_counted(len(targets), 'target')}, {area_mm2:.3g} mm2"
+                if not any(entry["problem"] == "place" for entry in finding.rows):
+                    _look_at_place(truth.polygons, slide, finding, thumbnail, wanted.plausible_um2)
+                summary += f"; {_counted(len(truth.polygons), 'target')}, {truth.area_mm2:.3g} mm2"
             else:
                 summary += "; no target"
     except ScaleError as error:
@@ -101,8 +98,14 @@ def inspect_slide(row: SlideRow, wanted: Wanted) -> Finding:
     except (SlideError, OSError) as error:
         finding.add_error("slide", error)
         _hint_at_file(row.slide_path, finding)
+    except Exception as error:  # whatever a reader throws at one slide is one row, and the rest goes on
+        log.exception("%s: check", row.slide_id)
+        finding.add(
+            "error", "slide", f"It cannot be looked at ({type(error).__name__}: {error}).",
+            "Copy the slide and its outlines again, or leave it out.",
+        )  # fmt: skip
     if not summary:
-        _read_targets(row, finding, wanted)  # both faults at once, where there are two
+        _read_truth(row, finding, wanted)  # both faults at once, where there are two
     if not any(entry["severity"] in ("error", "warning") for entry in finding.rows):
         finding.add("ok", "ok", f"{summary}.")
     return finding
@@ -125,15 +128,6 @@ def _look_at_slide(slide, finding: Finding, wanted: Wanted) -> tuple[str, tuple[
             "error", "scale", f"It was scanned at {slide.mpp0:.4g} um/px, too coarse for {', '.join(beyond)}.",
             f"Ask for {units.magnification_for_mpp(slide.mpp0):.3g}x or lower, or correct its `mpp_override`.",
         )  # fmt: skip
-    power = slide.objective_power
-    if power and slide.mpp_source != "objective":
-        factor = slide.mpp0 * power / units.UM_PER_PX_AT_1X
-        if not 1 / _POWER_FACTOR <= factor <= _POWER_FACTOR:
-            scale = f"{slide.mpp0:g} um/px ({slide.mpp_source})"
-            finding.add(
-                "warning", "scale", f"{scale} does not suit an objective of {power:g}x.",
-                "Measure something of known size in QuPath; give the true value as `mpp_override`.",
-            )  # fmt: skip
     thumbnail = slide.thumbnail(max_px=1024)
     if slide.lost:
         reason = str(slide.lost[0]["reason"])
@@ -141,30 +135,74 @@ def _look_at_slide(slide, finding: Finding, wanted: Wanted) -> tuple[str, tuple[
             "error", "pixels", f"{_counted(len(slide.lost), 'region')} cannot be read ({reason.rstrip('.')}).",
             "Copy the slide again, or export it anew from the scanner's software.",
         )  # fmt: skip
+    _look_at_tissue(slide, finding)
+    for said in slide.doubts:  # after reading: levels are judged when they are asked for
+        scale = "um/px" in said
+        finding.add(
+            "warning", "scale" if scale else "pixels", said[0].upper() + said[1:].rstrip(".") + ".",
+            "Measure something of known size in QuPath; give the true value as `mpp_override`." if scale
+            else "It is read from a finer level; if that is slow, export the slide anew.",
+        )  # fmt: skip
     return f"{width} x {height} px at {slide.mpp0:.4g} um/px ({slide.mpp_source})", thumbnail
 
 
-def _read_targets(row, finding: Finding, wanted: Wanted, slide=None) -> list:
+def _look_at_tissue(slide, finding: Finding) -> None:
+    """Whether there is colour, and tissue, and of which stain: a run finds tiles by it."""
+    try:
+        tissue = tissue_mask(slide)
+    except SlideError as error:
+        finding.add_error("colour", error)
+        return
+    small = max(slide.size_px0) * slide.mpp0 < _SMALL_UM  # said as too small for a tile
+    if not tissue.area_mm2 and not small:
+        finding.add(
+            "warning", "tissue", "No tissue is found on it.",
+            "Look at it in QuPath; tiles and maps of it will be empty.",
+        )  # fmt: skip
+    if tissue.stain:
+        remedy = "The networks' weights and the thresholds are of H&E: look at it, and leave it out if it is not meant."
+        finding.add("warning" if "brown" in tissue.stain else "note", "stain", tissue.stain, remedy)
+
+
+def _read_truth(row, finding: Finding, wanted: Wanted, slide=None) -> Truth | None:
     """Read the outlines and judge what can be judged of them; without `slide`, only whether they can be read."""
     if not row.annotation_path:
         finding.add(
             "warning", "outlines", "It has no file of outlines.",
             "It can be inferred on, but neither train nor be scored; else fill `annotation_path`.",
         )  # fmt: skip
-        return []
+        return None
     try:
-        origin_px0 = slide.bounds_px0[:2] if slide else (0, 0)
-        found = read_annotations(row.annotation_path, origin_px0=origin_px0)
+        found = read_annotations(row.annotation_path)
         _look_at_report(found, slide, finding)
-        rest, ignored = without_ignored(found, wanted.ignore_class)
-        finding.n_ignored = len(ignored)
-        targets = targets_of(rest, wanted.target_class, missing=wanted.missing_target, path=row.annotation_path)
+        if slide is None:
+            targets_of(found, wanted.target_class, missing=wanted.missing_target, path=row.annotation_path)
+            return None
+        truth = read_truth(
+            row, slide, wanted.target_class, ignore_class=wanted.ignore_class, region_class=wanted.region_class,
+            missing=wanted.missing_target,
+        )  # fmt: skip
     except AnnotationError as error:
-        finding.add_error("class" if " of the class " in str(error) else "outlines", error)
-        return []
-    _look_at_names(found, wanted.target_class, finding)
-    finding.n_targets = len(targets)
-    return targets
+        text = str(error)
+        places = {" of the class ": "class", " on the slide. Outside ": "place"}
+        finding.add_error(next((problem for words, problem in places.items() if words in text), "outlines"), error)
+        return None
+    finding.n_targets, finding.n_ignored = len(truth.polygons), len(truth.ignored)
+    shapes = [shapely.normalize(outline.geometry).wkb for outline in found.outlines]
+    finding.outlines_id = hashlib.sha256(b"".join(sorted(shapes))).hexdigest() if shapes else ""
+    off = placement(
+        [o.geometry for o in truth.drawn], size_px0=slide.size_px0, mpp0=slide.mpp0,
+        level_downsamples=slide.level_downsamples, bounds_px0=slide.bounds_px0,
+    )  # fmt: skip
+    for told in truth.told:
+        if not (told.problem == "place" and off.kind not in ("inside", "edge")):
+            finding.add(*told)
+    if off.kind == "edge":
+        finding.add("note", "place", *split_message(off.reason))
+    elif off.kind != "inside":
+        what, remedy = split_message(off.reason)
+        finding.add("error", "place", what, remedy or "Draw or export them on this slide, in its pixels.")
+    return truth
 
 
 def _look_at_report(found: Annotations, slide, finding: Finding) -> None:
@@ -185,41 +223,14 @@ def _look_at_report(found: Annotations, slide, finding: Finding) -> None:
             "warning", "outlines", f"They were drawn on {scales}.",
             "Draw them on this file, or use the scan that they were drawn on.",
         )  # fmt: skip
-    copies = Counter(shapely.normalize(o.geometry).wkb for o in found.outlines)
-    twice = sum(n - 1 for n in copies.values())
-    if twice:
-        finding.add(
-            "warning",
-            "outlines",
-            f"{_counted(twice, 'copy', 'copies')} of outlines in the file.",
-            "Delete them in QuPath; each counts as an object.",
-        )
 
 
-def _look_at_names(found: Annotations, target_class, finding: Finding) -> None:
-    """Names that differ from the class by case, spaces or punctuation alone are likely slips."""
-    wanted = [target_class] if isinstance(target_class, str) else list(target_class)
-    plain = {re.sub(r"\W+", "", name).lower() for name in wanted}
-    for name, count in found.report["classes"].items():
-        if name not in wanted and name != UNCLASSIFIED and re.sub(r"\W+", "", name).lower() in plain:
-            finding.add(
-                "warning", "class", f"It also holds {count} of the class {name!r}, which is not used.",
-                "Give them the same class in QuPath, or list both in `target_class`.",
-            )  # fmt: skip
-
-
-def _well_placed(targets: list, slide, finding: Finding) -> bool:
-    where = placement(
-        targets, size_px0=slide.size_px0, mpp0=slide.mpp0, level_downsamples=slide.level_downsamples,
-        bounds_px0=slide.bounds_px0,
-    )  # fmt: skip
-    what, remedy = split_message(where.reason)
-    if where.kind == "edge":
-        finding.add("note", "place", what, remedy)
-    elif where.kind != "inside":
-        finding.add("error", "place", what, remedy or "Draw or export them on this slide, in its pixels.")
-        return False
-    return True
+def _look_at_place(targets: list, slide, finding: Finding, thumbnail, plausible_um2: tuple[float, float]) -> None:
+    doubted = doubt(targets, slide, *thumbnail)
+    if doubted is not None and "fit the picture" in doubted.what:
+        finding.add("warning", "place", *doubted)
+    elif _plausible(targets, slide, finding, plausible_um2) and doubted is not None:
+        finding.add("warning", "place", *doubted)
 
 
 def _plausible(targets: list, slide, finding: Finding, plausible_um2: tuple[float, float]) -> bool:
@@ -241,18 +252,6 @@ def _plausible(targets: list, slide, finding: Finding, plausible_um2: tuple[floa
         return True
     finding.add("warning", "area", what, remedy)
     return False
-
-
-def _look_for_glass(targets: list, mpp0: float, image: np.ndarray, mpp: float, finding: Finding) -> None:
-    """Targets on bare glass are of another slide, or shifted."""
-    height, width = image.shape[:2]
-    mask = rasterise(targets, x_px=0, y_px=0, width_px=width, height_px=height, mpp=mpp, mpp0=mpp0)
-    bare = float((image[mask].min(axis=1) > _GLASS).mean()) if mask.any() else 0.0
-    if bare > 0.5:
-        finding.add(
-            "warning", "place", f"{bare:.0%} of the targets' area is bare glass.",
-            "They may belong to another slide, or be shifted; look at both in QuPath.",
-        )  # fmt: skip
 
 
 def _shrunk(targets: list, slide) -> str:

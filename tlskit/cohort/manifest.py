@@ -11,12 +11,12 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import itertools
+import logging
 import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
@@ -31,7 +31,6 @@ __all__ = [
     "Fault",
     "SlideRow",
     "caption",
-    "from_slides",
     "inspect_manifest",
     "open_row",
     "read_manifest",
@@ -39,9 +38,11 @@ __all__ = [
     "write_manifest",
 ]
 
+log = logging.getLogger(__name__)
+
 #: Columns that a manifest must have. `annotation_path` may be empty where only inference is wanted.
 COLUMNS = ("slide_id", "patient_id", "cancer_type", "slide_path", "annotation_path")
-_OPTIONAL = ("mpp_override", "split")
+_OPTIONAL = ("mpp_override", "split", "outline_origin")
 _MAY_BE_EMPTY = ("annotation_path", *_OPTIONAL)
 
 #: Names that other tools' manifests use (CLAM, slideflow, TRIDENT), and that people write.
@@ -59,6 +60,9 @@ _SPLITS = {
     "testing": "test",
 }  # fmt: skip
 
+#: Where a GeoJSON counts pixels from: the corner of what was scanned (QuPath's way), or the slide's own.
+_ORIGINS = ("", "scan", "slide")
+
 _ID = re.compile(r"[A-Za-z0-9._ -]+")
 #: Windows keeps these names for devices.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -75,6 +79,7 @@ class SlideRow(NamedTuple):
     annotation_path: str = ""
     mpp_override: float = math.nan
     split: str = ""
+    outline_origin: str = ""
 
 
 class Fault(NamedTuple):
@@ -92,7 +97,8 @@ class Fault(NamedTuple):
 def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
     """Read and check a cohort's manifest.
 
-    A CSV with a header: comma, semicolon or tab between the cells, UTF-8 with or without the mark that Excel writes.
+    A CSV with a header: comma, semicolon or tab between the cells, UTF-8 with or without the mark that Excel writes,
+    UTF-16, or (told, because it is a guess) Windows-1252.
     Names of columns may be in upper case or those of other tools (``case_id``, ``wsi``, ``mpp``).
 
     Parameters
@@ -105,8 +111,10 @@ def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
     DataFrame
         One row a slide: ``slide_id, patient_id, cancer_type, slide_path, annotation_path`` (text; paths absolute, those
         in the CSV are relative to it; ``annotation_path`` may be empty), ``mpp_override`` (float, nan where empty),
-        ``split`` (``train``, ``val``, ``test`` or empty), then the CSV's other columns as text. Whether the files
-        exist is not looked at here: a missing slide is that slide's failure (`tlskit check` looks).
+        ``split`` (``train``, ``val``, ``test`` or empty), ``outline_origin`` (where a GeoJSON counts pixels from:
+        ``scan`` or empty for the corner of what was scanned, as QuPath counts; ``slide`` for the slide's own), then
+        the CSV's other columns as text. Whether the files exist is not looked at here: a missing slide is that slide's
+        failure (`tlskit check` looks).
 
     Raises
     ------
@@ -172,14 +180,7 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise ManifestError(f"The manifest {path} cannot be read: {error.strerror or error}.") from error
     if content[:2] == b"PK":
         raise ManifestError(f"{path} is an Excel workbook. Save it as CSV UTF-8 (comma separated).")
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        row = content[: error.start].count(b"\n") + 1
-        raise ManifestError(
-            f"{path}, row {row}: a character that is not UTF-8. In Excel: Save As > CSV UTF-8 (comma separated)."
-        ) from error
+    text = _decoded(path, content)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     first, _, rest = text.partition("\n")
     declared = re.fullmatch(r'"?sep=(.)"?', first.strip())
@@ -197,6 +198,34 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not rows or not any(rows[0][1]):
         raise ManifestError(f"{path} is empty where a header with the columns {', '.join(COLUMNS)} should be.")
     return rows[0][1], [(number, cells) for number, cells in rows[1:] if any(cells)]
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    """The text of a CSV as Excel or an editor may have written it; what had to be guessed is told."""
+    encoding = "utf-8-sig"
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    elif content[1:2] == b"\0" or content[:1] == b"\0":  # UTF-16 without its mark: every other byte of a header is 0
+        encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        row = content[: error.start].count(b"\n") + 1
+        if encoding != "utf-8-sig":
+            raise ManifestError(
+                f"{path} begins as UTF-16 and does not go on so. In Excel: Save As > CSV UTF-8 (comma separated)."
+            ) from error
+        try:
+            text = content.decode("cp1252")
+        except UnicodeDecodeError:
+            raise ManifestError(
+                f"{path}, row {row}: a character that is not UTF-8. In Excel: Save As > CSV UTF-8 (comma separated)."
+            ) from error
+        log.warning(
+            "%s, row %d, is not UTF-8: it is read as Windows-1252, %r. If that is wrong, save it as CSV UTF-8.",
+            path.name, row, text.splitlines()[row - 1][:80] if row <= len(text.splitlines()) else "",
+        )  # fmt: skip
+        return text
 
 
 def _column_names(header: list[str], rows: list[tuple[int, list[str]]], faults: list[Fault]) -> list[str]:
@@ -236,8 +265,18 @@ def _check_record(number: int, record: dict, folder: Path, faults: list[Fault]) 
         if why:
             faults.append(Fault(number, name, f"{record[name]!r} {why}"))
     for name in ("slide_path", "annotation_path"):
-        record[name] = _absolute(record[name], folder)
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", record[name]):
+            faults.append(
+                Fault(number, name, f"{record[name]!r} is an address; write the path, from the drive or / on")
+            )
+        else:
+            record[name] = _absolute(record[name], folder)
     record["mpp_override"] = _mpp(number, record["mpp_override"], faults)
+    record["outline_origin"] = record["outline_origin"].lower()
+    if record["outline_origin"] not in _ORIGINS:
+        faults.append(
+            Fault(number, "outline_origin", f"{record['outline_origin']!r} should be scan (or empty), or slide")
+        )
     if record["split"]:
         split = _SPLITS.get(record["split"].lower())
         if split is None:
@@ -290,11 +329,12 @@ def _check_together(records: dict[int, dict], faults: list[Fault]) -> None:
     first_with: dict[tuple[str, str], int] = {}
     sets = defaultdict(lambda: defaultdict(list))
     for number, record in records.items():
-        for name in ("slide_id", "slide_path"):
+        for name in ("slide_id", "slide_path", "annotation_path"):
             # Folders of Windows and macOS do not tell upper from lower case.
             key = (name, record[name].lower() if name == "slide_id" else record[name])
             if record[name] and first_with.setdefault(key, number) != number:
-                faults.append(Fault(number, name, f"{record[name]!r} stands in row {first_with[key]} already"))
+                hint = "; outlines are of one slide" if name == "annotation_path" else ""
+                faults.append(Fault(number, name, f"{record[name]!r} stands in row {first_with[key]} already{hint}"))
         if record["split"] in _SPLITS.values():
             sets[record["patient_id"]][record["split"]].append(number)
     for patient, where in sets.items():
@@ -306,27 +346,6 @@ def _check_together(records: dict[int, dict], faults: list[Fault]) -> None:
     if sets and empty:
         listed = ", ".join(map(str, empty[:8])) + (" ..." if len(empty) > 8 else "")
         faults.append(Fault(empty[0], "split", f"is filled for some slides, empty in row {listed}; fill all or none"))
-
-
-def from_slides(paths: Sequence[str | os.PathLike], *, mpp_override: float | None = None) -> pd.DataFrame:
-    """A table as of `read_manifest` for bare slides, without patients and outlines.
-
-    Parameters
-    ----------
-    paths
-        Slides; a slide's id is its file name without suffix, numbered where two are alike.
-    mpp_override
-        um/px of all of them, where they do not say it.
-    """
-    used: set[str] = set()
-    rows = []
-    for path in map(Path, paths):
-        stem = re.sub(r"[^A-Za-z0-9._ -]", "_", path.stem).strip(". ") or "slide"
-        slide_id = next(name for n in itertools.count(1) if (name := stem if n == 1 else f"{stem}_{n}") not in used)
-        used.add(slide_id)
-        override = math.nan if mpp_override is None else float(mpp_override)
-        rows.append(SlideRow(slide_id, slide_id, "", str(path.absolute()), "", override))
-    return pd.DataFrame(rows, columns=SlideRow._fields)
 
 
 def slide_rows(manifest: pd.DataFrame) -> Iterator[SlideRow]:

@@ -32,12 +32,16 @@ _SHARED = ("split_hash", "target_class", "ignore_class", "resolution_by")
 def arms(run_dir: str | Path) -> pd.DataFrame:
     """The arms of a run, coarsest first: arm, magnification (as recorded, else by the folder's name), dir.
 
-    An arm is a folder of the run that holds ``tables``, other than ``compare``.
+    An arm is a folder of the run that holds ``tables``, other than ``compare``; where the run has an ``arms.csv``, one
+    that stands there. Arms that ``compare/left_out.csv`` names (out of date, failed) are left out.
     """
     run_dir = Path(run_dir)
     rows = []
+    known = _column(run_dir / "arms.csv")
+    left_out = _column(run_dir / "compare" / "left_out.csv") or []
     for folder in sorted(run_dir.iterdir()) if run_dir.is_dir() else []:
-        if (folder / "tables").is_dir() and folder.name != "compare":
+        wanted = folder.name in known if known is not None else folder.name != "compare"
+        if wanted and folder.name not in left_out and (folder / "tables").is_dir():
             magnification = _recorded(folder).get("magnification")
             named = re.match(r"([0-9.]+)x", folder.name)
             if magnification is None and named:
@@ -47,6 +51,11 @@ def arms(run_dir: str | Path) -> pd.DataFrame:
         raise RunError(f"The run {run_dir.name} has no arm with tables yet: run the numbered notebooks first.")
     table = pd.DataFrame(rows).astype({"magnification": float})
     return table.sort_values(ARM[::-1], kind="stable", ignore_index=True)
+
+
+def _column(path: Path) -> list[str] | None:
+    """Names of the arms in a table of the run; None where there is no such table."""
+    return list(pd.read_csv(path, dtype=str)["arm"]) if path.is_file() else None
 
 
 def collect(run_dir: str | Path, table: str) -> pd.DataFrame:

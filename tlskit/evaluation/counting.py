@@ -219,7 +219,7 @@ def evaluate_grid(
     with_objects
         Whether to find objects; they need the whole grid in memory (20 Mpx for 20 x 15 mm at 4 um/px).
     min_object_um2, closing_um, max_hole_um2
-        Of `tlskit.metrics.objects.post_process`, for predicted objects; true ones are the outlines as drawn.
+        Of `tlskit.metrics.objects.post_process`, for predicted and true objects alike.
 
     Returns
     -------
@@ -427,15 +427,18 @@ def _grid_counts(
     counts, found, per_slide = [], [], []
     # An object in a lost region is neither found nor missed.
     truth = truth.without(prob_map.invalid, mpp=prob_map.mpp)
-    areas = {"truth_mm2": truth.area_mm2, "tissue_mm2": on_tissue.area_mm2}
+    areas, true_objects = {"truth_mm2": truth.area_mm2, "tissue_mm2": on_tissue.area_mm2}, None
     for name, value in named.items():
         row = ids | {"threshold_by": name, "threshold": value}
         scale = {"grid_mpp": float(grid_mpp), "mpp": prob_map.mpp}
         table = dict(zip((*COUNTS, *(f"ceiling_{c}" for c in COUNTS)), (*sums[name], *ceiling), strict=True))
         counts.append(row | scale | table | {"target_px_outside_tissue": outside, "tissue_mm2": areas["tissue_mm2"]})
         if masks:
+            if true_objects is None:
+                true_mask = truth.at(0, 0, *grid_px, mpp=grid_mpp)
+                true_objects = objects.post_process(true_mask, mpp=grid_mpp, **processing)
             mask = objects.post_process(masks.pop(name), mpp=grid_mpp, **processing)
-            table = objects.compare(mask, truth.polygons, truth_at=truth.at, mpp=grid_mpp, mpp0=truth.mpp0)
+            table = objects.compare(mask, true_objects, mpp=grid_mpp, mpp0=truth.mpp0)
             found.append(pd.DataFrame(row, index=table.index).join(table))
             of = table.groupby("kind")["area_um2"]
             numbers = {f"n_{kind}": int(of.size().get(kind, 0)) for kind in ("truth", "predicted")}

@@ -92,6 +92,9 @@ def write_outlines(
 ) -> pd.DataFrame:
     """Write ``<out_dir>/<slide_id>.geojson`` for every map, to be dragged onto its slide in QuPath.
 
+    Each says which network (the SHA-256 of its checkpoint) and which threshold made it. That of a slide that fails is
+    removed: it would be of an earlier call.
+
     Parameters
     ----------
     maps
@@ -99,7 +102,7 @@ def write_outlines(
     manifest
         Cohort of the slides.
     class_name
-        QuPath class that the outlines get.
+        QuPath class that the outlines get: `outlines.prediction_class`, never the target's own.
     magnification, threshold, min_object_um2
         Of `outline_map`; the magnification is written with every object.
     on_failure
@@ -115,7 +118,16 @@ def write_outlines(
     for made in maps.itertuples():
         try:
             with open_row(rows[made.slide_id], resolution_by=resolution_by) as slide:
-                mpp0, origin_px0 = slide.mpp0, slide.bounds_px0[:2]
+                mpp0 = slide.mpp0
+                about = {"mpp0": mpp0, "size_px0": slide.size_px0, "bounds_px0": slide.bounds_px0}
+            # Where the slide's own outlines count from, those that go back to the same place do, too.
+            about["outline_origin"] = origin = getattr(rows[made.slide_id], "outline_origin", "") or "scan"
+            with probmaps.open_map(made.map_path) as probmap:
+                about["checkpoint_sha256"] = probmap.metadata.get("checkpoint_sha256", "")
+            about |= {
+                "slide_id": made.slide_id, "magnification": magnification, "threshold": threshold,
+                "min_object_um2": min_object_um2,
+            }  # fmt: skip
             polygons, measured = outline_map(
                 made.map_path, mpp0=mpp0, threshold=threshold, min_object_um2=min_object_um2
             )
@@ -123,13 +135,15 @@ def write_outlines(
                 Path(out_dir) / f"{made.slide_id}.geojson",
                 polygons,
                 class_name=class_name,
-                origin_px0=origin_px0,
+                origin_px0=(0, 0) if origin == "slide" else about["bounds_px0"][:2],
+                about=about,
                 measurements=[{**row, "magnification": magnification} for row in measured.to_dict("records")],
             )
         except TlskitError as error:
             if on_failure is None:
                 raise
             on_failure(made.slide_id, error)
+            (Path(out_dir) / f"{made.slide_id}.geojson").unlink(missing_ok=True)  # of another network, or threshold
             continue
         measured.insert(0, "object", np.arange(1, len(measured) + 1))
         measured.insert(0, "slide_id", made.slide_id)

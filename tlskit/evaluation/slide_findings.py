@@ -5,7 +5,6 @@ Made for sliders: scores need no pixel, and objects come from a level of the map
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -85,8 +84,10 @@ class Findings:
         width, height = probmap.level_sizes_px[self.level]
         self._values = probmap.read(0, 0, width, height, level=self.level)
         truth = Truth(self.polygons, mpp0=mpp0)
-        # The truth does not move with the threshold: each of its masks is drawn once.
-        self._truth_at = functools.cache(truth.at)
+        # The truth does not move with the threshold: its mask is drawn once.
+        self._truth = objects.post_process(
+            truth.at(0, 0, width, height, mpp=self.mpp), mpp=self.mpp, **self._processing
+        )
         self._tables: dict[int, pd.DataFrame] = {}
         self._lock = threading.Lock()
 
@@ -99,9 +100,7 @@ class Findings:
         key = cut(threshold)
         with self._lock:
             if key not in self._tables:
-                table = objects.compare(
-                    self.mask(threshold), self.polygons, truth_at=self._truth_at, mpp=self.mpp, mpp0=self.mpp0
-                )
+                table = objects.compare(self.mask(threshold), self._truth, mpp=self.mpp, mpp0=self.mpp0)
                 self._tables[key] = table.assign(ok=table[f"matched_{RULE}"].astype(bool))
             return self._tables[key]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import tempfile
 import time
@@ -22,8 +21,6 @@ from tlskit.metrics import PERSON_MINUTES_PER_SLIDE
 from tlskit.networks import describe_hardware, engines
 
 __all__ = ["project_timings", "summarise_timings", "time_inference"]
-
-log = logging.getLogger(__name__)
 
 #: Columns of what a measurement stands on, the same in every row of it.
 _SETTING = (

@@ -27,7 +27,7 @@ from tlskit.files import project_root, resolve
 from tlskit.maps import probmaps
 from tlskit.outlines import write_geojson
 from tlskit.slides import open_slide
-from tlskit.study import Archive, Arm, find_runs, open_archive
+from tlskit.study import Archive, Arm, find_runs, open_archive, project
 
 __all__ = ["area_table", "page", "serve"]
 
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 #: um/px at which areas and outlines are measured, as the study's common grid.
 MEASURE_MPP = 4.0
+
+#: Environment variable by which `serve` tells the page where the runs lie.
+OUTPUTS = "TLSKIT_OUTPUTS"
 
 _FULL = ipywidgets.Layout(width="100%")
 _STYLE = {"description_width": "60px"}
@@ -298,6 +301,7 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
     outputs_dir
         Folder of all runs, relative to the project's root.
     """
+    outputs_dir = os.environ.get(OUTPUTS, outputs_dir)
     message = Message()
     title = ipywidgets.HTML(
         '<h1 style="font:600 22px system-ui,sans-serif;margin:4px 0">tlskit</h1>'
@@ -356,14 +360,28 @@ def _first_folder(outputs_dir: str | Path) -> Path:
     return project_root()
 
 
-def serve(*, port: int = 8866, open_browser: bool = True) -> None:
+def serve(*, port: int = 8866, open_browser: bool = True, outputs_dir: str | Path | None = None) -> None:
     """Show the page in a browser, until Ctrl+C. It is served to this machine only, and asks for a token.
+
+    Parameters
+    ----------
+    port
+        On this machine.
+    open_browser
+        Whether to open one.
+    outputs_dir
+        Folder of the runs to look at, where it is not the project's own.
 
     Raises
     ------
     RunError
-        If Voila is not installed, or the project's notebook is missing.
+        If Voila is not installed, or the project's notebook or the folder is missing.
     """
+    if outputs_dir is not None:
+        folder = Path(outputs_dir).expanduser().absolute()
+        if not folder.is_dir():
+            raise RunError(f"There is no folder {outputs_dir} with runs to look at.")
+        os.environ[OUTPUTS] = str(folder)  # for the notebook, which Voila runs in a process of its own
     try:
         from voila.app import Voila
     except ImportError as error:
@@ -371,6 +389,8 @@ def serve(*, port: int = 8866, open_browser: bool = True) -> None:
     from traitlets.config import Config
 
     notebook = project_root() / "notebooks" / "app.ipynb"
+    if not notebook.is_file() and outputs_dir is not None:
+        notebook = project.packaged("notebooks") / "app.ipynb"
     if not notebook.is_file():
         raise RunError(f"notebooks/app.ipynb is not in {project_root().name}: run this in the project's folder.")
     templates = str(Path(__file__).with_name("page"))

@@ -14,6 +14,7 @@ import ipywidgets
 from tlskit.errors import TlskitError
 from tlskit.explore.slide_explorer import Sheet, SlideDesk
 from tlskit.explore.static_views import (
+    AnyRun,
     at_threshold,
     choose_tiles,
     cost_table,
@@ -25,12 +26,9 @@ from tlskit.explore.static_views import (
 )
 from tlskit.explore.widgets import Explorer, guarded, png_of
 from tlskit.maps import probmaps
-from tlskit.study import Archive, Run, open_archive
+from tlskit.study import Archive, open_archive
 
 __all__ = ["sheet_of", "slide", "threshold", "tiles", "timing"]
-
-#: What may stand for a run.
-AnyRun = str | Path | Archive | Run
 
 _WIDE = ipywidgets.Layout(width="420px")
 _STYLE = {"description_width": "110px"}
@@ -117,7 +115,7 @@ def sheet_of(archive: Archive, slide_id: str) -> Sheet:
     )
 
 
-class _Page(Explorer):
+class _FigureExplorer(Explorer):
     """An explorer that is a figure below some controls. Subclasses give `choose` and `draw`."""
 
     def __init__(self, controls: list[ipywidgets.Widget]):
@@ -137,7 +135,7 @@ class _Page(Explorer):
         self.image.value = self.draw()
 
 
-class _Tiles(_Page):
+class _Tiles(_FigureExplorer):
     def __init__(self, archive: Archive, arm: str | None, n_tiles: int):
         self._archive, self._n_tiles = archive, n_tiles
         names = [a.name for a in archive.arms]
@@ -202,7 +200,7 @@ def tiles(run: AnyRun, *, arm: str | None = None, n_tiles: int = 12, outputs_dir
     return _Tiles(open_archive(run, outputs_dir=outputs_dir), arm, n_tiles)
 
 
-class _Threshold(_Page):
+class _Threshold(_FigureExplorer):
     def __init__(self, archive: Archive, threshold: float):
         self._archive = archive
         self._drawn: tuple | None = None
@@ -279,7 +277,7 @@ def threshold(run: AnyRun, *, threshold: float = 0.5, outputs_dir: str | Path = 
     return _Threshold(open_archive(run, outputs_dir=outputs_dir), threshold)
 
 
-class _Timing(_Page):
+class _Timing(_FigureExplorer):
     def __init__(self, archive: Archive, n_slides: int):
         self._archive = archive
         self.n_slides = ipywidgets.BoundedIntText(

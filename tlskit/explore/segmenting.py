@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from pathlib import Path
 
 __all__ = ["Job"]
 
-#: tqdm's "12/340 [": windows done, windows in all.
-_BAR = re.compile(r"(\d+)/(\d+) \[")
+#: Seconds between two messages about progress.
+_EVERY_S = 0.3
 
 
 class Job:
@@ -44,13 +45,14 @@ class Job:
     def __init__(self, slide_path: str | Path, checkpoint_path: str | Path, out_path: str | Path):
         self.out_path = Path(out_path)
         self.state, self.done, self.total, self.reason = "running", 0, 0, ""
-        self._last_words: list[str] = []
+        self._answer: dict = {}
+        self._last_words: deque[str] = deque(maxlen=20)
         # The package is found where it is here, also when it is not installed but on the path.
         path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tlskit.explore.segmenting"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path, "TQDM_MININTERVAL": "0.3", "PYTHONUTF8": "1"},
+            env=os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1"},
             start_new_session=os.name == "posix",
         )  # fmt: skip
         order = {"slide": str(slide_path), "checkpoint": str(checkpoint_path), "out": str(out_path)}
@@ -84,11 +86,7 @@ class Job:
             pass  # all gone
 
     def _watch(self) -> None:
-        answer: list[str] = []
-        readers = [
-            threading.Thread(target=self._read_answer, args=(answer,), daemon=True),
-            threading.Thread(target=self._read_bar, daemon=True),
-        ]
+        readers = [threading.Thread(target=read, daemon=True) for read in (self._read_messages, self._read_words)]
         for reader in readers:
             reader.start()
         code = self._process.wait()
@@ -98,37 +96,33 @@ class Job:
         self._process.stdin.close()
         if self.state == "cancelled":
             return
-        found = {}
-        if answer:
-            try:
-                found = json.loads(answer[-1])
-            except ValueError:
-                found = {}
-        if code == 0 and found.get("done"):
+        if code == 0 and self._answer.get("done"):
             self.state = "done"
         else:
-            last = next((line for line in reversed(self._last_words) if line.strip()), "")
-            self.reason = found.get("error") or f"The segmentation ended with code {code}. {last}".strip()
+            last = self._last_words[-1] if self._last_words else ""
+            self.reason = self._answer.get("error") or f"The segmentation ended with code {code}. {last}".strip()
             self.state = "failed"
 
-    def _read_answer(self, answer: list[str]) -> None:
+    def _read_messages(self) -> None:
+        """Lines of JSON: ``{"windows": [done, in all]}`` now and then, and the answer at the end."""
         for line in self._process.stdout:
-            answer.append(line.decode(errors="replace"))
+            try:
+                message = json.loads(line)
+            except ValueError:  # what some library prints
+                continue
+            if isinstance(message, dict) and "windows" in message:
+                self.done, self.total = message["windows"]
+            elif isinstance(message, dict):
+                self._answer = message
 
-    def _read_bar(self) -> None:
-        text = b""
-        while piece := self._process.stderr.read1(4096):
-            *lines, text = re.split(rb"[\r\n]", text + piece)
-            for line in [*lines, text]:
-                line = line.decode(errors="replace")
-                if bar := _BAR.search(line):
-                    self.done, self.total = int(bar[1]), int(bar[2])
-                elif line.strip():
-                    self._last_words = [*self._last_words[-20:], line.strip()]
+    def _read_words(self) -> None:
+        for line in self._process.stderr:
+            if text := line.decode(errors="replace").strip():
+                self._last_words.append(text)
 
 
 def _work() -> int:
-    """The other side: reads the order from standard input, predicts, answers one line of JSON."""
+    """The other side: reads the order from standard input, predicts, tells in lines of JSON."""
     text = b""
     # Unbuffered: a buffer's lock held by the thread below would spoil the end of the process.
     while not text.endswith(b"\n") and (piece := os.read(0, 1)):
@@ -140,18 +134,25 @@ def _work() -> int:
     from tlskit.maps import inference
     from tlskit.networks import models
 
+    told = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if done == total or time.monotonic() - told > _EVERY_S:
+            told = time.monotonic()
+            print(json.dumps({"windows": [done, total]}), flush=True)
+
     try:
         checkpoint = models.load_checkpoint(order["checkpoint"])
         Path(order["out"]).parent.mkdir(parents=True, exist_ok=True)
-        prediction = inference.predict_slide(checkpoint, order["slide"], order["out"])
+        prediction = inference.predict_slide(checkpoint, order["slide"], order["out"], progress=False, on_windows=tell)
         lost = len(prediction.lost)
         answer = {"done": True, "lost": lost}
     except TlskitError as error:
         answer = {"error": str(error)}
     except (OSError, MemoryError, RuntimeError) as error:
         answer = {"error": f"The slide could not be segmented ({type(error).__name__}: {error})."}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    print(json.dumps(answer), flush=True)
     return 0 if "done" in answer else 2
 
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import html
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +16,7 @@ import numpy as np
 
 from tlskit.evaluation import Findings, scores_at
 from tlskit.explore import viewer
+from tlskit.explore.score_tables import object_table, score_table
 from tlskit.explore.widgets import Explorer, guarded
 from tlskit.outlines import write_geojson
 
@@ -99,43 +98,41 @@ class SlideDesk(Explorer):
         self._jumps = {"misses": 0, "false_alarms": 0}
         self._ticket = 0
         self._counting = threading.Lock()
-        wide = ipywidgets.Layout(width="auto")
-        style = {"description_width": "96px"}
         self.view = viewer.slide_view(height_px=height_px)
+        self._make_controls(names, threshold)
+        self._link_controls()
+        self.children = [self._laid_out(above)]
+
+    def _make_controls(self, names: Sequence[str], threshold: float) -> None:
+        def common() -> dict:
+            # A layout for each: one may be hidden, and must not take the others with it.
+            return {"layout": ipywidgets.Layout(width="auto"), "style": {"description_width": "96px"}}
+
         self.magnification = ipywidgets.SelectionSlider(
             options=[(name, i) for i, name in enumerate(names)] or [("none", 0)], description="Magnification",
-            # Its own layout: it is hidden where there is only one map, and must not take the others with it.
-            layout=ipywidgets.Layout(width="auto"), style=style, tooltip="whose model's map is shown",
+            tooltip="whose model's map is shown", **common(),
         )  # fmt: skip
         self.threshold = ipywidgets.FloatSlider(
-            threshold,
-            min=0.01,
-            max=0.99,
-            step=0.01,
-            description="Threshold",
-            layout=wide,
-            style=style,
-            readout_format=".2f",
+            threshold, min=0.01, max=0.99, step=0.01, description="Threshold", readout_format=".2f", **common()
         )
         self.opacity = ipywidgets.FloatSlider(
-            0.35, min=0, max=1, step=0.05, description="Opacity", layout=wide, style=style, readout_format=".2f"
+            0.35, min=0, max=1, step=0.05, description="Opacity", readout_format=".2f", **common()
         )
         self.look = ipywidgets.ToggleButtons(
-            options=[("prediction", "mask"), ("probability", "probability")],
-            description="Layer",
-            layout=wide,
-            style=style | {"button_width": "84px"},
-        )
+            options=[("prediction", "mask"), ("probability", "probability")], description="Layer",
+            layout=ipywidgets.Layout(width="auto"), style={"description_width": "96px", "button_width": "112px"},
+        )  # fmt: skip
         self.outlines = _check("prediction's edge (yellow)")
         self.show_truth = _check("truth (cyan)")
         self.side_by_side = _check("all magnifications side by side", False)
         self.chosen = _button("Use the threshold from validation")
         self.next_miss, self.next_false = _button("Next miss"), _button("Next false alarm")
-        self.scores = ipywidgets.HTML()
-        self.objects = ipywidgets.HTML()
+        self.scores, self.objects = ipywidgets.HTML(), ipywidgets.HTML()
         self.copy = _button("Copy the outline in the middle", "copies the prediction, else the truth, to be corrected")
         self.save = _button("Save outlines", "saves what is drawn as GeoJSON of this class, for QuPath")
-        self.class_name = ipywidgets.Text("TLS", description="Class", layout=wide, style=style)
+        self.class_name = ipywidgets.Text("TLS", description="Class", **common())
+
+    def _link_controls(self) -> None:
         # In the browser, without the kernel: this is what makes a slider feel like one.
         for source, trait, target in (
             (self.threshold, "value", "threshold"), (self.opacity, "value", "opacity"),
@@ -154,34 +151,23 @@ class SlideDesk(Explorer):
         self.next_false.on_click(lambda _: self.jump("false_alarms"))
         self.copy.on_click(self._copy_outline)
         self.save.on_click(self._save_outlines)
+
+    def _laid_out(self, above: Sequence[ipywidgets.Widget]) -> ipywidgets.Widget:
         row = ipywidgets.Layout(flex_flow="row wrap", width="100%")
-        panel = ipywidgets.VBox(
+        panel = [
+            *above, self.magnification, self.threshold, self.chosen, self.scores, self.objects,
+            ipywidgets.HBox([self.next_miss, self.next_false], layout=row), self.message, self.look, self.opacity,
+            self.outlines, self.show_truth, self.side_by_side, self.class_name,
+            ipywidgets.HBox([self.copy, self.save], layout=row),
+        ]  # fmt: skip
+        left = ipywidgets.Layout(flex="1 1 440px", min_width="400px")
+        return ipywidgets.HBox(
             [
-                *above,
-                self.magnification,
-                self.threshold,
-                self.chosen,
-                self.scores,
-                self.objects,
-                ipywidgets.HBox([self.next_miss, self.next_false], layout=row),
-                self.message,
-                self.look,
-                self.opacity,
-                self.outlines,
-                self.show_truth,
-                self.side_by_side,
-                self.class_name,
-                ipywidgets.HBox([self.copy, self.save], layout=row),
+                ipywidgets.VBox([self.view, self._code_box], layout=left),
+                ipywidgets.VBox(panel, layout=ipywidgets.Layout(flex="0 0 330px", width="330px")),
             ],
-            layout=ipywidgets.Layout(flex="0 0 330px", width="330px"),
+            layout=ipywidgets.Layout(flex_flow="row wrap", width="100%", grid_gap="14px"),
         )
-        left = ipywidgets.VBox(
-            [self.view, self._code_box], layout=ipywidgets.Layout(flex="1 1 440px", min_width="400px")
-        )
-        main = ipywidgets.HBox(
-            [left, panel], layout=ipywidgets.Layout(flex_flow="row wrap", width="100%", grid_gap="14px")
-        )
-        self.children = [main]
 
     # -- what is shown -------------------------------------------------------------------------------------------------
 
@@ -243,7 +229,7 @@ class SlideDesk(Explorer):
         scores = {
             each: scores_at(self.sheet.histograms[each], threshold) for each in names if each in self.sheet.histograms
         }
-        self.scores.value = _score_table(scores, threshold, bool(name), self.sheet.truth)
+        self.scores.value = score_table(scores, threshold, bool(name), self.sheet.truth)
         if name and self.sheet.truth is not None:
             self._count_later(name, threshold)
         else:
@@ -275,7 +261,7 @@ class SlideDesk(Explorer):
                 found = self.findings_of(name)
                 counts = found.counts(threshold)
                 if ticket == self._ticket:
-                    self.objects.value = _object_table(counts, name, found.mpp, threshold)
+                    self.objects.value = object_table(counts, name, found.mpp, threshold)
 
         threading.Thread(target=count, args=(self,), name="tlskit-objects", daemon=True).start()
 
@@ -360,52 +346,3 @@ def _check(label: str, value: bool = True) -> ipywidgets.Checkbox:
 
 def _button(label: str, tooltip: str = "") -> ipywidgets.Button:
     return ipywidgets.Button(description=label, tooltip=tooltip or label, layout=ipywidgets.Layout(width="auto"))
-
-
-def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3f}"
-
-
-def _score_table(scores: Mapping[str, dict], threshold: float, has_map: bool, truth) -> str:
-    """One row a map; the names of the maps only where there is more than one row."""
-    if not has_map:
-        return _small("No model has been run on this slide yet.")
-    if truth is None:
-        return _small("Nobody has outlined this slide: no scores.")
-    if not scores:
-        return _small("Scores appear once 05_wsi_evaluation has been run for this slide.")
-    labels = {"iou": "IoU", "dice": "Dice", "precision": "Precision", "recall": "Recall"}
-    head = _cells(["", *labels.values()] if len(scores) > 1 else labels.values())
-    rows = [
-        (_cells([name]) if len(scores) > 1 else "")
-        + "".join(
-            f'<td style="padding:0 12px 0 0"><b class="tlskit-score" data-score="{score}">{_number(of[score])}</b></td>'
-            for score in labels
-        )
-        for name, of in scores.items()
-    ]
-    of_what = "" if len(scores) > 1 else f"{next(iter(scores))}, "
-    return (
-        f'<table class="tlskit-scores" data-threshold="{threshold:.2f}" style="line-height:1.35">'
-        + "".join(f"<tr>{row}</tr>" for row in (head, *rows))
-        + "</table>"
-        + _small(f"{of_what}all pixels of the slide")
-    )
-
-
-def _object_table(counts: dict, name: str, mpp: float, threshold: float) -> str:
-    numbers = "".join(
-        f'<td><b class="tlskit-objects" data-count="{kind}">{number}</b></td>' for kind, number in counts.items()
-    )
-    return (
-        f'<table data-threshold="{threshold:.2f}" style="line-height:1.35">'
-        f"<tr>{_cells(kind.capitalize() for kind in counts)}</tr><tr>{numbers}</tr></table>"
-    ) + _small(f"{name}, objects, counted at {mpp:g} um/px")
-
-
-def _cells(texts) -> str:
-    return "".join(f'<td style="padding:0 12px 0 0">{html.escape(text)}</td>' for text in texts)
-
-
-def _small(text: str) -> str:
-    return f'<div style="font-size:12px;color:#666;line-height:1.35">{html.escape(text)}</div>'

@@ -22,7 +22,7 @@ from tlskit.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, plots
 from tlskit.maps import probmaps
 from tlskit.metrics import thresholds
 from tlskit.outlines import polygonise
-from tlskit.study import Archive, Arm, open_archive
+from tlskit.study import Archive, Arm, Run, open_archive
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,8 @@ __all__ = [
     "timing_figure",
 ]
 
-Run = str | Path | Archive
+#: What may stand for a run.
+AnyRun = str | Path | Archive | Run
 
 #: Minutes that a person takes for a slide, as the paper gives them.
 PERSON_MIN_PER_SLIDE = (5.0, 10.0)
@@ -50,7 +51,7 @@ ORDERS = ("target_fraction", "error", "iou")
 
 
 def slide_field(
-    run: Run,
+    run: AnyRun,
     *,
     slide_id: str,
     threshold: float = 0.5,
@@ -170,7 +171,7 @@ def choose_tiles(
 
 
 def tile_page(
-    run: Run,
+    run: AnyRun,
     *,
     arm: str,
     order: str = "target_fraction",
@@ -210,7 +211,7 @@ def tile_page(
 
 
 def threshold_curves(
-    run: Run,
+    run: AnyRun,
     *,
     threshold: float = 0.5,
     split: str = "test",
@@ -249,7 +250,7 @@ def threshold_curves(
     return figure
 
 
-def pr_curves(run: Run, *, split: str = "test", outputs_dir: str | Path = "outputs") -> pd.DataFrame:
+def pr_curves(run: AnyRun, *, split: str = "test", outputs_dir: str | Path = "outputs") -> pd.DataFrame:
     """`tlskit.metrics.thresholds.pr_curve` of every arm, of the slides of one set."""
     archive = open_archive(run, outputs_dir=outputs_dir)
     table = archive.histograms(split or None)
@@ -283,7 +284,7 @@ def move_cursor(marks: list, curves: pd.DataFrame, threshold: float, score: str)
     marks[-1].set_xdata([threshold, threshold])
 
 
-def cost_table(run: Run, *, n_slides: int = 100, outputs_dir: str | Path = "outputs") -> pd.DataFrame:
+def cost_table(run: AnyRun, *, n_slides: int = 100, outputs_dir: str | Path = "outputs") -> pd.DataFrame:
     """What a cohort of `n_slides` costs at each magnification on the machine that timed the run.
 
     Returns
@@ -323,7 +324,7 @@ def _seconds_per_slide(stages: pd.DataFrame) -> pd.Series:
     return source.groupby(["slide_id", "repeat"])["seconds"].sum().groupby("slide_id").median()
 
 
-def timing_figure(run: Run, *, n_slides: int = 100, outputs_dir: str | Path = "outputs") -> Figure:
+def timing_figure(run: AnyRun, *, n_slides: int = 100, outputs_dir: str | Path = "outputs") -> Figure:
     """Hours that a cohort of `n_slides` takes at each magnification, beside a person's 5 to 10 minutes a slide."""
     table = cost_table(run, n_slides=n_slides, outputs_dir=outputs_dir)
     figure, ax = plt.subplots(figsize=(7.5, 1.6 + 0.45 * len(table)), layout="constrained")

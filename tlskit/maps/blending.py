@@ -17,7 +17,7 @@ import numpy as np
 
 from tlskit.errors import CheckpointError, ParameterError
 
-__all__ = ["Layout", "Strip", "hann_layout", "quantise", "strips"]
+__all__ = ["Layout", "Strip", "hann_layout", "strips"]
 
 _ONE = float(2**24)
 #: Weights add up to no more than this along one axis: a product of two of them has 24 bits, with a probability 48.
@@ -63,12 +63,6 @@ def hann_layout(window_px: int, overlap: float) -> Layout:
     total = max(shape[start::stride].sum() for start in range(stride))
     weights = np.maximum(1.0, np.rint(shape * (_MAX_TOTAL - together) / total))
     return Layout(int(window_px), stride, weights)
-
-
-def quantise(probability: np.ndarray) -> np.ndarray:
-    """Probabilities as a map stores them: ``rint(255 p)``, uint8, after the same rounding to 24 bits as in blending."""
-    p24 = np.rint(np.asarray(probability, np.float32) * np.float32(_ONE)).astype(np.float64)
-    return np.rint(p24 * (255.0 / _ONE)).astype(np.uint8)
 
 
 def strips(size_px: tuple[int, int], layout: Layout, *, strip_px: int, block_px: int) -> list[Strip]:

@@ -15,19 +15,18 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit.errors import MapError, TlskitError
+from tlskit.errors import MapError, OutOfMemoryError, SlideError
 from tlskit.files import disk_full, is_disk_full
 from tlskit.maps.probmaps import open_map
 from tlskit.maps.slide_inference import (
     STAGES,
     Prediction,
-    layout_for,
     map_metadata,
     predict_slide,
     reading_of,
-    typical_windows,
 )
-from tlskit.networks import engines
+from tlskit.maps.windows import layout_for, typical_windows
+from tlskit.networks import engines, hardware
 from tlskit.tiles import ahead
 
 __all__ = [
@@ -241,6 +240,7 @@ def predict_cohort(
     )  # fmt: skip
     shared = {"overlap": overlap, "progress": False, **options}
     rows: list[dict] = []
+    failed: dict[str, Exception] = {}
     with tqdm(total=len(manifest_rows), desc="slides", unit="slide", disable=not progress) as bar:
         for number, row in enumerate(manifest_rows):
             path, start = out_dir / f"{row.slide_id}.tif", time.perf_counter()
@@ -252,23 +252,53 @@ def predict_cohort(
                     )
                     found = _kept(path, expected)
                     if found is None:
-                        found = _row(predict_slide(
-                            checkpoint, slide, path, slide_id=row.slide_id, engine=source, **shared
+                        found = _row(_with_less_memory(
+                            predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source, **shared
                         ))  # fmt: skip
                         found["wall_s"] += open_s
                         found["open_s"] += open_s
                     rows.append(found)
-            except (TlskitError, OSError) as error:
+            except Exception as error:  # one bad slide never ends a cohort, whatever a reader or a runtime throws
                 if is_disk_full(error):
                     raise disk_full(path) from error
                 if on_failure is None:
                     raise
+                failed[row.slide_id] = error
                 on_failure(row.slide_id, error)
             bar.update()
             if rows:
                 left = np.mean([one["tissue_mm2"] for one in rows]) * (len(manifest_rows) - number - 1) / 100.0
                 bar.set_postfix_str(f"about {left:.1f} cm2 of tissue left")
+    if failed and not rows:
+        slide_id, error = next(iter(failed.items()))
+        raise SlideError(
+            f"None of {len(failed)} slides could be predicted. The first one, {slide_id}: {error}"
+        ) from error
     return pd.DataFrame(rows)
+
+
+def _with_less_memory(predict, *args, batch_size: int = 8, **options) -> Prediction:
+    """Predict; where memory runs out, once more with half the batch.
+
+    Raises
+    ------
+    OutOfMemoryError
+        If there is not enough for that, either; it says what takes less.
+    """
+    for size in (batch_size, max(1, batch_size // 2)):
+        try:
+            return predict(*args, batch_size=size, **options)
+        except Exception as error:
+            if not hardware.is_out_of_memory(error):
+                raise
+            hardware.free_memory()
+            log.warning("Memory ran out at a batch of %d windows (%s)", size, str(error).splitlines()[0])
+            last = error
+    raise OutOfMemoryError(
+        f"There is not enough memory for this slide, even at a batch of {size} windows. Give a smaller `batch_size`, "
+        "end other programs that hold memory (of the GPU, where one is used), or ask the scheduler for more; then run "
+        "the same command again: it goes on with this slide."
+    ) from last
 
 
 def _row(prediction: Prediction) -> dict:

@@ -5,30 +5,30 @@ The checkpoint says how it must be applied: um/px, window, overlap, normalisatio
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
 from tlskit import __version__, units
 from tlskit.errors import CheckpointError, ParameterError, SlideError
 from tlskit.maps import blending, streaming
-from tlskit.maps.probmaps import MapWriter
+from tlskit.maps.map_writer import MapWriter
+from tlskit.maps.windows import invalid_boxes, layout_for, plan_windows, spread_windows
 from tlskit.networks import engines
+from tlskit.slides import open_slide
 
 __all__ = [
     "STAGES",
     "Prediction",
-    "layout_for",
     "map_metadata",
-    "plan_windows",
     "predict_slide",
     "reading_of",
-    "typical_windows",
 ]
 
 #: Width of the strips a slide is processed in; what is held in memory is proportional to it. Its choice cannot change
@@ -101,23 +101,6 @@ class Prediction:
     events: list[tuple[str, float, float]] = field(default_factory=list, repr=False)
 
 
-def layout_for(checkpoint, *, overlap: float | None = None) -> blending.Layout:
-    """How windows lie: as large as the checkpoint's tiles, under Hann weights.
-
-    Larger windows would need fewer products, but a network with squeeze-and-excitation sees the whole window.
-
-    Parameters
-    ----------
-    checkpoint
-        With ``tile_px`` and, unless `overlap` is given, ``overlap``.
-    overlap : float, optional
-        Share by which windows overlap; by default as in training.
-    """
-    return blending.hann_layout(
-        int(checkpoint.tile_px), getattr(checkpoint, "overlap", 0.5) if overlap is None else overlap
-    )
-
-
 def predict_slide(
     checkpoint,
     slide,
@@ -133,6 +116,7 @@ def predict_slide(
     device: str = "auto",
     threads: int | None = None,
     progress: bool = True,
+    on_windows: Callable[[int, int], None] | None = None,
     resume: bool = True,
     strip_px: int = STRIP_PX,
     block_px: int = BLOCK_PX,
@@ -156,7 +140,7 @@ def predict_slide(
     magnification : float, optional
         What the caller believes it to be; any other checkpoint is refused.
     overlap
-        See `layout_for`.
+        See `windows.layout_for`.
     batch_size : int
         Windows handed to the engine at a time.
     tissue : tissue.Tissue, False or None
@@ -167,6 +151,8 @@ def predict_slide(
         See `engines.make_engine`.
     progress : bool
         Show a bar.
+    on_windows : callable, optional
+        Told how many windows are done and how many there are, from another thread.
     resume : bool
         Take up the journal of an interrupted run. Otherwise such a journal is thrown away.
     strip_px, block_px : int
@@ -189,23 +175,16 @@ def predict_slide(
     if batch_size < 1:
         raise ParameterError(f"`batch_size` should be at least 1, not {batch_size!r}.")
     layout = layout_for(checkpoint, overlap=overlap)
-    source = engine
-    if not isinstance(source, engines.EngineSource):
-        source = engines.EngineSource(
-            checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads
-        )
-    elif source.window_px != layout.window_px:
-        raise ParameterError(f"The engine is for windows of {source.window_px} px, not {layout.window_px}.")
-    opened = None
-    with clock.stage("open"):
-        if isinstance(slide, (str, Path)):
-            from tlskit.slides import open_slide
-
-            slide = opened = open_slide(slide, **reading_of(checkpoint))
-        _check_reading(checkpoint, slide)
-        size_px = tuple(slide.size_px(checkpoint.mpp))
-        level = slide.level_for(checkpoint.mpp)
-    try:
+    source = _source_of(
+        engine, checkpoint, window_px=layout.window_px, precision=precision, device=device, threads=threads
+    )
+    with contextlib.ExitStack() as opened:
+        with clock.stage("open"):
+            if isinstance(slide, (str, Path)):
+                slide = opened.enter_context(open_slide(slide, **reading_of(checkpoint)))
+            _check_reading(checkpoint, slide)
+            size_px = tuple(slide.size_px(checkpoint.mpp))
+            level = slide.level_for(checkpoint.mpp)
         with clock.stage("tissue"):
             planned, tissue_mm2 = plan_windows(slide, layout, size_px, checkpoint.mpp, tissue)
         slide_id = Path(slide.path).stem if slide_id is None else slide_id
@@ -213,34 +192,26 @@ def predict_slide(
         metadata["windows_sha256"] = hashlib.sha256(np.packbits(planned).tobytes()).hexdigest()
         cut = blending.strips(size_px, layout, strip_px=strip_px, block_px=block_px)
 
-        def begin(resume: bool):
-            writer = MapWriter(
-                out_path, size_px, mpp=checkpoint.mpp, block_px=block_px, metadata=metadata, resume=resume
-            )
-            return writer, streaming.resume_point(writer, cut, planned)
-
-        writer, position = begin(resume)
-        if position is None:  # the journal's files contradict one another
-            writer.discard()
-            writer, position = begin(False)
+        writer, position = _begin(
+            out_path, size_px, cut, planned, resume, mpp=checkpoint.mpp, block_px=block_px, metadata=metadata
+        )
         with writer:
             n_planned = int(planned.sum())
             resumed = n_planned - sum(len(rows) for _, rows, _ in streaming.remaining(cut, position))
             choice = _EngineChoice(source, writer)
             if resumed < n_planned:
                 choice.make(slide, layout, checkpoint.mpp, planned)
-            bar = tqdm(total=n_planned, initial=resumed, desc=slide_id, unit="window", disable=not progress)
-            with bar:
+            with _telling(n_planned, resumed, slide_id, progress, on_windows) as tell:
                 streaming.stream(
                     slide, choice, writer, cut, layout, position,
-                    mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, on_windows=bar.update,
+                    mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, on_windows=tell,
                 )  # fmt: skip
             if n_planned and not position.run.any():
                 raise SlideError(
                     f"{slide.path}: none of {n_planned} windows could be read. The file is damaged; copy it "
                     "again from where it came."
                 )
-            invalid = streaming.invalid_boxes(layout, size_px, planned, position.run)
+            invalid = invalid_boxes(layout, size_px, planned, position.run)
             writer.metadata.update(
                 engine=choice.name,
                 precision=choice.precision,
@@ -256,9 +227,6 @@ def predict_slide(
             finishing = time.perf_counter()
         clock.add("write", finishing, time.perf_counter())
         lost = list(slide.lost)
-    finally:
-        if opened is not None:
-            opened.close()
     wall_s = time.perf_counter() - clock.zero - choice.made_s
     stage_s = {name: clock.seconds.get(name, 0.0) for name in STAGES}
     stage_s |= {name: s for name, s in sorted(clock.seconds.items()) if name.startswith("wait_")}
@@ -270,6 +238,42 @@ def predict_slide(
         tissue_mm2=tissue_mm2, map_px=size_px, invalid_px=sum(w * h for _, _, w, h in invalid),
         resumed_windows=resumed, events=clock.events,
     )  # fmt: skip
+
+
+def _source_of(engine, checkpoint, *, window_px: int, **options) -> engines.EngineSource:
+    """The source that was brought along, or one for this slide alone."""
+    if not isinstance(engine, engines.EngineSource):
+        return engines.EngineSource(checkpoint, engine=engine, window_px=window_px, **options)
+    if engine.window_px != window_px:
+        raise ParameterError(f"The engine is for windows of {engine.window_px} px, not {window_px}.")
+    return engine
+
+
+def _begin(out_path, size_px, cut, planned: np.ndarray, resume: bool, **options) -> tuple:
+    """The map's writer, and where in the slide to begin."""
+    writer = MapWriter(out_path, size_px, resume=resume, **options)
+    position = streaming.resume_point(writer, cut, planned)
+    if position is None:  # the journal's files contradict one another
+        writer.discard()
+        writer = MapWriter(out_path, size_px, resume=False, **options)
+        position = streaming.resume_point(writer, cut, planned)
+    return writer, position
+
+
+@contextlib.contextmanager
+def _telling(total: int, done: int, slide_id: str, progress: bool, on_windows) -> Iterator[Callable[[int], None]]:
+    """A bar; gives what is to be told how many more windows are done."""
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        bar.update(count)
+        if on_windows is not None:
+            on_windows(done, total)
+
+    with tqdm(total=total, initial=done, desc=slide_id, unit="window", disable=not progress) as bar:
+        tell(0)
+        yield tell
 
 
 class _EngineChoice:
@@ -294,7 +298,7 @@ class _EngineChoice:
             # A few where the engine was chosen before; never more than a fiftieth of the slide's own work.
             chosen = self._source.is_chosen
             count = min(4, int(planned.sum()) // 50) if chosen else engines.CHECK_WINDOWS
-            windows = _spread_windows(slide, layout, mpp, planned, count)
+            windows = spread_windows(slide, layout, mpp, planned, count)
             made = self._source.recheck(windows) if chosen else self._source.get(windows)
             self.name, self.precision, self.max_dprob = made.name, made.precision, made.max_dprob
             self._writer.commit({"engine": [self.name, self.precision, self.max_dprob]})
@@ -305,33 +309,6 @@ class _EngineChoice:
 
     def __call__(self, windows: np.ndarray) -> engines.Engine:
         return self._made
-
-
-def typical_windows(checkpoint, slide, layout, count: int) -> np.ndarray:
-    """At most `count` windows of a slide as `predict_slide` would run them, rich in tissue: (count, S, S, 3) uint8."""
-    planned, _ = plan_windows(slide, layout, tuple(slide.size_px(checkpoint.mpp)), checkpoint.mpp, None)
-    return _spread_windows(slide, layout, checkpoint.mpp, planned, count)
-
-
-def _spread_windows(slide, layout, mpp: float, planned: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the planned windows, spread over the slide: ``(count, S, S, 3) uint8``.
-
-    The innermost first: a window all of whose neighbours are planned, too, is full of tissue; one at the rim is half
-    glass. What cannot be read is passed over.
-    """
-    side = layout.window_px
-    found = np.empty((0, side, side, 3), np.uint8)
-    if count < 1 or not planned.any():
-        return found
-    depth = cv2.distanceTransform(np.pad(planned, 1).astype(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
-    rows, columns = np.nonzero(planned)
-    inner = np.argsort(-depth[rows, columns], kind="stable")[: max(count, len(rows) // 2)]
-    inner.sort()  # in the order of rows, so that evenly spaced ones lie all over the slide
-    picked = inner[np.linspace(0, len(inner) - 1, min(count, len(inner))).astype(int)]
-    xy = np.stack([columns[picked], rows[picked]], 1).astype(np.int64) * layout.stride_px
-    read = slide.windows(xy, side, mpp=mpp, on_lost="skip")
-    stack = [window.copy() for _, window in read if window is not None]
-    return np.stack(stack) if stack else found
 
 
 def _check_checkpoint(checkpoint, magnification: float | None) -> None:
@@ -370,28 +347,6 @@ def _check_reading(checkpoint, slide) -> None:
             f"The checkpoint was trained with `detail_mpp: {wanted:g}`, but {Path(slide.path).name} was opened with "
             f"detail_mpp={given:g}. Open it as the checkpoint says, or give its path."
         )
-
-
-def plan_windows(slide, layout, size_px, mpp, tissue) -> tuple[np.ndarray, float]:
-    """Which windows to run, (rows, columns) bool, and the area of tissue in mm2."""
-    xs, ys = layout.starts(size_px[0]), layout.starts(size_px[1])
-    if tissue is False:
-        return np.ones((len(ys), len(xs)), bool), units.area_mm2(size_px[0] * size_px[1], mpp)
-    if tissue is None:
-        from tlskit.slides import tissue_mask
-
-        tissue = tissue_mask(slide)
-    x_px0, y_px0 = np.meshgrid(*(units.px_to_px0(at, mpp, slide.mpp0) for at in (xs, ys)))
-    side_px0 = np.full(x_px0.size, layout.window_px * mpp / slide.mpp0)
-    fractions = tissue.fractions(x_px0.ravel(), y_px0.ravel(), side_px0)
-    planned = (np.asarray(fractions) > 0).reshape(x_px0.shape)
-    for box in slide.lost:
-        # What could not be read when tissue was looked for is not glass: it is tried again here, and then either
-        # predicted or marked invalid.
-        across = (x_px0[0] + side_px0[0] > box["x_px0"]) & (x_px0[0] < box["x_px0"] + box["width_px0"])
-        down = (y_px0[:, 0] + side_px0[0] > box["y_px0"]) & (y_px0[:, 0] < box["y_px0"] + box["height_px0"])
-        planned |= down[:, None] & across
-    return planned, float(tissue.area_mm2)
 
 
 def map_metadata(checkpoint, slide, slide_id, layout, tissue, asked) -> dict:

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tlskit.maps.blending import Layout, Strip
-from tlskit.maps.probmaps import MapWriter
+from tlskit.maps.map_writer import MapWriter
 
-__all__ = ["Batch", "Clock", "Progress", "invalid_boxes", "remaining", "resume_point", "stream"]
+__all__ = ["Batch", "Clock", "Progress", "remaining", "resume_point", "stream"]
 
 #: Batches that may wait between two threads: enough that none waits for a hiccup of the other, few enough to be small.
 _QUEUE = 2
@@ -334,10 +334,12 @@ class _Blender:
         if values is not None:
             for x in range(strip.x0, strip.x1, b):
                 self._writer.write_block(x, block_row * b, values[:, x - strip.x0 : min(x + b, strip.x1) - strip.x0])
-        crc = None
-        if carry is not None and carry.any():
+        crc, path = None, _carry_path(self._writer, strip.number)
+        if carry is None and path.exists():
+            # What a killed run had carried from this row must not stay where its windows became unreadable.
+            carry = np.zeros((min(b, strip.size_px[1] - block_row * b), strip.carry_px))
+        if carry is not None and (carry.any() or path.exists()):
             crc = zlib.crc32(carry)
-            path = _carry_path(self._writer, strip.number)
             with open(path, "r+b" if path.exists() else "w+b") as file:
                 file.seek(block_row * b * strip.carry_px * carry.itemsize)
                 file.write(carry)
@@ -358,46 +360,6 @@ def _read_carry(writer: MapWriter, strip: Strip, block_row: int) -> np.ndarray:
         data = np.frombuffer(file.read(carry.nbytes), np.float64)
         carry.reshape(-1)[: len(data)] = data
     return carry
-
-
-def invalid_boxes(layout: Layout, size_px, planned: np.ndarray, run: np.ndarray) -> list[list[int]]:
-    """What should have been predicted and was not: boxes (x, y, width, height) in working pixels."""
-    if np.array_equal(planned, run):
-        return []
-    edges, owners = [], []
-    for size, count in zip(size_px, run.shape[::-1], strict=True):
-        starts = np.arange(count) * layout.stride_px
-        cuts = np.unique(np.clip(np.concatenate([starts, starts + layout.window_px, [0, size]]), 0, size))
-        # between two cuts the same windows cover every pixel: those from `first` to before `last`
-        first = np.searchsorted(starts + layout.window_px, cuts[:-1], side="right")
-        last = np.searchsorted(starts, cuts[:-1], side="right")
-        edges.append(cuts)
-        owners.append((first, last))
-    (x_first, x_last), (y_first, y_last) = owners
-
-    def covered(windows):
-        total = np.zeros((windows.shape[0] + 1, windows.shape[1] + 1), np.int64)
-        total[1:, 1:] = windows.cumsum(0).cumsum(1)
-        rows = total[y_last] - total[y_first]
-        return (rows[:, x_last] - rows[:, x_first]) > 0
-
-    missing = covered(planned) & ~covered(run)
-    xs, ys = edges
-    open_boxes: dict[tuple[int, int], list[int]] = {}
-    boxes = []
-    for j in range(missing.shape[0]):
-        line = np.concatenate([[False], missing[j], [False]])
-        starts, stops = np.flatnonzero(~line[:-1] & line[1:]), np.flatnonzero(line[:-1] & ~line[1:])
-        runs = {(int(xs[a]), int(xs[b])) for a, b in zip(starts, stops, strict=True)}
-        going_on = {}
-        for left, right in sorted(runs):
-            box = open_boxes.get((left, right)) or [left, int(ys[j]), right - left, 0]
-            if box[3] == 0:
-                boxes.append(box)
-            box[3] = int(ys[j + 1]) - box[1]
-            going_on[left, right] = box
-        open_boxes = going_on
-    return boxes
 
 
 class _Stopped(Exception):

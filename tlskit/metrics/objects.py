@@ -6,7 +6,7 @@ Everything is given in um, so that it does the same to a mask of any um/px.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -65,11 +65,11 @@ def post_process(
     mpp
         um/px of the mask.
     min_area_um2
-        Objects (8-connected) with a smaller area are dropped.
+        Objects with a smaller area are dropped.
     closing_um
         Gaps up to about this wide are closed, by a disc of this diameter; less than a pixel does nothing.
     max_hole_um2
-        Holes (4-connected background that does not reach the mask's edge) up to this area are filled; 0 fills none.
+        Holes (8-connected background that does not reach the mask's edge) up to this area are filled; 0 fills none.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def post_process(
     if radius >= 0.5 and mask.any():
         mask = _close(mask, radius)
     if max_hole_um2 > 0 and not mask.all():
-        holes, count, stats, _ = label(~mask, connectivity=4)
+        holes, count, stats, _ = label(~mask, connectivity=8)
         at_edge = np.unique(np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]]))
         fill = stats[:, cv2.CC_STAT_AREA] * mpp**2 <= max_hole_um2
         fill[at_edge] = False
@@ -109,8 +109,11 @@ def _close(mask: np.ndarray, radius_px: float) -> np.ndarray:
     return inner[pad:-pad, pad:-pad] | mask
 
 
-def label(mask: np.ndarray, *, connectivity: int = 8) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-    """Connected components.
+def label(mask: np.ndarray, *, connectivity: int = 4) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """Connected components: pixels that share a side, as polygons along pixel edges hang together.
+
+    One rule for what is filtered, counted, matched and written for QuPath: pixels that meet at a corner only are two
+    objects in all of them.
 
     Returns
     -------
@@ -159,62 +162,53 @@ def match(quality: np.ndarray, *, minimum: float) -> list[tuple[int, int]]:
     return [(int(rows[r]), int(columns[c])) for r, c in pairs if worth[r, c] > 0]
 
 
-def compare(mask: np.ndarray, polygons: list, *, mpp: float, mpp0: float, truth_at: Callable) -> pd.DataFrame:
-    """Objects of a predicted mask beside the true ones.
+def compare(mask: np.ndarray, truth: np.ndarray, *, mpp: float, mpp0: float) -> pd.DataFrame:
+    """Objects of a predicted mask beside the true ones, both counted by the same rules.
+
+    An object of either side is what hangs together in its mask (`label`). Both masks are post-processed alike before
+    (`post_process`): what is closed, filled and dropped on one side is on the other, so that a prediction equal to the
+    truth finds all of it.
 
     Parameters
     ----------
-    mask
+    mask, truth
         ``(H, W) bool``, post-processed, on the working lattice at `mpp` from the slide's top left.
-    polygons
-        True objects, in level-0 px; they may overlap. One that holds no pixel's centre has IoU 0.
     mpp, mpp0
-        um/px of the mask, and of level 0.
-    truth_at
-        ``truth_at(x_px, y_px, width_px, height_px, mpp=mpp, only=n)`` rasterises polygon n there, and all where
-        `only` is
-        left out: `tlskit.outlines.truth.Truth.at`.
+        um/px of the masks, and of level 0.
 
     Returns
     -------
     DataFrame
-        One row an object, the true ones first: kind, object_id, area_um2 (of the polygon or of the pixels),
-        diameter_um,
-        size_class, x_px0, y_px0 (centroid), best_iou, matched_iou10, matched_iou50, matched_centroid, false_area_um2.
+        One row an object, the true ones first: kind, object_id, area_um2 (of its pixels), diameter_um, size_class,
+        x_px0, y_px0 (centroid), best_iou, matched_iou10, matched_iou50, matched_centroid, false_area_um2.
     """
-    import shapely
-
-    height, width = mask.shape
+    mask, truth = np.asarray(mask, bool), np.asarray(truth, bool)
+    if mask.shape != truth.shape:
+        raise ParameterError(f"Predicted and true mask should have one shape, not {mask.shape} and {truth.shape}.")
     d = mpp / mpp0
     labels, n_predicted, stats, centroids = label(mask)
-    areas_px = stats[1:, cv2.CC_STAT_AREA].astype(np.float64)
-    centres = (centroids[1:] + 0.5) * d
-    iou, inside = np.zeros((n_predicted, len(polygons))), np.zeros((n_predicted, len(polygons)), bool)
-    for n, polygon in enumerate(polygons):
-        inside[:, n] = shapely.contains_xy(polygon, centres[:, 0], centres[:, 1])
-        x0, y0, x1, y1 = (v / d for v in polygon.bounds)
-        left, top = max(0, math.floor(x0)), max(0, math.floor(y0))
-        right, bottom = min(width, math.ceil(x1)), min(height, math.ceil(y1))
-        if left < right and top < bottom:
-            truth = truth_at(left, top, right - left, bottom - top, mpp=mpp, only=n)
-            shared = np.bincount(labels[top:bottom, left:right][truth], minlength=n_predicted + 1)[1:]
-            # What of the polygon lies off the slide has no pixels; its area is that of its pixels here.
-            union = areas_px + np.count_nonzero(truth) - shared
-            iou[:, n] = np.divide(shared, union, out=np.zeros(n_predicted), where=union > 0)
-    covered = np.zeros(n_predicted)
-    if n_predicted and len(polygons):
-        truth = truth_at(0, 0, width, height, mpp=mpp)
-        covered = np.bincount(labels[truth], minlength=n_predicted + 1)[1:]
+    true_labels, n_true, true_stats, true_centroids = label(truth)
+    areas_px, true_areas_px = (some[1:, cv2.CC_STAT_AREA].astype(np.float64) for some in (stats, true_stats))
+    both = mask & truth
+    pairs_px, shared_px = np.unique(
+        labels[both].astype(np.int64) * (n_true + 1) + true_labels[both], return_counts=True
+    )
+    shared = np.zeros((n_predicted, n_true))
+    shared[pairs_px // (n_true + 1) - 1, pairs_px % (n_true + 1) - 1] = shared_px
+    iou = shared / np.maximum(areas_px[:, None] + true_areas_px[None] - shared, 1)
+    inside = np.zeros((n_predicted, n_true), bool)
+    x, y = np.rint(centroids[1:]).astype(int).T
+    at = true_labels[y, x] if n_predicted else np.zeros(0, int)
+    inside[np.flatnonzero(at), at[at > 0] - 1] = True
+    covered = shared.sum(axis=1)
     # Of several centroids inside one true object, the one of the larger overlap is its match.
     quality = {"iou10": (iou, 0.1), "iou50": (iou, 0.5), "centroid": (np.where(inside, 0.5 + iou / 2, 0), 0.5)}
     pairs = {rule: match(q, minimum=minimum) for rule, (q, minimum) in quality.items()}
 
-    truth_areas = np.array([p.area for p in polygons]) * mpp0**2
-    truth_centres = np.array([(p.centroid.x, p.centroid.y) for p in polygons]).reshape(-1, 2)
     tables = []
     for side, kind, areas, where in (
-        (1, "truth", truth_areas, truth_centres),
-        (0, "predicted", areas_px * mpp**2, centres),
+        (1, "truth", true_areas_px * mpp**2, (true_centroids[1:] + 0.5) * d),
+        (0, "predicted", areas_px * mpp**2, (centroids[1:] + 0.5) * d),
     ):
         table = pd.DataFrame({"kind": kind, "object_id": np.arange(len(areas)), "area_um2": areas})
         table["diameter_um"], table["size_class"] = diameter_um(areas), size_class(areas)

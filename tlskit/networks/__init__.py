@@ -8,11 +8,13 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["engines", "models"],
+    submodules=["engines", "hardware", "models"],
     submod_attrs={
         "footprint": ["training_bytes"],
         "hardware": ["describe_hardware"],
+        "mining": ["train_rounds"],
         "models": ["load_checkpoint"],
+        "settings": ["LOSSES", "setting_faults"],
         "training": ["train"],
     },
 )

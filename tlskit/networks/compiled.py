@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -137,4 +140,17 @@ def _convert(module: nn.Module, inputs: list[tuple[list[int], torch.dtype]]):
         warnings.simplefilter("ignore")  # notices about tracing that a user can do nothing about
         with torch.inference_mode():
             traced = torch.jit.trace(module.eval(), tuple(examples), check_trace=False)  # `engines.choose` compares
-        return openvino.convert_model(traced, input=[(shape, types[dtype]) for shape, dtype in inputs])
+        with _own_logging():
+            return openvino.convert_model(traced, input=[(shape, types[dtype]) for shape, dtype in inputs])
+
+
+@contextlib.contextmanager
+def _own_logging() -> Iterator[None]:
+    """Where a conversion fails, OpenVINO leaves the root logger mute below errors, for the rest of the process."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers

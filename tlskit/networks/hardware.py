@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import platform
 import sys
@@ -14,9 +13,15 @@ from tlskit.errors import ParameterError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PRECISIONS", "describe_hardware", "pick_device", "pick_precision", "tune_allocator"]
-
-log = logging.getLogger(__name__)
+__all__ = [
+    "PRECISIONS",
+    "describe_hardware",
+    "free_memory",
+    "is_out_of_memory",
+    "pick_device",
+    "pick_precision",
+    "tune_allocator",
+]
 
 #: ``exact`` is float32 throughout; ``bf16`` and ``fp16`` are mixed precision (weights stay float32).
 PRECISIONS = ("auto", "exact", "bf16", "fp16")
@@ -103,6 +108,25 @@ def pick_precision(precision: str = "auto", device: str | torch.device = "auto")
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return "bf16"
     return "exact"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that memory ran out: Python's, torch's on a CPU or GPU, OpenVINO's."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ("out of memory", "allocate memory", "bad_alloc", "not enough memory")
+    )
+
+
+def free_memory() -> None:
+    """Give back what torch holds of a GPU without using it."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def tune_allocator() -> bool:

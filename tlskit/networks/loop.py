@@ -20,16 +20,17 @@ import pandas as pd
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import LightningEnvironment
-from segmentation_models_pytorch.losses import DiceLoss
 from torch import nn
 from tqdm.auto import tqdm
 
 from tlskit.errors import TrainingError
+from tlskit.networks.losses import make_loss
 from tlskit.networks.models import write_tensors
+from tlskit.networks.settings import NEEDS_TARGET
 from tlskit.outlines import IGNORED
-from tlskit.tiles import TileDataset, epoch_batches, read_batches
+from tlskit.tiles import Drawing, TileDataset, read_batches
 
-__all__ = ["HISTORY_COLUMNS", "THRESHOLD", "best_epoch", "dice_loss", "fit", "history_table", "validate"]
+__all__ = ["HISTORY_COLUMNS", "THRESHOLD", "best_epoch", "fit", "history_table", "validate"]
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 
 HISTORY_COLUMNS = (
     ["epoch", "steps", "learning_rate", "train_loss", "val_loss", "val_iou", "val_dice"]
-    + ["tiles_per_s", "seconds", "best"]
+    + ["negative_to_positive", "empty_batches", "gradient_tiles", "tiles_per_s", "seconds", "best"]
 )  # fmt: skip
 
 #: Threshold at which validation IoU is measured while training, and which the checkpoint carries to begin with.
@@ -47,16 +48,12 @@ THRESHOLD = 0.5
 _FABRIC_PRECISION = {"exact": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def dice_loss() -> nn.Module:
-    """The loss, of logits and masks ``(B, 1, H, W)`` float32; pixels that are `IGNORED` have no say in it."""
-    return DiceLoss(mode="binary", from_logits=True, ignore_index=IGNORED)
-
-
 def fit(
     model: nn.Module,
     data: dict[str, TileDataset],
     params: dict,
     *,
+    drawing: Drawing,
     state_path: Path,
     resumed: dict | None,
     device: torch.device,
@@ -69,7 +66,9 @@ def fit(
     data
         The tiles of ``train`` and ``val``.
     params
-        ``epochs, steps_per_epoch, batch_size, learning_rate, precision, seed, fingerprint``, as `train` takes them.
+        ``epochs, batch_size, learning_rate, loss, precision, seed, fingerprint``, as `train` takes them.
+    drawing
+        Which training tiles make the batches of each epoch.
     state_path
         Where the state is written after each epoch, atomically.
     resumed
@@ -109,18 +108,19 @@ def fit(
     model, optimizer = fabric.setup(model, optimizer)
 
     n_val, size, epochs, seed = len(data["val"]), params["batch_size"], params["epochs"], params["seed"]
-    drawing = {"batch_size": size, "steps": params["steps_per_epoch"], "seed": seed}
     reading = {"workers": workers, "pin_memory": is_cuda}
     val_plan = np.split(np.arange(n_val), range(size, n_val, size))
-    n_steps = len(epoch_batches(len(data["train"]), epoch=0, **drawing))
+    n_steps = len(drawing.batches(0))
     with _bar(epochs * n_steps, initial=len(done["history"]) * n_steps) as bar:
         for epoch in range(len(done["history"]), epochs):
             began = time.perf_counter()
             # Dropout of this epoch depends on nothing that came before it.
             torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
-            plan = epoch_batches(len(data["train"]), epoch=epoch, **drawing)
+            plan = drawing.batches(epoch)
             with contextlib.closing(read_batches(data["train"], plan, seed=(seed, epoch), **reading)) as batches:
-                losses = _train_epoch(fabric, model, optimizer, batches, bar=bar, epoch=epoch)
+                losses, seen = _train_epoch(
+                    fabric, model, optimizer, batches, loss=params["loss"], bar=bar, epoch=epoch
+                )
             trained = time.perf_counter()
             with contextlib.closing(read_batches(data["val"], val_plan, **reading)) as batches:
                 counts, overlap, total = validate(model, map(fabric.to_device, batches))
@@ -135,6 +135,7 @@ def fit(
                 "learning_rate": float(params["learning_rate"]),
                 "train_loss": float(np.mean(losses)),
                 **_scores(counts, overlap, total),
+                **seen,
                 "tiles_per_s": sum(map(len, plan)) / (trained - began),
                 "seconds": time.perf_counter() - began,
             }
@@ -147,13 +148,16 @@ def fit(
     return done
 
 
-def _train_epoch(fabric: Fabric, model: nn.Module, optimizer, batches: Iterable, *, bar: tqdm, epoch: int) -> list:
-    """One optimiser step a batch; returns the loss of each."""
-    loss_of, losses = dice_loss(), []
+def _train_epoch(
+    fabric: Fabric, model: nn.Module, optimizer, batches: Iterable, *, loss: str, bar: tqdm, epoch: int
+) -> tuple[list, dict]:
+    """One optimiser step a batch; returns the loss of each, and what the batches held (`_account`)."""
+    loss_of, needs_target, losses, held = make_loss(loss), loss in NEEDS_TARGET, [], []
     model.train()
     for images, masks, _ in map(fabric.to_device, batches):
         loss = loss_of(model(images).float(), masks)
         losses.append(float(loss.detach()))
+        held.append([len(masks), int((masks == 1).sum()), int((masks != IGNORED).sum())])
         if not math.isfinite(losses[-1]):
             raise TrainingError(
                 f"The training loss became {losses[-1]} in epoch {epoch + 1}, step {len(losses)}. Lower "
@@ -163,7 +167,26 @@ def _train_epoch(fabric: Fabric, model: nn.Module, optimizer, batches: Iterable,
         fabric.backward(loss)
         optimizer.step()
         bar.update()
-    return losses
+    return losses, _account(np.array(held, np.int64), needs_target)
+
+
+def _account(held: np.ndarray, needs_target: bool) -> dict:
+    """What an epoch's batches held, from their tiles, target pixels and pixels that count, ``(batches, 3)``.
+
+    Returns
+    -------
+    dict
+        ``negative_to_positive`` (pixels of background for each of target), ``empty_batches`` (without target), and
+        ``gradient_tiles`` (in batches that had a gradient: all that count but, where the loss needs target, the empty).
+    """
+    tiles, target, counted = held.T
+    total = int(target.sum())
+    taught = (target > 0) if needs_target else (counted > 0)
+    return {
+        "negative_to_positive": (int(counted.sum()) - total) / total if total else math.nan,
+        "empty_batches": int((target == 0).sum()),
+        "gradient_tiles": int(tiles[taught].sum()),
+    }
 
 
 @torch.inference_mode()

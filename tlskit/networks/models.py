@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import hashlib
 import io
-import logging
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +26,6 @@ from tlskit.networks.hardware import pick_device
 from tlskit.units import magnification_name
 
 __all__ = ["Checkpoint", "build_model", "load_checkpoint", "save_checkpoint", "write_tensors"]
-
-log = logging.getLogger(__name__)
 
 #: BatchNorm's share of each new batch in its running statistics (torch's default). EfficientNet's own 0.01 is made for
 #: epochs of ten thousand steps: after 200 steps from random weights the statistics would still be 13 % of their

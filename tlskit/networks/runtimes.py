@@ -19,7 +19,7 @@ from torch import nn
 from tlskit.networks.agreement import Agreement
 from tlskit.networks.fusion import fold
 from tlskit.networks.hardware import pick_precision
-from tlskit.tiles import check_normalisation, normalise
+from tlskit.tiles import check_normalisation, cores_each, normalise
 
 __all__ = ["Applied", "Decoding", "Encoding", "Engine", "TorchEngine", "has_parts", "streams", "torch_engine"]
 
@@ -183,19 +183,16 @@ class _TorchCpuEngine(TorchEngine):
 
     def __init__(self, checkpoint, precision: str, device: torch.device, *, window_px: int, threads: int | None):
         super().__init__(checkpoint, precision, device)
-        start, before = time.perf_counter(), torch.get_num_threads()
-        threads = threads or before
+        start = time.perf_counter()
+        threads = threads or torch.get_num_threads()
         count = streams(threads, window_px)
         started = threading.Barrier(count)
 
-        def begin():
-            torch.get_num_threads()  # a thread's first call of torch sets its number to the general one
-            torch.set_num_threads(threads // count)
-            started.wait()
-
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="tlskit-forward", initializer=begin)
-        wait([self._pool.submit(int) for _ in range(count)])
-        torch.set_num_threads(before)  # the general number had changed with that of the threads
+        with cores_each(threads // count) as begin:
+            self._pool = ThreadPoolExecutor(
+                count, thread_name_prefix="tlskit-forward", initializer=lambda: (begin(), started.wait())
+            )
+            wait([self._pool.submit(int) for _ in range(count)])
         self.compile_s += time.perf_counter() - start
 
     def submit(self, windows):
@@ -260,7 +257,10 @@ def streams(threads: int, window_px: int) -> int:
     One a core, as long as their layers fit into memory together: a window of 512 px needs about half a gigabyte. A
     large window keeps several cores busy by itself.
     """
-    return max(1, min(threads, MAX_STREAMS)) if window_px <= MAX_STREAM_PX else 1
+    if window_px > MAX_STREAM_PX:
+        return 1
+    # Nine cores are three times three: no core is left without work, where that can be.
+    return max(range(1, max(1, min(threads, MAX_STREAMS)) + 1), key=lambda count: (threads // count * count, count))
 
 
 class _no_tf32:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +20,15 @@ import torch
 from tlskit import units
 from tlskit.cohort import slide_rows
 from tlskit.errors import CheckpointError, ParameterError, TrainingError
-from tlskit.files import code_state, files_state
+from tlskit.files import sha256_of_file
 from tlskit.metrics import COUNTS
 from tlskit.networks.hardware import pick_device, pick_precision, tune_allocator
 from tlskit.networks.loop import HISTORY_COLUMNS, THRESHOLD, fit, history_table
 from tlskit.networks.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
-from tlskit.tiles import TileDataset
+from tlskit.networks.settings import EMPTY_BATCHES, NEEDS_TARGET, setting_faults
+from tlskit.slides import content_id
+from tlskit.sources import code_state
+from tlskit.tiles import AS_THEY_COME, Drawing, TileDataset, of_use, plan_drawing
 
 __all__ = ["HISTORY_COLUMNS", "Training", "train"]
 
@@ -43,9 +45,11 @@ class Training:
         The network with the best validation IoU.
     history
         One row an epoch: ``epoch`` (from 1), ``steps`` (of the optimiser, so far), ``learning_rate``, ``train_loss``
-        (mean Dice loss of the batches), ``val_loss``, ``val_iou``, ``val_dice`` (all of the whole validation set at
-        once: loss from its summed probabilities, IoU and Dice from its pooled counts at 0.5), ``tiles_per_s`` (of the
-        training steps alone), ``seconds`` (with validation), ``best`` (the one epoch that was kept).
+        (mean loss of the batches), ``val_loss``, ``val_iou``, ``val_dice`` (all of the whole validation set at
+        once: Dice loss from its summed probabilities, IoU and Dice from its pooled counts at 0.5),
+        ``negative_to_positive`` (pixels of the epoch's batches), ``empty_batches`` (without target),
+        ``gradient_tiles`` (in batches that had a gradient), ``tiles_per_s`` (of the training steps alone), ``seconds``
+        (with validation), ``best`` (the one epoch that was kept).
     best_epoch, best_val_iou
         Of the epoch that was kept.
     val_counts
@@ -53,6 +57,8 @@ class Training:
         epoch that was kept.
     n_train_tiles, n_val_tiles
         Tiles in the two sets.
+    drawing
+        What the batches hold by the plan (`tlskit.tiles.drawing.Drawing.expected`); ``history`` has what they held.
     lost_tiles
         Ids of those among them that lie in a damaged part of their slide: they were passed over.
     tiles_per_s
@@ -72,6 +78,7 @@ class Training:
     val_counts: pd.DataFrame
     n_train_tiles: int
     n_val_tiles: int
+    drawing: dict
     lost_tiles: list[str]
     tiles_per_s: float
     device: str
@@ -97,6 +104,11 @@ def train(
     steps_per_epoch: int = 0,
     batch_size: int = 8,
     learning_rate: float = 1e-3,
+    loss: str = "dice",
+    negatives_per_batch: int = AS_THEY_COME,
+    positive_pixels: float = 0.0,
+    hard_tiles: Sequence[str] = (),
+    hard_share: float = 0.0,
     precision: str = "auto",
     augment: bool = False,
     workers: int = 1,
@@ -104,6 +116,7 @@ def train(
     normalisation: str = "divide_255",
     resolution_by: str = "mpp",
     apply_icc: bool = False,
+    detail_mpp: float = 0.0,
     tile_store: str = "slide",
     tiles_dir: str | Path | None = None,
     split_hash: str = "",
@@ -112,13 +125,14 @@ def train(
 ) -> Training:
     """Train a UNet++ on the training tiles and keep the epoch with the best IoU on all validation tiles.
 
-    Loss is the Dice loss from logits, pooled over the batch [1]_; the optimiser is Adam. On a CPU the memory allocator
-    is tuned for this process (`hardware.tune_allocator`).
+    By default the loss is the Dice loss from logits, pooled over the batch [1]_; the optimiser is Adam. On a CPU the
+    memory allocator is tuned for this process (`hardware.tune_allocator`).
 
     Parameters
     ----------
     tiles
-        Tile table with the column ``split``; rows of ``train`` and ``val`` are used.
+        Tile table with the column ``split``: trained on are rows of ``train`` that are there for it, and an epoch is
+        chosen on rows of ``val`` that are there to be scored (`tlskit.tiles.of_use`), by the same rule in every arm.
     manifest
         The cohort.
     out_path
@@ -134,6 +148,14 @@ def train(
         this gives magnifications with unequal numbers of tiles the same number of optimiser steps.
     batch_size, learning_rate
         Of Adam; the rate is constant.
+    loss
+        One of `settings.LOSSES`.
+    negatives_per_batch, positive_pixels
+        How many tiles without target, or what share of target pixels, a batch holds: `tlskit.tiles.plan_drawing`.
+    hard_tiles, hard_share
+        Ids of tiles without target that are to make up this share of those drawn (`mining.train_rounds`).
+    detail_mpp
+        um/px beyond which detail is averaged away (`tlskit.slides.open_slide`); 0 leaves all.
     precision, device
         As for `hardware.pick_precision` and `hardware.pick_device`.
     augment
@@ -151,9 +173,10 @@ def train(
     Raises
     ------
     TrainingError
-        If there are no training or no validation tiles, or the loss stops being a number.
+        If there are no training or no validation tiles, they cannot be drawn as asked, or the loss stops being a
+        number.
     ParameterError
-        If a setting is out of range.
+        If a setting is out of range, or batches without target would come and teach nothing.
 
     References
     ----------
@@ -174,6 +197,7 @@ def train(
         "ignore_class": ignore_class if isinstance(ignore_class, str) else list(ignore_class),
         "resolution_by": resolution_by,
         "apply_icc": apply_icc,
+        "detail_mpp": detail_mpp,
         "split_hash": split_hash,
     }
     params = {
@@ -182,14 +206,21 @@ def train(
         "steps_per_epoch": steps_per_epoch,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "loss": loss,
+        "negatives_per_batch": negatives_per_batch,
+        "positive_pixels": positive_pixels,
+        "hard_tiles": sorted(hard_tiles),
+        "hard_share": hard_share,
         "precision": pick_precision(precision, device),
         "device": device.type,
         "augment": augment,
         "seed": seed,
         "tile_store": tile_store,
     }
-    _check_settings(params | {"workers": workers}, tile_px=tile_px)
-    parts = {name: _of_split(tiles, name, magnification) for name in ("train", "val")}
+    _check_settings(params | carried | {"workers": workers, "hard_negatives": hard_share})
+    uses = {"train": "train", "val": "score"}
+    parts = {name: _of_split(tiles, name, use, magnification) for name, use in uses.items()}
+    drawing = _drawing_of(parts["train"], params)
     data = {
         name: TileDataset(
             part,
@@ -200,6 +231,7 @@ def train(
             ignore_class=ignore_class,
             resolution_by=resolution_by,
             apply_icc=apply_icc,
+            detail_mpp=detail_mpp,
             tile_store=tile_store,
             tiles_dir=tiles_dir,
             augment=augment and name == "train",
@@ -219,12 +251,16 @@ def train(
         torch.manual_seed(seed)
         model = build_model(encoder=encoder, encoder_weights=encoder_weights)
         try:
-            done = fit(model, data, params, state_path=state_path, resumed=resumed, device=device, workers=workers)
+            done = fit(
+                model, data, params,
+                drawing=drawing, state_path=state_path, resumed=resumed, device=device, workers=workers,
+            )  # fmt: skip
         finally:
             for dataset in data.values():
                 dataset.close()
 
     history = history_table(done["history"])
+    params["drawing"] = drawing.expected
     model.load_state_dict(done["best_weights"])
     params["val_counts"] = done["best_counts"].tolist()
     params["lost_tiles"] = sorted(set().union(*(dataset.lost for dataset in data.values())))
@@ -244,6 +280,7 @@ def _summary(out_path: Path, checkpoint: Checkpoint, parts: dict[str, pd.DataFra
         val_counts=_with_counts(parts["val"], np.array(checkpoint.params["val_counts"], np.int64).reshape(-1, 5)),
         n_train_tiles=len(parts["train"]),
         n_val_tiles=len(parts["val"]),
+        drawing=checkpoint.params["drawing"],
         lost_tiles=checkpoint.params["lost_tiles"],
         tiles_per_s=float(history["tiles_per_s"].median()),
         device=checkpoint.params["device"],
@@ -254,25 +291,35 @@ def _summary(out_path: Path, checkpoint: Checkpoint, parts: dict[str, pd.DataFra
     )
 
 
-def _check_settings(params: dict, *, tile_px: int) -> None:
-    for name, least in (("epochs", 1), ("steps_per_epoch", 0), ("batch_size", 1), ("workers", 0)):
-        if params[name] < least:
-            raise ParameterError(f"`{name}` should be {least} or more, not {params[name]!r}.")
-    if not 0 < params["learning_rate"] < math.inf:
-        raise ParameterError(f"`learning_rate` should be a positive number, not {params['learning_rate']!r}.")
-    if tile_px % 32:
+def _drawing_of(tiles: pd.DataFrame, params: dict) -> Drawing:
+    """How the training tiles are drawn; refused where batches without target would come and teach nothing."""
+    drawing = plan_drawing(
+        tiles["target_fraction"].to_numpy(), batch_size=params["batch_size"], steps=params["steps_per_epoch"],
+        seed=params["seed"], negatives_per_batch=params["negatives_per_batch"],
+        positive_pixels=params["positive_pixels"], hard_share=params["hard_share"],
+        hard=np.flatnonzero(tiles["tile_id"].isin(params["hard_tiles"])),
+    )  # fmt: skip
+    if drawing.may_be_empty and params["loss"] in NEEDS_TARGET:
+        without = int((tiles["target_fraction"] <= 0).sum())
         raise ParameterError(
-            f"`tile_px` should be a multiple of 32, because the network halves its input five times; it is {tile_px}. "
-            f"Cut tiles of {max(32, round(tile_px / 32) * 32)} px in 01_tiling."
+            f"{without} of {len(tiles)} training tiles hold no target, so that some batches of {params['batch_size']} "
+            f"would hold none: {EMPTY_BATCHES.format(**params)}."
         )
+    return drawing
 
 
-def _of_split(tiles: pd.DataFrame, name: str, magnification: float) -> pd.DataFrame:
+def _check_settings(settings: dict) -> None:
+    faults = setting_faults(settings)
+    if faults:
+        raise ParameterError(". ".join(faults) + ".")
+
+
+def _of_split(tiles: pd.DataFrame, name: str, use: str, magnification: float) -> pd.DataFrame:
     if "split" not in tiles:
         raise TrainingError(
             "The tile table has no column `split`: add it with splitting.attach_split (02_patient_split)."
         )
-    part = tiles[tiles["split"] == name]
+    part = of_use(tiles[tiles["split"] == name], use)
     if len(part) == 0:
         where = {"train": "training", "val": "validation"}[name]
         counts = ", ".join(f"{split} {count}" for split, count in tiles["split"].value_counts().items()) or "none"
@@ -281,7 +328,7 @@ def _of_split(tiles: pd.DataFrame, name: str, magnification: float) -> pd.DataFr
             f"Either no patient of the {where} set has the target, or all tiles hung over the edge of small sections. "
             "Use `edge_tiles: pad`, smaller tiles (`tile_px`), another `split_seed`, or more patients."
         )
-    return part.reset_index(drop=True)
+    return part
 
 
 def _with_counts(tiles: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
@@ -292,11 +339,13 @@ def _with_counts(tiles: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
 
 def _fingerprint(settings: dict, parts: dict[str, pd.DataFrame], manifest: pd.DataFrame) -> str:
     """Of everything that decides the result: a state is resumed, and a network kept, only for the call that left it."""
-    digest = hashlib.sha256(json.dumps(settings | {"code": code_state()}, sort_keys=True, default=str).encode())
+    code = code_state("networks.training", without=("errors", "files", "sources"))
+    digest = hashlib.sha256(json.dumps(settings | {"code": code}, sort_keys=True, default=str).encode())
     used = set().union(*(part["slide_id"] for part in parts.values()))
     for row in slide_rows(manifest):
         if row.slide_id in used:
-            digest.update(files_state([row.slide_path, row.annotation_path]).encode())
+            outlines = sha256_of_file(row.annotation_path) if Path(row.annotation_path).is_file() else ""
+            digest.update(f"{row.slide_id} {content_id(row.slide_path)} {outlines}".encode())
     for part in parts.values():
         digest.update("\n".join(part["tile_id"].astype(str)).encode())
         digest.update(part[["x_px0", "y_px0", "size_px0"]].to_numpy(np.float64).tobytes())

@@ -10,10 +10,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["qupath", "truth"],
     submod_attrs={
-        "geojson": ["write_geojson"],
-        "outline": ["Annotations", "UNCLASSIFIED", "placement"],
+        "class_names": ["check_class_name", "is_prediction", "prediction_class"],
+        "findings": ["Told", "also_holds", "describe"],
+        "outline": ["Annotations", "UNCLASSIFIED"],
+        "placing": ["placement"],
         "rasters": ["polygonise", "rasterise"],
-        "reading": ["describe", "read_annotations", "read_targets", "targets_of", "without_ignored"],
-        "truth": ["IGNORED", "Truth", "read_truth"],
+        "reading": ["read_annotations", "read_targets", "targets_of", "without_ignored"],
+        "truth": ["IGNORED", "Truth", "check_classes", "read_truth"],
+        "writing": ["write_geojson"],
     },
 )

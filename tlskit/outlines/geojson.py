@@ -1,103 +1,123 @@
-"""GeoJSON as QuPath writes it, every generation since 0.2, and GeoJSON that QuPath opens."""
+"""GeoJSON as QuPath writes and reads it, every generation since 0.2."""
 
 from __future__ import annotations
 
 import ast
-import gzip
 import json
-import math
-import uuid
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
-import shapely
-from shapely.geometry import MultiPolygon, Polygon
+from collections.abc import Sequence
 
 from tlskit.errors import AnnotationError
-from tlskit.files import writing
-from tlskit.outlines.outline import Annotations, Collector, joined
-from tlskit.outlines.rasters import polygons_of
+from tlskit.outlines.class_names import tidy
+from tlskit.outlines.contents import decoded, no_geojson, not_json
+from tlskit.outlines.outline import Annotations, Collector
 
-__all__ = ["parse_geojson", "write_geojson"]
+__all__ = ["parse_geojson"]
 
 _GEOMETRIES = ("Polygon", "MultiPolygon", "LineString", "MultiLineString", "Point", "MultiPoint", "GeometryCollection")
 
-#: What QuPath 0.2 wrote as `id` instead of a type.
-_OLD_TYPES = {
+#: QuPath's words for the type of an object, those of 0.2 included. Any other word it reads as an annotation.
+_OBJECT_TYPES = {
     "PathAnnotationObject": "annotation",
     "PathDetectionObject": "detection",
     "PathTileObject": "tile",
     "PathCellObject": "cell",
     "PathRootObject": "root",
     "TMACoreObject": "tmaCore",
+    "tma_core": "tmaCore",
+    "unknown": "annotation",
+    **{word: word for word in ("annotation", "detection", "tile", "cell", "root", "tmaCore")},
 }
 
-#: The same outlines written twice get the same ids: files can be compared, and QuPath recognises an object.
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tlskit")
+#: What QuPath 0.2 wrote as `id` instead of a type.
+_OLD_IDS = [word for word in _OBJECT_TYPES if word.endswith("Object")]
 
-#: Decimals of written coordinates. QuPath writes 2, which changes the area of a square of 10 px by up to 0.1 %.
-_DECIMALS = 8
+#: Keys of a class that says nothing: QuPath's "no class" with a colour.
+_NO_NAME = {"color", "colorRGB"}
 
 
 def parse_geojson(content: bytes, *, object_types: Sequence[str]) -> Annotations:
-    """Areas in a GeoJSON text: a FeatureCollection, an array of Features, one Feature, or a naked geometry.
+    """Areas in a GeoJSON text, found as QuPath finds them.
 
-    Objects of other types than `object_types`, lines and points are counted in the report.
+    A Feature, a FeatureCollection, a geometry (QuPath makes an annotation without class of it), or arrays of these, one
+    in the other; the objects inside an object (``childObjects``, ``children``) are objects like it. Objects of other
+    types than `object_types`, lines and points are counted in the report.
 
     Raises
     ------
     AnnotationError
-        The message says what is wrong, for the reader of the file to put its name before it.
+        If anything is met that is none of these: what is not understood may be what was drawn. The message says what
+        is wrong, for the reader of the file to put its name before it.
     """
+    text = decoded(content)
     try:
-        data = json.loads(content)
+        data = json.loads(text)
     except RecursionError as error:
         raise AnnotationError("is JSON nested deeper than any GeoJSON") from error
     except ValueError as error:
-        raise AnnotationError(f"is no JSON ({error}); it may be cut off. Export it from QuPath again") from error
+        raise not_json(text, error) from error
     found = Collector("QuPath GeoJSON")
-    for feature in _features(data):
-        found.report["objects"] += 1
-        try:
-            _collect(feature, found, object_types)
-        except AnnotationError as error:
-            raise AnnotationError(f"has, in object {found.report['objects']}, {error}") from error
-        except RecursionError as error:
-            raise AnnotationError("has geometries nested deeper than any GeoJSON") from error
+    try:
+        _enter(data, found, object_types)
+    except RecursionError as error:
+        raise AnnotationError("has objects nested deeper than any GeoJSON") from error
     return found.finish()
 
 
-def _features(data) -> list:
-    if isinstance(data, list):
-        return data
-    kind = data.get("type") if isinstance(data, dict) else None
-    if kind == "FeatureCollection" and isinstance(data.get("features"), list):
-        return data["features"]
-    if kind == "Feature":
-        return [data]
-    if kind in _GEOMETRIES:
-        return [{"geometry": data}]
-    held = f"an object with the keys {list(data)[:5]}" if isinstance(data, dict) else f"a {type(data).__name__}"
-    raise AnnotationError(
-        f"is JSON but no GeoJSON: it holds {held}. In QuPath: File > Export objects as GeoJSON, as FeatureCollection"
-    )
+def _enter(value, found: Collector, object_types: Sequence[str]) -> None:
+    """Collect the objects of whatever GeoJSON stands here."""
+    if isinstance(value, list):
+        for item in value:
+            _enter(item, found, object_types)
+        return
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "FeatureCollection" and isinstance(value.get("features"), list):
+        _enter(value["features"], found, object_types)
+    elif kind == "Feature" and "geometry" in value:
+        _object(value, found, object_types)
+    elif isinstance(kind, str) and kind in _GEOMETRIES:
+        _object({"geometry": value}, found, object_types)
+    else:
+        raise no_geojson(value)
 
 
-def _collect(feature, found: Collector, object_types: Sequence[str]) -> None:
-    if not isinstance(feature, dict):
-        raise AnnotationError(f"a {type(feature).__name__} where a Feature should be")
+def _object(feature: dict, found: Collector, object_types: Sequence[str]) -> None:
+    """One object, then those inside it."""
     properties = feature.get("properties")
     properties = properties if isinstance(properties, dict) else {}
+    kind = _object_type(feature, properties, found)
+    if kind != "root":  # QuPath's holder of all the others, without place or class
+        found.report["objects"] += 1
+        number = found.report["objects"]
+        try:
+            _collect(feature.get("geometry"), kind, properties, found, object_types)
+        except AnnotationError as error:
+            raise AnnotationError(f"has, in object {number}, {error}") from error
+    for key in ("childObjects", "children"):
+        children = properties.get(key)
+        if children is None:
+            continue
+        if not isinstance(children, list) or not all(isinstance(child, dict) for child in children):
+            raise AnnotationError(
+                f"has, in object {found.report['objects']}, `{key}` that are no objects: {str(children)[:40]!r}. In "
+                "QuPath they would be outlines inside this one; name that property otherwise"
+            )
+        _enter(children, found, object_types)
+
+
+def _object_type(feature: dict, properties: dict, found: Collector) -> str:
+    word = next((properties[key] for key in ("objectType", "object_type", "type") if properties.get(key)), None)
+    if word is None:
+        word = feature.get("id") if feature.get("id") in _OLD_IDS else "annotation"
+    if str(word) not in _OBJECT_TYPES:
+        found.count("other_types", str(word)[:40])
+    return _OBJECT_TYPES.get(str(word), "annotation")
+
+
+def _collect(geometry, kind: str, properties: dict, found: Collector, object_types: Sequence[str]) -> None:
     class_name, color = _classification(properties.get("classification"))
-    kind = properties.get("objectType") or properties.get("object_type") or _OLD_TYPES.get(str(feature.get("id")))
-    kind = str(kind or "annotation")
     if kind not in object_types:
         found.count("skipped", f"{kind}: {class_name}" if class_name else kind)
         return
-
-    geometry = feature.get("geometry")
     if geometry is None:
         found.count("without_area")
         return
@@ -106,6 +126,8 @@ def _collect(feature, found: Collector, object_types: Sequence[str]) -> None:
     if other and not parts:
         found.count("not_areas", f"{other}: {class_name}" if class_name else other)
         return
+    if other:
+        found.report["notes"].append(f"Object {found.report['objects']} also holds a {other}, which has no area.")
     plane = geometry.get("plane")
     if isinstance(plane, dict) and (plane.get("z") or plane.get("t")):
         found.count("off_plane")
@@ -125,7 +147,7 @@ def _collect(feature, found: Collector, object_types: Sequence[str]) -> None:
 def _parts(geometry, parts: list) -> str:
     """Add a geometry's polygons (lists of rings) to `parts`; return the type of what is no polygon, or nothing."""
     kind = geometry.get("type") if isinstance(geometry, dict) else None
-    if kind not in _GEOMETRIES:
+    if not isinstance(kind, str) or kind not in _GEOMETRIES:
         raise AnnotationError(f"a geometry of the type {kind!r}")
     held = geometry.get("geometries" if kind == "GeometryCollection" else "coordinates")
     if not isinstance(held, list):
@@ -146,7 +168,7 @@ def _classification(value) -> tuple[str | None, tuple[int, int, int] | None]:
     if isinstance(value, str):
         text = value.strip()
         if not (text.startswith("{") and text.endswith("}") and len(text) < 10_000):
-            return value or None, None
+            return tidy(text) or None, None
         # Tables such as geopandas' turn the object into a string: JSON's, or Python's own.
         try:
             value = json.loads(text)
@@ -155,23 +177,38 @@ def _classification(value) -> tuple[str | None, tuple[int, int, int] | None]:
                 value = ast.literal_eval(text)
             except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 return text, None
+    if value is None:
+        return None, None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value), None
     if not isinstance(value, dict):
-        return (str(value), None) if isinstance(value, (int, float)) else (None, None)
-    name, names = value.get("name"), value.get("names")
-    if isinstance(names, list) and names and not isinstance(name, str):
-        name = ": ".join(map(str, names))
-    return (str(name) if name else None), _color(value.get("color", value.get("colorRGB")))
+        raise AnnotationError(f"a classification that is no name: {str(value)[:40]!r}")
+    names = _names(value)
+    return (tidy(": ".join(names)) if names else None), _color(value.get("color", value.get("colorRGB")))
+
+
+def _names(value: dict, depth: int = 0) -> list[str]:
+    """The names of a class, its ancestors' first: QuPath 0.2 and 0.3 wrote those as ``parentClass``."""
+    parent, name, names = value.get("parentClass"), value.get("name"), value.get("names")
+    if isinstance(name, (dict, list, bool)) or not isinstance(names, (list, type(None))):
+        raise AnnotationError(f"a classification whose name is no text: {str(name or names)[:40]!r}")
+    if name is None and names is None and parent is None and not set(value) <= {*_NO_NAME, "name", "names"}:
+        raise AnnotationError(f"a classification without a name: it has the keys {', '.join(map(str, value))[:60]}")
+    if parent is not None and (not isinstance(parent, dict) or depth > 50):
+        raise AnnotationError(f"a classification whose `parentClass` is no class: {str(parent)[:40]!r}")
+    own = [str(name)] if name not in (None, "") else [str(n) for n in names or ()]
+    return [*(_names(parent, depth + 1) if parent is not None else ()), *own]
 
 
 def _color(value) -> tuple[int, int, int] | None:
-    """``[r, g, b]``, or the signed 32-bit number of QuPath up to 0.3."""
+    """``[r, g, b]`` or ``[r, g, b, alpha]``, or the signed 32-bit number of QuPath up to 0.3."""
     if isinstance(value, int) and not isinstance(value, bool):
         return (value >> 16) & 255, (value >> 8) & 255, value & 255
-    if not (isinstance(value, list) and len(value) == 3):
+    if not (isinstance(value, list) and len(value) in (3, 4)):
         return None
     if not all(isinstance(v, (int, float)) and 0 <= v <= 255 for v in value):
         return None
-    return tuple(int(v) for v in value)
+    return tuple(int(v) for v in value[:3])
 
 
 def _measurements(value) -> dict[str, float]:
@@ -185,84 +222,3 @@ def _measurements(value) -> dict[str, float]:
         except (TypeError, ValueError, OverflowError):
             continue
     return found
-
-
-def write_geojson(
-    path: str | Path,
-    polygons: Sequence[Polygon | MultiPolygon],
-    *,
-    class_name: str | Sequence[str],
-    color: tuple[int, int, int] | Mapping[str, tuple[int, int, int]] = (200, 0, 0),
-    measurements: Sequence[Mapping[str, float]] | None = None,
-    object_type: str = "annotation",
-    origin_px0: tuple[float, float] = (0.0, 0.0),
-) -> Path:
-    """Write outlines as GeoJSON that QuPath (0.4 and later) opens by drag and drop.
-
-    Parameters
-    ----------
-    path
-        Ends in ``.geojson`` or ``.json``, or in ``.gz`` to be compressed. Written under a temporary name, then renamed.
-    polygons
-        In level-0 px. Invalid ones are repaired; parts without area are left out.
-    class_name
-        Of all, or one each.
-    color
-        RGB of all, or of each class.
-    measurements
-        One mapping a polygon, such as ``{"area um2": 5400.0}``. What is not finite is left out.
-    object_type
-        ``annotation``; ``detection`` is better for thousands.
-    origin_px0
-        Subtracted from every coordinate: a slide's ``bounds_px0[:2]``, because QuPath counts from there.
-
-    Returns
-    -------
-    Path
-
-    Notes
-    -----
-    Coordinates have 8 decimals and not QuPath's 2: the corners of a 1x pixel lie on no hundredth of a level-0 pixel,
-    and areas must survive the way out and back to 1e-6. Ids are made from the content, so the same outlines give the
-    same file.
-    """
-    path = Path(path)
-    names = [class_name] * len(polygons) if isinstance(class_name, str) else list(class_name)
-    if len(names) != len(polygons) or (measurements is not None and len(measurements) != len(polygons)):
-        raise ValueError("There should be one class name and one set of measurements for each polygon.")
-    seen: Counter = Counter()
-    lines = []
-    for number, (geometry, name) in enumerate(zip(polygons, names, strict=True)):
-        geometry = _as_written(geometry, origin_px0)
-        if geometry is None:
-            continue
-        key = f"{object_type} {name} {shapely.to_wkb(geometry, hex=True)}"
-        seen[key] += 1
-        properties = {
-            "objectType": object_type,
-            "classification": {"name": name, "color": list(color[name] if isinstance(color, Mapping) else color)},
-        }
-        if measurements is not None:
-            values = {str(k): float(v) for k, v in measurements[number].items()}
-            properties["measurements"] = {k: v for k, v in values.items() if math.isfinite(v)}
-        feature = {
-            "type": "Feature", "id": str(uuid.uuid5(_NAMESPACE, f"{key} {seen[key]}")), "geometry": None,
-            "properties": properties,
-        }  # fmt: skip
-        text = json.dumps(feature, ensure_ascii=False)
-        lines.append(text.replace('"geometry": null', f'"geometry": {shapely.to_geojson(geometry)}', 1))
-    text = '{"type": "FeatureCollection", "features": [\n' + ",\n".join(lines) + "\n]}\n"
-    content = text.encode("utf-8")
-    with writing(path) as temporary:
-        # Without the time of day, so that the same outlines give the same bytes.
-        temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    return path
-
-
-def _as_written(geometry, origin_px0: tuple[float, float]) -> Polygon | MultiPolygon | None:
-    """Moved, rounded, valid; one polygon not in a MultiPolygon; None if nothing is left."""
-    origin = np.asarray(origin_px0, dtype=float)
-    moved = shapely.transform(shapely.force_2d(geometry), lambda xy: xy - origin)
-    rounded = shapely.transform(moved, lambda xy: np.round(xy, _DECIMALS))
-    geometry = rounded if rounded.is_valid else shapely.make_valid(moved, method="structure", keep_collapsed=False)
-    return joined(polygons_of(geometry))

@@ -6,7 +6,6 @@ mask = annotations.rasterise(targets, x_px=0, y_px=0, width_px=512, height_px=51
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import logging
 import lzma
@@ -20,9 +19,14 @@ import shapely
 from shapely.geometry import Polygon
 
 from tlskit.errors import AnnotationError
-from tlskit.outlines.geojson import parse_geojson, write_geojson
-from tlskit.outlines.outline import UNCLASSIFIED, Annotations, Outline, Placement, placement
+from tlskit.outlines.class_names import wanted_names
+from tlskit.outlines.contents import AGAIN, not_outlines, one_of_a_zip
+from tlskit.outlines.findings import describe, why_no_target
+from tlskit.outlines.geojson import parse_geojson
+from tlskit.outlines.outline import UNCLASSIFIED, Annotations, Outline
+from tlskit.outlines.placing import Placement, placement
 from tlskit.outlines.rasters import polygonise, polygons_of, rasterise
+from tlskit.outlines.writing import write_geojson
 from tlskit.outlines.xml_formats import NEGATIVE_GROUPS, parse_xml
 
 __all__ = [
@@ -31,6 +35,7 @@ __all__ = [
     "Outline",
     "Placement",
     "describe",
+    "outlines_of",
     "placement",
     "polygonise",
     "polygons_of",
@@ -64,7 +69,7 @@ def read_annotations(
     """Read every area of a file of outlines.
 
     The format is told by the content: GeoJSON of QuPath 0.2 and later (FeatureCollection, array, Feature or geometry),
-    ASAP XML or ImageScope XML; each as it is, as ``.gz``, or as the only such file in a ``.zip``.
+    XML of ASAP, ImageScope or HALO; each as it is, as ``.gz``, or as the only such file in a ``.zip``.
 
     Parameters
     ----------
@@ -84,7 +89,8 @@ def read_annotations(
         ``classes`` (name to number of areas); ``skipped`` (objects of other types); ``not_areas`` (lines, points);
         ``without_area`` (empty or collapsed); ``ellipses`` and ``off_plane`` (among the areas); ``negatives`` (areas
         cut out); ``repaired`` (one dict each: number, class_name, reason, area_before_px0, area_after_px0);
-        ``named_but_unclassified``; ``mpp`` (um/px that an ImageScope file states); ``notes``.
+        ``named_but_unclassified``; ``other_types`` (words for a type that QuPath reads as annotation); ``mpp`` (um/px
+        that an ImageScope file states); ``notes``.
 
     Raises
     ------
@@ -96,9 +102,12 @@ def read_annotations(
             "No file of outlines is named for this slide. Fill `annotation_path` in the manifest; for a slide without "
             "targets, with an empty export from QuPath."
         )
+    if str(path).lower().startswith("file:"):
+        raise AnnotationError(f"{path} is an address and no path. Write it without `file:`, from the drive or / on.")
     path = Path(path)
     try:
         content = _content(path)
+        not_outlines(content)
         if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" or content[:4] in (b"\xff\xfe<\0", b"\xfe\xff\0<"):
             found = parse_xml(content, negative_groups=negative_groups)
         else:
@@ -145,7 +154,7 @@ def _content(path: Path) -> bytes:
             f"holds more than {MAX_BYTES // 2**20} MB. Export the annotations alone, without cells and detections"
         )
     if not content.strip():
-        raise AnnotationError("is empty. Export it again; a slide without outlines gives an empty FeatureCollection")
+        raise AnnotationError(f"is empty. A slide without outlines gives an empty FeatureCollection. {AGAIN}")
     return content
 
 
@@ -159,13 +168,7 @@ def _all_of(file) -> bytes:
 
 def _zipped(file) -> bytes:
     with zipfile.ZipFile(file) as archive:
-        names = [
-            name for name in archive.namelist()
-            if name.lower().endswith((".geojson", ".json", ".xml")) and not name.startswith("__MACOSX")
-        ]  # fmt: skip
-        if len(names) != 1:
-            raise AnnotationError(f"is a zip with {len(names)} files of outlines where one should be: {names[:5]}")
-        with archive.open(names[0]) as member:
+        with archive.open(one_of_a_zip(archive)) as member:
             return _all_of(member)
 
 
@@ -187,8 +190,9 @@ def read_targets(
     target_class
         Exact name or names. ``"Unclassified"`` is what has no class.
     missing
-        What a file with areas, but none of the class, means: ``"error"``, or ``"empty"`` (a slide without targets).
-        A file without any area is always a slide without targets.
+        What a file with objects, but no area of the class, means: ``"error"``, or ``"empty"`` (a slide without
+        targets). Only a file without any object is always a slide without targets. Objects of the class that have no
+        area (lines, points, detections), and predictions that nobody has looked through, are an error either way.
     object_types, origin_px0
         See `read_annotations`.
 
@@ -212,72 +216,35 @@ def targets_of(
     found: Annotations, target_class: str | Sequence[str], *, missing: str = "error", path: str | Path = ""
 ) -> list[Polygon]:
     """`read_targets` for a file that was read already; `path` is for the message."""
-    wanted = [target_class] if isinstance(target_class, str) else list(target_class)
-    polygons = [p for o in found.outlines if (o.class_name or UNCLASSIFIED) in wanted for p in o.polygons]
-    drawn_otherwise = [key for key in found.report["not_areas"] if key.partition(": ")[2] in wanted]
-    something_there = found.outlines or found.report["skipped"] or drawn_otherwise
-    if polygons or not something_there or missing == "empty":
-        return polygons
-    raise AnnotationError(f"{path} {_why_nothing(found, wanted, drawn_otherwise)}")
+    return [p for outline in outlines_of(found, target_class, missing=missing, path=path) for p in outline.polygons]
 
 
-def _why_nothing(found: Annotations, wanted: list[str], drawn_otherwise: list[str]) -> str:
-    classes, skipped = found.report["classes"], found.report["skipped"]
-    text = f"holds no annotation of the class {' or '.join(map(repr, wanted))}"
-    if classes:
-        text += ", but " + ", ".join(f"{name!r} ({count})" for name, count in classes.items())
-    text += "."
-    lower = {name.lower(): name for name in classes}
-    near = [lower[n] for w in wanted for n in difflib.get_close_matches(w.lower(), lower, n=1, cutoff=0.6)]
-    elsewhere = [key for key in skipped if key.partition(": ")[2] in wanted]
-    by_name = [name for name in found.report["named_but_unclassified"] if name in wanted]
-    if drawn_otherwise:
-        return f"{text} It has {drawn_otherwise[0]}, which has no area: draw it as a polygon."
-    if elsewhere:
-        kind = elsewhere[0].partition(": ")[0]
-        return f"{text} It has {skipped[elsewhere[0]]} of the type {kind}: make them annotations in QuPath."
-    if near:
-        return f"{text} Is it {near[0]!r}? Set `target_class` to the exact name."
-    if by_name:
-        return f"{text} {by_name[0]!r} is the name of objects without a class: in QuPath, give them the class."
-    if not classes:
-        return f"{text} It has only {', '.join(skipped)}. Export the annotations, or set `missing_target: empty`."
-    return f"{text} Set `target_class` to one of these, or `missing_target: empty` if a slide may be without."
+def outlines_of(
+    found: Annotations, target_class: str | Sequence[str], *, missing: str = "error", path: str | Path = ""
+) -> list[Outline]:
+    """The outlines of the target, one an object of the file; errors as of `read_targets`."""
+    wanted = wanted_names(target_class)
+    outlines = [o for o in found.outlines if (o.class_name or UNCLASSIFIED) in wanted]
+    if outlines or not found.report["objects"]:
+        return outlines
+    reason, certain = why_no_target(found, target_class)
+    if missing == "empty" and not certain:
+        return outlines
+    raise AnnotationError(f"{path} {reason}")
 
 
 def without_ignored(found: Annotations, ignore_class: str | Sequence[str] | None) -> tuple[Annotations, list[Polygon]]:
     """What a file holds besides the classes whose area is left out of training and score, and those areas.
 
-    A file need not have any. One that has nothing else is of a slide without targets.
+    Names are exact (`findings.also_holds` tells of classes derived from them). A file need not have any. One that has
+    nothing else is of a slide without targets: its objects are no longer counted.
     """
-    ignored = [ignore_class] if isinstance(ignore_class, str) else list(ignore_class or [])
-    kept, areas = [], []
+    ignored = wanted_names(ignore_class)
+    kept, areas, n_ignored = [], [], 0
     for outline in found.outlines:
         if (outline.class_name or UNCLASSIFIED) in ignored:
             areas += outline.polygons
+            n_ignored += 1
         else:
             kept.append(outline)
-    return Annotations(kept, found.report), areas
-
-
-def describe(found: Annotations) -> list[str]:
-    """What a reader of a file's `report` should know, a sentence each; nothing if all of it was plain areas."""
-    report, said = found.report, []
-    if report["skipped"]:
-        said.append("Not used: " + ", ".join(f"{n} {kind}" for kind, n in report["skipped"].items()) + ".")
-    if report["not_areas"]:
-        said.append("Not areas: " + ", ".join(f"{n} {kind}" for kind, n in report["not_areas"].items()) + ".")
-    if report["without_area"]:
-        said.append(f"{report['without_area']} objects are empty or collapsed to a line.")
-    if report["off_plane"]:
-        said.append(f"{report['off_plane']} outlines lie on another z or t plane than the first; they are used.")
-    for repair in report["repaired"]:
-        before, after = repair["area_before_px0"], repair["area_after_px0"]
-        change = f"{(after - before) / before:+.2%}" if before else f"+{after:.0f} px"
-        change = "unchanged" if change in ("-0.00%", "+0.00%") else change
-        said.append(
-            f"Object {repair['number']} ({repair['class_name']}) was repaired: {repair['reason']}; area {change}."
-        )
-    if report["negatives"]:
-        said.append(f"{report['negatives']} negative areas were cut out.")
-    return said + report["notes"]
+    return Annotations(kept, {**found.report, "objects": found.report["objects"] - n_ignored}), areas

@@ -1,4 +1,4 @@
-"""Outlines in XML: ASAP and Aperio ImageScope."""
+"""Outlines in XML: ASAP, Aperio ImageScope, and HALO, which writes the same layers and regions in words."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ NEGATIVE_GROUPS = ("_2", "exclusion", "exclude", "hole", "holes", "negative")
 
 _ASAP_AREAS = ("Polygon", "Rectangle", "Spline")
 _IMAGESCOPE_KINDS = {"0": "Polygon", "1": "Rectangle", "2": "Ellipse", "3": "Arrow", "4": "Ruler", "5": "Points"}
+_HALO_AREAS = ("Polygon", "Rectangle", "Ellipse")
 
 
 def parse_xml(content: bytes, *, negative_groups: Sequence[str] = NEGATIVE_GROUPS) -> Annotations:
-    """Areas in an ASAP or ImageScope file. Dots, arrows and rulers are counted in the report.
+    """Areas in a file of ASAP, ImageScope or HALO. Dots, arrows and rulers are counted in the report.
 
     Parameters
     ----------
@@ -54,7 +55,8 @@ def parse_xml(content: bytes, *, negative_groups: Sequence[str] = NEGATIVE_GROUP
     if root.tag == "Annotations":
         return _imagescope(root)
     raise AnnotationError(
-        f"is XML of neither ASAP (<ASAP_Annotations>) nor ImageScope (<Annotations>): it begins with <{root.tag}>"
+        f"is XML of neither ASAP (<ASAP_Annotations>) nor ImageScope or HALO (<Annotations>): it begins with "
+        f"<{root.tag[:60]}>"
     )
 
 
@@ -93,7 +95,8 @@ def _asap(root: Element, negative_groups: Sequence[str]) -> Annotations:
 
 
 def _imagescope(root: Element) -> Annotations:
-    found = Collector("ImageScope XML")
+    halo = any(region.get("Type", "0") in _HALO_AREAS for region in root.iterfind("Annotation/Regions/Region"))
+    found = Collector("HALO XML" if halo else "ImageScope XML")
     found.report["mpp"] = _number(root.get("MicronsPerPixel"))
     kept: list[Outline] = []
     for layer in root.iterfind("Annotation"):
@@ -102,7 +105,7 @@ def _imagescope(root: Element) -> Annotations:
         for region in layer.iterfind("Regions/Region"):
             found.report["objects"] += 1
             code = region.get("Type", "0")
-            kind = _IMAGESCOPE_KINDS.get(code, f"type {code}")
+            kind = code if code in _HALO_AREAS else _IMAGESCOPE_KINDS.get(code, f"type {code[:20]}")
             if kind not in ("Polygon", "Rectangle", "Ellipse"):
                 found.count("not_areas", f"{kind}: {class_name}" if class_name else kind)
                 continue

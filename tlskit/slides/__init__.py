@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "bands": ["covered_strips"],
         "identity": ["content_id"],
-        "scans": ["PLAUSIBLE_MPP"],
+        "scale": ["PLAUSIBLE_MPP"],
         "slide": ["Slide", "open_slide"],
         "tissue": ["tissue_mask"],
     },

@@ -7,13 +7,17 @@ profile speaks of the scanner's own pixels.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from tlskit.errors import SlideError
+from tlskit.slides.directories import Directory
 
-__all__ = ["Colours", "Corrected", "of_slide"]
+__all__ = ["Colours", "Corrected", "of_slide", "refuse_grey"]
+
+_PALETTE = 3
 
 
 class Colours:
@@ -57,6 +61,28 @@ class Corrected:
         )
         pixels[:height, :width] = self._colours.correct(np.ascontiguousarray(pixels[:height, :width]))
         return pixels, lost
+
+
+def refuse_grey(scan, directories: Sequence[Directory]) -> None:
+    """Refuse a TIFF whose level 0 is, by its tags, no 8-bit colour.
+
+    Raises
+    ------
+    SlideError
+    """
+    own = next((d for d in directories if d.size_px == scan.level_sizes_px[0]), None)
+    if own is None:
+        return
+    if own.bits != 8:
+        raise SlideError(
+            f"{scan.path}: it has {own.bits} bits a channel; tlskit reads 8-bit colour (H&E, bright field). Convert "
+            "it with the scanner's software, so that glass is white: other programs guess where white lies."
+        )
+    if own.samples < 3 and own.photometric != _PALETTE:
+        raise SlideError(
+            f"{scan.path}: it has no colour ({own.samples} channel{'s' * (own.samples > 1)} of grey), where H&E has "
+            "three. Give the colour scan."
+        )
 
 
 def of_slide(scan) -> Colours | None:

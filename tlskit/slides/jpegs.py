@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
-import tifffile
 
 from tlskit.errors import SlideError, SlideGoneError
 from tlskit.slides.bands import Lost
+from tlskit.slides.directories import Directory
 from tlskit.slides.scans import Scan
 
-__all__ = ["JpegLevel", "JpegTiles", "open_jpeg_tiles"]
+__all__ = ["VENDORS", "JpegLevel", "JpegTiles", "open_jpeg_tiles"]
 
 log = logging.getLogger(__name__)
 
 #: Formats whose levels are plain tiled TIFF directories. In others levels are put together, shifted or cropped.
-_VENDORS = ("aperio", "generic-tiff")
+VENDORS = ("aperio", "generic-tiff")
 
 _JPEG = 7
 _PHOTOMETRIC_RGB, _PHOTOMETRIC_YCBCR = 2, 6
@@ -36,46 +36,37 @@ _CHECKED_TILES = 3
 _TRIED_TILES = 8
 
 
-def open_jpeg_tiles(scan: Scan) -> JpegTiles | None:
+def open_jpeg_tiles(scan: Scan, directories: Sequence[Directory]) -> JpegTiles | None:
     """Index the JPEG tiles of a slide; None where it has none that can be read directly."""
-    if scan.properties.get("openslide.vendor") not in _VENDORS:
+    if scan.properties.get("openslide.vendor") not in VENDORS:
         return None
-    try:
-        with tifffile.TiffFile(scan.path) as tiff:
-            found = {}
-            for index, size in enumerate(scan.level_sizes_px):
-                pages = [p for p in tiff.pages if p.is_tiled and (p.imagewidth, p.imagelength) == size]
-                if len(pages) == 1 and (tiles := _tiles_of(pages[0])) is not None:
-                    found[index] = tiles
-    except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, struct.error) as error:
-        log.info("%s: no direct reading, its TIFF directories cannot be indexed (%s)", scan.path.name, error)
-        return None
+    found = {}
+    for index, size in enumerate(scan.level_sizes_px):
+        own = [d for d in directories if d.size_px == size]
+        if len(own) == 1 and index not in scan.refused and (tiles := _tiles_of(own[0])) is not None:
+            found[index] = tiles
     return JpegTiles(scan, found) if found else None
 
 
-def _tiles_of(page) -> dict | None:
+def _tiles_of(directory: Directory) -> dict | None:
     """Where the tiles of a TIFF directory lie and how they are coded, or None if they are no 8-bit colour JPEG."""
-    photometric = int(page.photometric)
     plain = (
-        int(page.compression) == _JPEG
-        and photometric in (_PHOTOMETRIC_RGB, _PHOTOMETRIC_YCBCR)
-        and page.samplesperpixel == 3
-        and page.bitspersample == 8
-        and int(page.planarconfig) == 1
-        and int(page.imagedepth) == 1
+        directory.whole
+        and directory.compression == _JPEG
+        and directory.photometric in (_PHOTOMETRIC_RGB, _PHOTOMETRIC_YCBCR)
+        and (directory.samples, directory.bits, directory.planar) == (3, 8, 1)
     )
-    columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
-    if not plain or not len(page.dataoffsets) == len(page.databytecounts) == columns * rows:
+    if not plain:
         return None
-    tables = bytes(page.jpegtables or b"")
     # TIFF says which colour space the JPEG holds; inside, an Adobe marker says it in a way that every decoder obeys.
-    transform = bytes([1 if photometric == _PHOTOMETRIC_YCBCR else 0])
-    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + transform
+    transform = 1 if directory.photometric == _PHOTOMETRIC_YCBCR else 0
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
     return {
-        "tile_px": (int(page.tilewidth), int(page.tilelength)),
-        "offsets": np.array(page.dataoffsets, np.int64).reshape(rows, columns),
-        "counts": np.array(page.databytecounts, np.int64).reshape(rows, columns),
-        "header": b"\xff\xd8" + adobe + tables[2:-2],
+        "tile_px": directory.tile_px,
+        "offsets": directory.offsets,
+        "counts": directory.counts,
+        "header": b"\xff\xd8" + adobe + directory.jpeg_tables[2:-2],
+        "transform": transform,
     }
 
 
@@ -140,10 +131,10 @@ class JpegLevel:
         Tiles that were absent or did not decode cleanly, and went to OpenSlide.
     """
 
-    def __init__(self, file: JpegTiles, index: int, tile_px, offsets, counts, header):
+    def __init__(self, file: JpegTiles, index: int, tile_px, offsets, counts, header, transform):
         self.file, self.index, self.tile_px = file, index, tile_px
         self.size_px = file.scan.level_sizes_px[index]
-        self.offsets, self.counts, self.header = offsets, counts, header
+        self.offsets, self.counts, self.header, self._transform = offsets, counts, header, transform
         self.decoded = self.handed_back = 0
 
     def tile(self, column: int, row: int, buffer: np.ndarray | None = None) -> tuple[np.ndarray, list[Lost]]:
@@ -156,7 +147,7 @@ class JpegLevel:
             pixels = np.empty((self.tile_px[1], self.tile_px[0], 3), np.uint8) if buffer is None else buffer
             pixels[:] = 255
             try:
-                pixels[:height, :width] = self.file.scan.read_level(self.index, x, y, width, height)
+                pixels[:height, :width] = self.file.scan.read_exact(self.index, x, y, width, height)
             except SlideGoneError:
                 raise
             except SlideError as error:
@@ -175,8 +166,8 @@ class JpegLevel:
         scan = self.file.scan
         rows, columns = self.counts.shape
         width, height = self.tile_px
-        exact_x = np.array([scan.is_exact(self.index, x * width, 0) for x in range(columns)])
-        exact_y = np.array([scan.is_exact(self.index, 0, y * height) for y in range(rows)])
+        exact_x = scan.exact(self.index, np.arange(columns) * width)
+        exact_y = scan.exact(self.index, np.arange(rows) * height)
         usable = np.flatnonzero((exact_y[:, None] & exact_x & (self.counts > 0)).ravel())
         if not len(usable):
             return "no tile that OpenSlide could be asked for"
@@ -212,15 +203,28 @@ class JpegLevel:
             return None
         try:
             data = self.file.bytes_at(int(self.offsets[row, column]), count)
-            if len(data) != count or data[:2] != b"\xff\xd8":
+            if len(data) != count or data[:2] != b"\xff\xd8" or _contradicts(data, self._transform):
                 return None
             data = self.header + data[2:]
             if simplejpeg.decode_jpeg_header(data)[:2] != self.tile_px[::-1]:
                 return None
             pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-        except (ValueError, OSError):
+        except (ValueError, OSError, OverflowError, MemoryError):
             # OpenSlide forgives some of what simplejpeg does not (stray bytes), and not what others do (missing
             # data): it decides.
             return None
         self.decoded += 1
         return pixels
+
+
+def _contradicts(data: bytes, transform: int) -> bool:
+    """Whether a tile's own first markers name another colour space than its directory, which alone OpenSlide obeys."""
+    at = 2
+    while at + 16 <= len(data) and data[at] == 0xFF and 0xE0 <= data[at + 1] <= 0xEF:
+        kind, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if kind == 0xE0 and data[at + 4 : at + 8] == b"JFIF" and not transform:
+            return True
+        if kind == 0xEE and data[at + 4 : at + 9] == b"Adobe" and data[at + 15] != transform:
+            return True
+        at += 2 + size
+    return False

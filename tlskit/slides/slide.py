@@ -7,23 +7,25 @@ bit.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from tlskit import units
-from tlskit.errors import SlideError, SlideGoneError
+from tlskit.errors import SlideError
 from tlskit.slides import bands, colours, jpegs
 from tlskit.slides.detail import coarse_read, coarse_windows, source_mpp
+from tlskit.slides.directories import read_directories
+from tlskit.slides.levels import open_level
+from tlskit.slides.pyramid import Pyramid, say_once
+from tlskit.slides.readers import open_scan
 from tlskit.slides.resample import snapped_ratio
-from tlskit.slides.scans import Scan, find_mpp0
+from tlskit.slides.scale import find_mpp0, positive_number
+from tlskit.slides.tilecache import cache, tokens
 
 __all__ = ["Slide", "open_slide"]
 
@@ -31,9 +33,6 @@ log = logging.getLogger(__name__)
 
 #: A level may be this much coarser than asked and still count as fitting.
 _LEVEL_TOLERANCE = 1e-3
-
-#: Decoded tiles kept for random reads, in bytes, shared by all slides of a process.
-_CACHE_BYTES = 64 * 2**20
 
 
 def open_slide(
@@ -50,11 +49,11 @@ def open_slide(
     Parameters
     ----------
     path : path
-        Any file that OpenSlide opens.
+        Any file that OpenSlide opens, an OME-TIFF or an OME-Zarr.
     mpp_override : float, optional
         um/px of level 0, from the manifest; None and nan mean that the slide's own is taken.
     resolution_by : "mpp" or "objective"
-        Take the scale from um/px (see `tlskit.slides.scans.find_mpp0`), or as 10 / objective power.
+        Take the scale from um/px (see `tlskit.slides.scale.find_mpp0`), or as 10 / objective power.
     apply_icc : bool
         Correct colours to sRGB by the slide's ICC profile, where it has one; see `Slide.icc_profile`.
     detail_mpp : float
@@ -66,9 +65,9 @@ def open_slide(
     Raises
     ------
     SlideError
-        If the file is missing or no slide.
+        If the file is missing, no slide, or not 8-bit colour; whatever its reader throws.
     ScaleError
-        If its um/px is missing, contradictory or impossible.
+        If its um/px is missing or impossible.
     """
     return Slide(
         path,
@@ -93,8 +92,11 @@ class Slide:
         formats; MIRAX and others leave room around it.
     mpp0 : float
         um per pixel of level 0.
-    mpp_source : "manifest", "openslide", "tiff" or "objective"
+    mpp_source : "manifest", "openslide", "ome", "tiff" or "objective"
         Where `mpp0` was found.
+    doubts : list of str
+        Sentences, with figures: what contradicts `mpp0`, and which levels are not read and why. Levels are judged when
+        they are first asked for.
     objective_power : float or None
     icc_profile : str
         Description of the profile by which colours are corrected; empty where they are left as scanned.
@@ -104,7 +106,7 @@ class Slide:
         um/px beyond which detail is averaged away; 0 where none is.
     vendor : str
     level_downsamples : tuple of float
-    reader : "jpeg" or "openslide"
+    reader : "jpeg", "openslide", "ome-tiff" or "ome-zarr"
         What decodes level 0; see `reader_for`.
     lost : list of dict
         Regions that could not be read so far: x_px0, y_px0, width_px0, height_px0 (level-0 pixels), level, reason.
@@ -114,27 +116,41 @@ class Slide:
 
     def __init__(self, path, *, mpp_override=None, resolution_by="mpp", apply_icc=False, detail_mpp=0.0, fast=True):
         self.path = Path(path)
-        self._scan = Scan(path)
+        self._scan = open_scan(path)
         self.properties = self._scan.properties
-        self.mpp0, self.mpp_source = find_mpp0(self._scan, mpp_override=mpp_override, resolution_by=resolution_by)
-        self.size_px0 = self._scan.level_sizes_px[0]
-        self.level_downsamples = self._scan.level_downsamples
         self.vendor = self.properties.get("openslide.vendor", "")
-        power = self.properties.get("openslide.objective-power")
-        self.objective_power = float(power) if power else None
-        edges = [int(self.properties.get(f"openslide.bounds-{k}", 0)) for k in ("x", "y", "width", "height")]
-        self.bounds_px0 = tuple(edges) if edges[2] and edges[3] else (0, 0, *self.size_px0)
+        plain = self.vendor in jpegs.VENDORS
+        directories = read_directories(self.path) if plain or self.vendor == "ome-tiff" else []
+        if plain:
+            self._scan.believe(directories)
+            colours.refuse_grey(self._scan, directories)
+        scale = find_mpp0(self._scan, mpp_override=mpp_override, resolution_by=resolution_by, directories=directories)
+        self.mpp0, self.mpp_source, self._scale_doubts = scale
+        self.objective_power = positive_number(self.properties.get("openslide.objective-power"))
         self.lost: list[dict] = []
-        self._jpeg = jpegs.open_jpeg_tiles(self._scan) if fast else None
+        self._jpeg = jpegs.open_jpeg_tiles(self._scan, directories) if fast else None
+        self._levels: dict[int, object] = {}
+        self._chosen: dict[float, int] = {}
+        sizes, downsamples = self._scan.level_sizes_px, self._scan.level_downsamples
+        tiles = [self._scan.native_tile_px(i) for i in range(len(sizes))]
+        self._pyramid = Pyramid(self.path, sizes, downsamples, tiles, self._scan.refused)
+        self.size_px0 = sizes[0]
+        self.level_downsamples = tuple(self._pyramid.downsamples)
+        self.bounds_px0 = _bounds(self.properties, self.size_px0)
         self.apply_icc = apply_icc
         self.detail_mpp = detail_mpp or 0.0
         if not 0 <= self.detail_mpp < math.inf:
             raise ValueError(f"detail_mpp should be 0 or a number of um/px, not {detail_mpp!r}.")
         self._colours = colours.of_slide(self._scan) if apply_icc else None
         self.icc_profile = self._colours.name if self._colours else ""
-        self._levels: dict[int, object] = {}
-        self._token = next(_tokens)
+        self._token = next(tokens)
         self.reader = self.reader_for(self.mpp0)
+        for doubt in self._scale_doubts:
+            say_once(f"{self.path.name}: {doubt}")
+
+    @property
+    def doubts(self) -> list[str]:
+        return [*self._scale_doubts, *self._pyramid.left_out.values()]
 
     # Geometry
 
@@ -153,13 +169,19 @@ class Slide:
         return self._level_index(self._source_mpp(mpp))
 
     def _level_index(self, mpp: float) -> int:
+        if mpp not in self._chosen:
+            self._chosen[mpp] = self._choose_level(mpp)
+        return self._chosen[mpp]
+
+    def _choose_level(self, mpp: float) -> int:
         d = units.downsample(mpp, self.mpp0)
         fitting = [i for i, have in enumerate(self.level_downsamples) if have <= d * (1 + _LEVEL_TOLERANCE)]
-        return max(fitting, key=lambda i: self.level_downsamples[i], default=0)
+        fitting.sort(key=lambda i: self.level_downsamples[i], reverse=True)
+        return next((i for i in fitting if self._pyramid.usable(i, self._level)), 0)
 
     def reader_for(self, mpp: float) -> str:
-        """ "jpeg" or "openslide": what decodes the level read for a um/px."""
-        return "jpeg" if isinstance(self._level(self.level_for(mpp)), jpegs.JpegLevel) else "openslide"
+        """What decodes the level read for a um/px."""
+        return "jpeg" if isinstance(self._level(self.level_for(mpp)), jpegs.JpegLevel) else self._scan.name
 
     # Pixels
 
@@ -291,7 +313,7 @@ class Slide:
         self._scan.close()
         if self._jpeg is not None:
             self._jpeg.close()
-        _cache.drop(self._token)
+        cache.drop(self._token)
 
     def __enter__(self) -> Slide:
         return self
@@ -308,7 +330,7 @@ class Slide:
 
     def __setstate__(self, state):
         self.__dict__.update(state)
-        self._token = next(_tokens)
+        self._token = next(tokens)
 
     def _at(self, mpp: float):
         """The level to read for a um/px, and the ratio from its pixels to working pixels."""
@@ -318,14 +340,18 @@ class Slide:
         return level, snapped_ratio(d / self.level_downsamples[index])
 
     def _level(self, index: int):
+        """A level; None where it cannot be read as it is stored."""
         if index not in self._levels:
             level = self._jpeg.level(index) if self._jpeg is not None else None
-            self._levels[index] = level or _OpenSlideLevel(self._scan, index)
+            size = self._pyramid.sizes_px[index]
+            if level is not None:
+                level.size_px = size
+            self._levels[index] = level or open_level(self._scan, index, size)
         return self._levels[index]
 
     def _cached_tile(self, level):
         def tile(column, row):
-            return _cache.get((self._token, level.index, column, row), lambda: level.tile(column, row))
+            return cache.get((self._token, level.index, column, row), lambda: level.tile(column, row))
 
         return tile
 
@@ -355,90 +381,11 @@ class Slide:
         )
 
 
-class _OpenSlideLevel:
-    """A level read through OpenSlide, in the tiles in which it is stored where these are known."""
-
-    def __init__(self, scan: Scan, index: int):
-        self.scan, self.index = scan, index
-        self.size_px = scan.level_sizes_px[index]
-        native = scan.native_tile_px(index)
-        known = native is not None and all(64 <= side <= 1024 for side in native)
-        self.tile_px = native if known else (512, 512)
-        self._smallest = self.tile_px if known else (128, 128)
-        if not all(scan.is_exact(index, i * self.tile_px[0], i * self.tile_px[1]) for i in (1, 7, 64)):
-            # OpenSlide interpolates between this level's pixels, across tiles: larger pieces decode less twice.
-            self.tile_px = tuple(side * max(1, round(1024 / side)) for side in self.tile_px)
-
-    def tile(self, column: int, row: int, buffer: np.ndarray | None = None) -> tuple[np.ndarray, list[bands.Lost]]:
-        width, height = self.tile_px
-        image = np.empty((height, width, 3), np.uint8) if buffer is None else buffer
-        image[:] = 255
-        x, y = column * width, row * height
-        lost: list[bands.Lost] = []
-        self._into(image, x, y, min(width, self.size_px[0] - x), min(height, self.size_px[1] - y), lost)
-        return image, lost
-
-    def _into(self, image, x, y, width, height, lost) -> None:
-        """Read a piece of a tile; where that fails, its quarters, down to a stored tile."""
-        left, top = x % self.tile_px[0], y % self.tile_px[1]
-        try:
-            image[top : top + height, left : left + width] = self.scan.read_level(self.index, x, y, width, height)
-            return
-        except SlideGoneError:
-            raise
-        except SlideError as error:
-            reason = str(error.__cause__ or error)
-        if width <= self._smallest[0] and height <= self._smallest[1]:
-            lost.append(bands.Lost(x, y, width, height, reason))
-            return
-        for at_x, at_y in itertools.product(
-            _halves(x, width, self._smallest[0]), _halves(y, height, self._smallest[1])
-        ):
-            self._into(image, at_x[0], at_y[0], at_x[1], at_y[1], lost)
-
-
-def _halves(start: int, length: int, smallest: int) -> list[tuple[int, int]]:
-    """(start, length) of two halves that meet at a multiple of `smallest`; the whole, if no longer than that."""
-    if length <= smallest:
-        return [(start, length)]
-    half = -(-length // smallest) // 2 * smallest
-    return [(start, half), (start + half, length - half)]
-
-
-class _TileCache:
-    """Least-recently-used tiles of all slides of this process, limited in bytes."""
-
-    def __init__(self, limit: int):
-        self.limit = limit
-        self.reset()
-
-    def reset(self) -> None:
-        self.lock = threading.Lock()
-        self.tiles: OrderedDict[tuple, tuple] = OrderedDict()
-        self.bytes = 0
-
-    def get(self, key: tuple, make):
-        with self.lock:
-            if key in self.tiles:
-                self.tiles.move_to_end(key)
-                return self.tiles[key]
-        found = make()
-        if not found[1]:  # a lost tile is tried again when it is asked for again
-            with self.lock:
-                if key not in self.tiles:
-                    self.tiles[key] = found
-                    self.bytes += found[0].nbytes
-                while self.bytes > self.limit:
-                    self.bytes -= self.tiles.popitem(last=False)[1][0].nbytes
-        return found
-
-    def drop(self, token: int) -> None:
-        with self.lock:
-            for key in [k for k in self.tiles if k[0] == token]:
-                self.bytes -= self.tiles.pop(key)[0].nbytes
-
-
-_tokens = itertools.count()
-_cache = _TileCache(_CACHE_BYTES)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_cache.reset)  # the lock may have been held, and memory is dear in workers
+def _bounds(properties: dict[str, str], size_px0: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The part of a slide that holds the scan, as far as it says so and says what can be."""
+    edges = [properties.get(f"openslide.bounds-{side}", "") for side in ("x", "y", "width", "height")]
+    if not all(edge.isdecimal() for edge in edges):
+        return 0, 0, *size_px0
+    x, y, width, height = map(int, edges)
+    inside = width and height and x + width <= size_px0[0] and y + height <= size_px0[1]
+    return (x, y, width, height) if inside else (0, 0, *size_px0)

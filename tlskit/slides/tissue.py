@@ -11,6 +11,8 @@ from skimage.filters import threshold_otsu
 
 from tlskit import units
 from tlskit.errors import SlideError
+from tlskit.slides.glass import glass_colour, haze, not_bright_field, roughness, whitened
+from tlskit.slides.ink import ink_mask, large
 from tlskit.slides.slide import Slide
 
 __all__ = ["Tissue", "tissue_mask"]
@@ -20,18 +22,9 @@ __all__ = ["Tissue", "tissue_mask"]
 #: so that a field full of tissue is not split into pale and dark.
 COLOURFULNESS_BOUNDS = (9.0, 18.0)
 
-#: Haematoxylin and eosin both take more green than red out of the light; green and blue ink do the opposite.
-_INK_GREEN_OVER_RED = 14.0
-#: Black ink: darker than any tissue averaged over 8 um, and without colour.
-_INK_BLACK = 75.0
-_INK_GREY = 30.0
-_INK_MIN_UM2 = 20_000.0
-_INK_MARGIN_UM = 48.0
-
-#: In bright field the brightest tenth of a slide has at least this in every channel: it is glass, or pale tissue. In
-#: fluorescence what is bright is so in one channel or two.
-_DARK = 64
-_BRIGHTEST_SHARE = 0.1
+#: Shares of a stain that is not H&E: brown (DAB) on this much of the tissue; and H&E has eosin on at least this much.
+_BROWN_SHARE = 0.02
+_EOSIN_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -46,11 +39,17 @@ class Tissue:
         um per pixel of the mask.
     mpp0 : float
         um per level-0 pixel of its slide.
+    stain : str
+        What speaks against H&E, as a sentence; empty where nothing does.
+    ink_mm2 : float
+        Area of pen marks, with their margin; no tissue is looked for there.
     """
 
     mask: np.ndarray
     mpp: float
     mpp0: float
+    stain: str = ""
+    ink_mm2: float = 0.0
 
     @property
     def area_mm2(self) -> float:
@@ -105,9 +104,13 @@ def tissue_mask(
 ) -> Tissue:
     """Find the tissue of a bright-field slide by its colour.
 
-    Glass is made white; what is more colourful than Otsu's threshold (kept within `COLOURFULNESS_BOUNDS`) is tissue.
-    Green, blue and black ink is taken out with a margin. Gaps are closed, small holes filled, small objects dropped.
-    Regions of the slide that cannot be read count as no tissue and are recorded in ``slide.lost``.
+    Glass is found from the slide itself, whatever its tint, and made white; what is more colourful than Otsu's
+    threshold (kept within `COLOURFULNESS_BOUNDS`) is tissue. Haze (stain beside the section: pale, and as smooth as the
+    glass) is none. Ink is taken out with a margin of 48 um: green, blue, cyan, orange and black where it is flat and
+    strong; red, pink and purple, which stains are too, only as a stroke that lies on glass along a third of its edge.
+    Brown ink is not told from DAB.
+    Gaps are closed, small holes filled, small objects dropped. Regions of the slide that cannot be read count as no
+    tissue and are recorded in ``slide.lost``.
 
     Parameters
     ----------
@@ -122,57 +125,44 @@ def tissue_mask(
     Raises
     ------
     SlideError
-        If the background is dark (fluorescence): there, colour does not tell tissue from glass.
+        If the background is dark (fluorescence) or nothing has colour: there, colour does not tell tissue from glass.
     """
     image, mpp = slide.thumbnail(mpp=max(mpp, slide.mpp0))
-    if np.quantile(image.min(axis=2), 1 - _BRIGHTEST_SHARE) < _DARK:
-        raise SlideError(
-            f"{slide.path}: the background of this slide is dark, as in fluorescence. Tissue is looked for on "
-            "bright-field slides (H&E) only: leave this slide out, or run without a tissue mask where that is offered."
-        )
-    white = _glass_made_white(image)
+    fault = not_bright_field(image)
+    if fault:
+        raise SlideError(f"{slide.path}: {fault}")
+    rough = roughness(image)
+    white = whitened(image, glass_colour(image, rough))
     smooth = cv2.GaussianBlur(white, (0, 0), max(0.5, 8.0 / mpp))
     colourfulness = smooth.max(axis=2) - smooth.min(axis=2)
-    low, high = COLOURFULNESS_BOUNDS
-    flat = colourfulness.max() - colourfulness.min() < 1
-    threshold = high if flat else float(np.clip(threshold_otsu(colourfulness), low, high))
-    mask = colourfulness > threshold
-    ink = _ink(smooth, mpp)
-    mask &= ~ink
+    mask = colourfulness > _threshold(colourfulness)
+    ink = ink_mask(white, smooth, ~mask, mpp)
+    mask &= ~ink & ~haze(colourfulness, rough, ~mask)
     radius = max(1, round(closing_um / mpp))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     mask = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc, borderType=cv2.BORDER_REPLICATE) > 0
     pixel_um2 = mpp**2
-    mask = ~_large(~mask, min_hole_um2 / pixel_um2, connectivity=4)
-    mask = _large(mask, min_object_um2 / pixel_um2, connectivity=8)
-    return Tissue(mask & ~ink, float(mpp), float(slide.mpp0))
+    mask = ~large(~mask, min_hole_um2 / pixel_um2, connectivity=4)
+    mask = large(mask, min_object_um2 / pixel_um2, connectivity=8) & ~ink
+    stain = _not_hematoxylin_and_eosin(white[mask])
+    return Tissue(mask, float(mpp), float(slide.mpp0), stain, units.area_mm2(int(ink.sum()), mpp))
 
 
-def _glass_made_white(image: np.ndarray) -> np.ndarray:
-    """Divide by the colour of the glass, where there is enough of it to measure; (H, W, 3) float32."""
-    pixels = image.reshape(-1, 3)
-    glass = pixels[(pixels.min(1) > 200) & (pixels.max(1) - pixels.min(1) < 20) & (pixels.min(1) < 255)]
-    colour = np.median(glass, axis=0) if len(glass) > 0.005 * len(pixels) else np.full(3, 245.0)
-    return np.minimum(image.astype(np.float32) * (255.0 / colour).astype(np.float32), 255.0)
+def _threshold(colourfulness: np.ndarray) -> float:
+    low, high = COLOURFULNESS_BOUNDS
+    flat = colourfulness.max() - colourfulness.min() < 1
+    return high if flat else float(np.clip(threshold_otsu(colourfulness), low, high))
 
 
-def _ink(smooth: np.ndarray, mpp: float) -> np.ndarray:
-    """Pen marks, (H, W) bool, with a margin."""
-    red, green = smooth[..., 0], smooth[..., 1]
-    brightest = smooth.max(axis=2)
-    ink = green - red > _INK_GREEN_OVER_RED
-    ink |= (brightest < _INK_BLACK) & (brightest - smooth.min(axis=2) < _INK_GREY)
-    ink = _large(ink, _INK_MIN_UM2 / mpp**2, connectivity=8)
-    if not ink.any():
-        return ink
-    radius = max(1, round(_INK_MARGIN_UM / mpp))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return cv2.dilate(ink.astype(np.uint8), disc) > 0
-
-
-def _large(mask: np.ndarray, min_px: float, *, connectivity: int) -> np.ndarray:
-    """Connected parts of at least `min_px` pixels."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
-    keep = stats[:, cv2.CC_STAT_AREA] >= min_px
-    keep[0] = False
-    return keep[labels]
+def _not_hematoxylin_and_eosin(pixels: np.ndarray) -> str:
+    """What speaks against H&E in the tissue's pixels, (N, 3), glass at 255."""
+    if not len(pixels):
+        return ""
+    red, green, blue = (-np.log((pixels + 1.0) / 256.0)).T
+    brown = float(((blue > 1.1 * green) & (blue > 0.3)).mean())
+    eosin = float((red < 0.6 * green).mean())
+    if brown > _BROWN_SHARE:
+        return f"{brown:.0%} of its tissue is brown, as in immunohistochemistry (DAB), not H&E."
+    if eosin < _EOSIN_SHARE:
+        return f"{eosin:.1%} of its tissue is pink: a stain without eosin, or one far bluer than H&E is."
+    return ""

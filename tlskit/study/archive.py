@@ -6,23 +6,26 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from tlskit import cohort
 from tlskit.cohort import splitting
-from tlskit.errors import RunError
+from tlskit.errors import MapError, RunError, TlskitError
 from tlskit.files import project_root, resolve
+from tlskit.maps import open_map
 from tlskit.metrics import thresholds
 from tlskit.outlines import truth
-from tlskit.study import runs
+from tlskit.study import runs, standing, status
 
 __all__ = ["Archive", "Arm", "find_runs", "open_archive"]
+
+log = logging.getLogger(__name__)
 
 _TEXT_COLUMNS = {"slide_id": str, "patient_id": str, "cancer_type": str, "tile_id": str, "arm": str}
 
@@ -58,13 +61,33 @@ class Arm:
         return self.dir / "work" / "checkpoint.pt"
 
     def has_map(self, slide_id: str) -> bool:
-        """Whether the slide has a finished map."""
-        return self.map_path(slide_id).is_file()
+        """Whether the slide has a finished map of this arm's network; another's is never shown as this one's."""
+        path = self.map_path(slide_id)
+        if not path.is_file():
+            return False
+        mine = self.values.get("03_training", {}).get("checkpoint_sha256", "")
+        try:
+            with open_map(path) as found:
+                made_by = found.metadata.get("checkpoint_sha256", "")
+        except MapError as error:
+            log.warning("%s", error)
+            return False
+        if mine and made_by and mine != made_by:
+            log.warning(
+                "%s of arm %s is of another network: it is not shown. Run the sweep again.", path.name, self.name
+            )
+            return False
+        return True
 
     @property
     def thresholds(self) -> dict[str, float]:
         """``{"fixed": 0.5}``, and ``"validation"`` where one was chosen."""
-        return thresholds.read_threshold(self.dir / "work" / "threshold.json")
+        mine = self.values.get("03_training", {}).get("checkpoint_sha256", "")
+        try:
+            return thresholds.read_threshold(self.dir / "work" / "threshold.json", checkpoint_sha256=mine)
+        except TlskitError as error:
+            log.warning("%s", error)
+            return thresholds.read_threshold(self.dir / "work" / "none")
 
     def table(self, name: str) -> pd.DataFrame | None:
         """``tables/<name>.csv``, or None where that step has not been run."""
@@ -98,12 +121,15 @@ class Archive:
     arms
         Coarsest magnification first.
     settings
-        The run's preset (``run.yaml``), with what the steps recorded where the preset is silent.
+        What the steps recorded, and the run's preset (``run.yaml``) where they are silent.
+    manifest_path
+        The cohort's manifest, where it was given.
     """
 
     dir: Path
     arms: list[Arm]
     settings: dict
+    manifest_path: Path | None = None
 
     @property
     def name(self) -> str:
@@ -125,16 +151,34 @@ class Archive:
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """The cohort's manifest."""
-        if not self.settings.get("manifest"):
-            raise RunError(f"Run {self.name} does not say which cohort it was made of: run.yaml has no `manifest`.")
-        # Relative to the project that the run lies in, wherever one is now.
-        path = Path(self.settings["manifest"]).expanduser()
-        return cohort.read_manifest(path if path.is_absolute() else project_root(self.dir) / path)
+        if self.manifest_path is not None:
+            return cohort.read_manifest(self.manifest_path)
+        named = self.settings.get("manifest")
+        if not named:
+            raise RunError(
+                f"Run {self.name} does not say which cohort it was made of. Name it: `manifest=` of "
+                "`study.open_archive`, or `manifest: ...` in its run.yaml."
+            )
+        # Relative to the project that the run lies in, wherever that is now; or, where the run was taken out of it, to
+        # the one that is being worked in.
+        tried = [(root / Path(named).expanduser()).resolve() for root in (project_root(self.dir), project_root())]
+        for path in tried:
+            if path.is_file():
+                return cohort.read_manifest(path)
+        raise RunError(
+            f"The cohort of run {self.name}, {named}, is neither in the project that the run lies in nor in this one. "
+            "Was the run moved without it? Name it: `manifest=` of `study.open_archive`, or in its run.yaml."
+        )
 
     @property
     def caption(self) -> str:
         """What every figure of this cohort says below it; may be empty."""
-        return cohort.caption(self.manifest)
+        try:
+            return cohort.caption(self.manifest)
+        except TlskitError:  # the run was moved without its cohort; the steps have written it down
+            records = sorted(self.dir.glob("*/records/*.json"))
+            said = [json.loads(path.read_text(encoding="utf-8")).get("caption", "") for path in records]
+            return next(filter(None, said), "")
 
     @property
     def slide_ids(self) -> list[str]:
@@ -243,7 +287,9 @@ class Archive:
         return pd.concat(tables, ignore_index=True)
 
 
-def open_archive(run: str | Path | Archive | runs.Run, *, outputs_dir: str | Path = "outputs") -> Archive:
+def open_archive(
+    run: str | Path | Archive | runs.Run, *, outputs_dir: str | Path = "outputs", manifest: str | Path | None = None
+) -> Archive:
     """Look at a run.
 
     Parameters
@@ -252,6 +298,8 @@ def open_archive(run: str | Path | Archive | runs.Run, *, outputs_dir: str | Pat
         Its name, its folder, or what `tlskit.study.runs.open_run` returned.
     outputs_dir
         Folder of all runs, relative to the project's root; for a name.
+    manifest
+        The cohort's manifest, where it does not lie where the run says (a run on another disk).
 
     Raises
     ------
@@ -267,10 +315,8 @@ def open_archive(run: str | Path | Archive | runs.Run, *, outputs_dir: str | Pat
     if not folder.is_dir():
         names = ", ".join(path.name for path in find_runs(folder.parent)) or "none"
         raise RunError(f"There is no run {folder.name!r} in {folder.parent.name}; runs there: {names}.")
-    settings = {}
-    if (folder / "run.yaml").is_file():
-        settings = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8")) or {}
-    arms = []
+    settings = standing.read_preset_of(folder)
+    arms, recorded = [], {}
     for record in sorted(folder.glob("*/records/01_tiling.json")):
         arm_dir = record.parent.parent
         values = {}
@@ -280,11 +326,23 @@ def open_archive(run: str | Path | Archive | runs.Run, *, outputs_dir: str | Pat
         if "magnification" in tiling:
             arms.append(Arm(arm_dir.name, arm_dir, float(tiling["magnification"]), values))
             for name in ("target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px"):
-                settings.setdefault(name, tiling.get(name))
+                if tiling.get(name) is not None:
+                    recorded.setdefault(name, {})[arm_dir.name] = tiling[name]
+            found = status.read_step(arm_dir, "01_tiling") or {}
+            if found.get("manifest"):
+                settings.setdefault("manifest", found["manifest"])
     if not arms:
         raise RunError(f"Run {folder.name} has no arm that was tiled: run 01_tiling first.")
+    for name, values in recorded.items():
+        # What the arms were made with counts; run.yaml may be of a sweep that came after, and was stopped.
+        first = next(iter(values.values()))
+        settings[name] = first
+        if name != "tile_px" and any(value != first for value in values.values()):
+            listed = ", ".join(f"{arm} {value!r}" for arm, value in values.items())
+            log.warning("The arms of run %s differ in `%s` (%s): %r is shown.", folder.name, name, listed, first)
     settings = {name: value for name, value in settings.items() if value is not None}
-    return Archive(folder, sorted(arms, key=lambda arm: (arm.magnification, arm.name)), settings)
+    chosen = None if manifest is None else resolve(manifest)
+    return Archive(folder, sorted(arms, key=lambda arm: (arm.magnification, arm.name)), settings, chosen)
 
 
 def find_runs(outputs_dir: str | Path = "outputs") -> list[Path]:

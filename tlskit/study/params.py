@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import tokenize
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import pandas as pd
 import yaml
 
 from tlskit.errors import ParameterError
+from tlskit.networks import LOSSES
+from tlskit.study.beforehand import arm_faults
 from tlskit.units import magnification_name
 
 __all__ = [
@@ -45,7 +48,11 @@ NOT_SWEPT = {
     "manifest": "all arms stand on the same cohort; make a run of each cohort",
     "split_seed": "all arms are tested on the same patients; make a run of each split",
     "split_ratios": "all arms are tested on the same patients; make a run of each split",
+    "folds": "all arms stand on the same folds; sweep `fold`, and make a run of each number of folds",
 }
+
+#: Parameters that may be lists themselves: in a list of arms their lists are values, not several arms.
+LISTS = ("target_class", "ignore_class", "split_ratios")
 
 #: What can name a folder of an archive on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
@@ -60,7 +67,9 @@ CHOICES = {
     "precision": ("auto", "exact", "bf16"),
     "engine": ("auto", "torch", "openvino"),
     "normalisation": ("divide_255", "imagenet"),
+    "loss": LOSSES,
     "compare_slides": ("same", "common"),
+    "compare_arms": ("all", "ready"),
 }
 RANGES = {
     "magnification": (0.1, 100),
@@ -72,6 +81,12 @@ RANGES = {
     "epochs": (1, 10_000),
     "batch_size": (1, 4096),
     "learning_rate": (1e-8, 10),
+    "negatives_per_batch": (-1, 4095),
+    "positive_pixels": (0, 1),
+    "hard_negatives": (0, 1),
+    "detail_mpp": (0, 100),
+    "folds": (0, 100),
+    "fold": (0, 99),
     "steps_per_epoch": (0, 10_000_000),
     "workers": (0, 256),
     "timing_repeats": (1, 1000),
@@ -207,6 +222,7 @@ def override(preset: dict, values: dict) -> dict:
     if isinstance(sweep, dict):
         sweep = {name: [values[name]] if name in values else given for name, given in sweep.items()}
     else:
+        sweep = stated_arms(sweep)
         stated = {name for given in sweep for name in given}
         kept = [g for g in sweep if all(g.get(n, preset.get(n)) == v for n, v in values.items() if n in stated)]
         replaced = [{name: values.get(name, value) for name, value in given.items()} for given in sweep]
@@ -231,16 +247,20 @@ def parse_value(text: str) -> object:
         raise ParameterError(f"{text!r} is no value as a preset would hold it: {problem}.") from error
 
 
-def _stated(sweep: dict | list) -> list[dict]:
+def stated_arms(sweep: dict | list) -> list[dict]:
     """What `sweep` states of each arm."""
     if isinstance(sweep, dict):
         return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
-    return [dict(given) for given in sweep]
+    made = []
+    for given in sweep:
+        several = {n: v if isinstance(v, list) and n not in LISTS else [v] for n, v in given.items()}
+        made += [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
+    return made
 
 
 def factors(preset: dict) -> list[str]:
     """Names of the parameters that `sweep` states for any arm, magnification first."""
-    names = list(dict.fromkeys(name for stated in _stated(preset.get(SWEEP, {})) for name in stated))
+    names = list(dict.fromkeys(name for stated in stated_arms(preset.get(SWEEP, {})) for name in stated))
     return sorted(names, key=lambda name: name != "magnification")
 
 
@@ -248,7 +268,8 @@ def arms(preset: dict) -> list[dict]:
     """The arms of a preset: one dictionary of parameters an arm, ``sweep`` itself left out.
 
     ``sweep`` is a mapping of parameters to lists, and every combination is an arm; or a list of mappings, each an arm
-    (``- {magnification: 20, tile_px: 1280}``). What it does not state for an arm is as elsewhere in the preset.
+    (``- {magnification: 20, tile_px: 1280}``), in which a list makes an arm of each of its values. What it does not
+    state for an arm is as elsewhere in the preset.
 
     Each arm carries ``arm``, the name of its folder: the magnification, followed by whatever else is stated for it
     (``20x``, ``4x_seed=1``). So an arm keeps its folder when others are added or left out.
@@ -260,7 +281,7 @@ def arms(preset: dict) -> list[dict]:
     """
     fixed = {name: value for name, value in preset.items() if name != SWEEP}
     made, seen = [], {}
-    for stated in _stated(preset.get(SWEEP, {})):
+    for stated in stated_arms(preset.get(SWEEP, {})):
         arm = fixed | stated
         rest = [f"{name}={_short(value)}" for name, value in stated.items() if name != "magnification"]
         start = [magnification_name(arm["magnification"])] if "magnification" in arm else []
@@ -324,7 +345,8 @@ def notebook_parameters(path: str | Path) -> dict[str, Parameter]:
 
 
 def check(preset: dict, notebooks: list[Path]) -> None:
-    """Refuse a preset that names an unknown parameter, or gives one a value of the wrong type or out of range.
+    """Refuse a preset that names an unknown parameter, or gives one a value of the wrong type or out of range, or
+    whose parameters do not fit together in some arm.
 
     Parameters
     ----------
@@ -342,7 +364,7 @@ def check(preset: dict, notebooks: list[Path]) -> None:
     for path in notebooks:
         declared |= notebook_parameters(path)
     given = [(name, value) for name, value in preset.items() if name != SWEEP]
-    given += [item for stated in _stated(preset.get(SWEEP, {})) for item in stated.items()]
+    given += [item for stated in stated_arms(preset.get(SWEEP, {})) for item in stated.items()]
     faults = [f"`{name}` cannot be swept: {why}" for name, why in NOT_SWEPT.items() if name in factors(preset)]
     if "run_name" in preset and not NAME.fullmatch(str(preset["run_name"])):
         faults.append(
@@ -358,8 +380,29 @@ def check(preset: dict, notebooks: list[Path]) -> None:
             faults += _value_faults(name, value, declared[name].default)
     for name in _names(preset, "target_class") & _names(preset, "ignore_class"):
         faults.append(f"{name!r} is in `target_class` and in `ignore_class`: take it out of one")
+    if not faults and "loss" in declared and "folds" in declared:
+        defaults = {name: parameter.default for name, parameter in declared.items()}
+        faults = [f"{arm['arm']}: {fault}" for arm in arms(preset) for fault in arm_faults(defaults | arm)]
     if faults:
         raise ParameterError("The preset was refused:\n" + "\n".join(f"  - {fault}" for fault in dict.fromkeys(faults)))
+
+
+def refuse_values(values: Mapping, declared: Mapping[str, Parameter]) -> None:
+    """Refuse values of another kind than a notebook declares, whoever gave them.
+
+    Raises
+    ------
+    ParameterError
+        Listing every fault.
+    """
+    faults = [fault for name, value in values.items() for fault in _value_faults(name, value, declared[name].default)]
+    if faults:
+        raise ParameterError("The notebook's parameters were refused:\n" + "\n".join(f"  - {f}" for f in faults))
+
+
+def differ(one: object, other: object) -> bool:
+    """Whether two values of a parameter are not the same; 4 and 4.0 are, 1 and True are not."""
+    return isinstance(one, bool) != isinstance(other, bool) or one != other
 
 
 def _names(preset: dict, parameter: str) -> set[str]:

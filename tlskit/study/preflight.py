@@ -19,14 +19,14 @@ from tlskit import __version__, cohort, maps, networks, units
 from tlskit.cohort import checks
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import Claims, project_root, resolve
-from tlskit.study import params, project, report_page, sweep
+from tlskit.study import beforehand, params, project, report_page, sweep
 
-__all__ = ["check_preset", "check_run"]
+__all__ = ["check_preset", "check_run", "shown_on_page"]
 
 #: What `checks.check_manifest` asks of a run.
 _OF_COHORT = (
     "target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px", "missing_target", "split_ratios",
-    "split_seed",
+    "split_seed", "folds",
 )  # fmt: skip
 
 #: Bytes a map takes for each pixel of its slide, pyramid included: measured on untrained networks, whose noise is the
@@ -38,6 +38,21 @@ _TILE_BYTES_A_PX = 1.9
 _CHECKPOINT_COPIES = 5
 #: A parameter that holds a file or a setting of the network: an arm with other values of them is another network.
 _OF_NETWORK = ("encoder", "encoder_weights", "tile_px", "batch_size", "engine", "precision", "window_overlap")
+
+
+def shown_on_page(preset: dict) -> tuple[Path, dict]:
+    """A preset's manifest, and what `cohort.write_slide_page` asks of a run, of its first arm."""
+    arm = _arms(preset)[0]
+    return resolve(arm["manifest"]), {name: arm[name] for name in ("target_class", "resolution_by", "apply_icc")}
+
+
+def _arms(preset: dict) -> list[dict]:
+    """The parameters of each arm, those that the preset leaves out at their defaults."""
+    defaults = {}
+    for step in (*sweep.STEPS, sweep.COMPARE):
+        declared = params.notebook_parameters(sweep.notebook_path(step))
+        defaults |= {name: parameter.default for name, parameter in declared.items()}
+    return [defaults | arm for arm in params.arms(preset)]
 
 
 def check_preset(preset: dict) -> pd.DataFrame:
@@ -53,11 +68,7 @@ def check_preset(preset: dict) -> pd.DataFrame:
     DataFrame
         As of `checks.check_manifest`, errors first.
     """
-    defaults = {}
-    for step in (*sweep.STEPS, sweep.COMPARE):
-        declared = params.notebook_parameters(sweep.notebook_path(step))
-        defaults |= {name: parameter.default for name, parameter in declared.items()}
-    arms = [defaults | arm for arm in params.arms(preset)]
+    arms = _arms(preset)
     tables, groups = [check_run(arms)], {}
     for arm in arms:
         settings = {name: arm[name] for name in _OF_COHORT if name in arm}
@@ -111,11 +122,9 @@ def _look_at_network(arm: dict, add: Callable[..., None]) -> None:
     """What the steps 03 to 06 would refuse, by the functions that they call."""
     name = arm.get("arm") or units.magnification_name(arm["magnification"])
     tile_px, batch_size = arm["tile_px"], arm["batch_size"]
+    for fault in beforehand.arm_faults(arm):
+        add("error", "parameters", f"{fault}.")
     if tile_px % 32:
-        add(
-            "error", "parameters", f"`tile_px` is {tile_px}; the network halves its input five times.",
-            f"Set a multiple of 32, such as {max(32, round(tile_px / 32) * 32)}.",
-        )  # fmt: skip
         tile_px = max(32, round(tile_px / 32) * 32)
     try:
         maps.inference.layout_for(SimpleNamespace(tile_px=tile_px), overlap=arm["window_overlap"])

@@ -15,7 +15,8 @@ from tlskit.evaluation import arms, check_arms, collect, comparison, costs
 from tlskit.figures import auditcharts, charts, comparecharts, same
 from tlskit.files import write_text
 from tlskit.metrics import published
-from tlskit.study import runs
+from tlskit.study import keys, runs, standing
+from tlskit.study.ledger import Rebuilding
 from tlskit.study.report_page import Section, add_figure, add_table, html_table, print_pdf, render
 
 __all__ = ["write_report"]
@@ -24,12 +25,13 @@ log = logging.getLogger(__name__)
 
 
 def write_report(
-    run_dir: str | Path,
+    run: str | Path | runs.Run,
     *,
     threshold_by: str = "fixed",
     batch_size: int = 8,
     draws: int = 10_000,
     slides: str = "same",
+    compare_arms: str = "all",
     pdf: bool = True,
 ) -> Path:
     """Rebuild the comparison of a run's arms from their tables, and write it as one HTML page.
@@ -40,8 +42,9 @@ def write_report(
 
     Parameters
     ----------
-    run_dir
-        Folder of the run.
+    run
+        What `runs.open_run` returned in the notebook of the comparison; or the folder of a run, whose comparison is
+        made again.
     threshold_by
         ``fixed`` or ``validation``.
     batch_size
@@ -50,6 +53,9 @@ def write_report(
         Of the bootstrap.
     slides
         Of `tlskit.evaluation.arm_tables.check_arms`.
+    compare_arms
+        Of `standing.choose_arms`, where a folder is given: refuse (``all``) or leave out (``ready``) arms that are
+        missing, failed or out of date.
     pdf
         Whether to try a PDF.
 
@@ -61,7 +67,7 @@ def write_report(
     Raises
     ------
     ComparisonError
-        If the arms do not stand on the same patients, slides and targets.
+        If an arm is missing, failed or out of date, or the arms do not stand on the same patients, slides and targets.
     ParameterError
         If `threshold_by` is unknown, or `draws` or `batch_size` is below 1.
     """
@@ -69,8 +75,14 @@ def write_report(
         raise ParameterError(f"`threshold_by` should be fixed or validation, not {threshold_by!r}.")
     if draws < 1 or batch_size < 1:
         raise ParameterError(f"`draws` and `batch_size` should be at least 1, not {draws} and {batch_size}.")
-    run_dir = Path(run_dir)
-    run = runs.Run(run_dir, run_dir / "compare", "compare", "compare_magnifications", _caption(run_dir))
+    opened = isinstance(run, runs.Run)
+    run_dir = run.dir if opened else Path(run)
+    if not opened:
+        standing.choose_arms(run_dir, compare_arms)
+        options = {"bootstrap_draws": draws, "compare_slides": slides, "compare_arms": compare_arms}
+        rebuilding = Rebuilding(run_dir, options | ({"threshold_by": threshold_by} if threshold_by != "fixed" else {}))
+        folder, step = run_dir / keys.COMPARE_ARM, keys.COMPARE
+        run = runs.Run(run_dir, folder, keys.COMPARE_ARM, step, _caption(run_dir), rebuilding)
     stands_on = check_arms(run_dir, slides=slides)
     options = {"threshold_by": threshold_by, "slides": slides}
     makers: list[tuple[str, Callable[[Section], None]]] = [
@@ -102,6 +114,11 @@ def write_report(
     write_text(page, render(run, sections))
     if pdf:
         print_pdf(page, page.with_suffix(".pdf"))
+    for path in (page, page.with_suffix(".pdf")):
+        if path.is_file() and run.ledger is not None:
+            run.ledger.wrote(path)
+    if not opened:
+        run.ledger.end()
     return page
 
 
@@ -243,6 +260,8 @@ def _objects(section: Section, run: runs.Run, options: dict) -> None:
     add_table(section, run, table, "objects", "")
     of_slides = collect(run.dir, "05_objects_per_slide")
     of_slides = of_slides[of_slides["threshold_by"] == options["threshold_by"]]
+    if "split" in of_slides:
+        of_slides = of_slides[of_slides["split"] != "val"]  # counted too, for the choice of an arm
     caption = "Area of objects of each slide, predicted against true."
     add_figure(section, run, comparecharts.agreement(of_slides), "agreement", caption)
     add_table(section, run, agreed, "agreement", "")

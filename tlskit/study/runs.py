@@ -1,51 +1,44 @@
-"""The archive of a run: its folders, tables, figures, records, provenance and status.
+"""The archive of a run: its folders, tables, figures and records, and the status of each step.
 
 ::
 
-    outputs/<run>/  run.yaml  provenance.json  status.csv  split.csv
-      <arm>/        01_tiling.ipynb ...  figures/  tables/  records/  geojson/  work/
-      compare/      compare_magnifications.ipynb  figures/  tables/
+    outputs/<run>/  run.yaml  arms.csv  split.csv
+      <arm>/        01_tiling.ipynb ...  status/  figures/  tables/  records/  geojson/  work/
+      compare/      compare_magnifications.ipynb  status/  figures/  tables/
 
 An *arm* is one combination of the swept parameters, named after its magnification (``20x``). What `Run.table` and
-`Run.figure` return is what they saved, so that what a cell shows is what is archived.
+`Run.figure` return is what they saved, so that what a cell shows is what is archived; and each file is entered in the
+step's status, under the key of what was run (`tlskit.study.ledger`).
 """
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
 import logging
-import os
-import platform
-import re
-import subprocess
-import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from filelock import FileLock
 
-from tlskit import __version__
 from tlskit.errors import RunError, TlskitError
 from tlskit.files import disk_full, is_disk_full, project_root, resolve, write_text, writing
+from tlskit.study import keys, params, standing
+from tlskit.study.ledger import Ledger
+from tlskit.study.provenance import provenance
+from tlskit.study.status import STATUS_COLUMNS, read_status
 from tlskit.units import magnification_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["STATUS_COLUMNS", "Run", "open_run", "provenance", "read_status", "write_status"]
+__all__ = ["STATUS_COLUMNS", "Run", "open_run", "read_status"]
 
 log = logging.getLogger(__name__)
 
-STATUS_COLUMNS = ["arm", "step", "slide_id", "status", "reason", "seconds", "key"]
-
 #: Figures of an archive: pixels for looking, vectors for a paper.
 FIGURE_DPI = 150
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 
 
 @dataclass(frozen=True)
@@ -62,6 +55,8 @@ class Run:
         Such as ``"4x"`` and ``"01_tiling"``.
     caption
         Printed under every figure, e.g. that the data are synthetic; may be empty.
+    ledger
+        Keeps the step's status; None for a page that is made beside the steps.
     """
 
     dir: Path
@@ -69,26 +64,31 @@ class Run:
     arm: str
     step: str
     caption: str
+    ledger: Ledger | None = field(default=None, repr=False, compare=False)
 
     @property
     def work(self) -> Path:
         """Folder for what is heavy and can be made again: tiles, checkpoint, probability maps."""
+        self._begin_in("01_tiling")
         return self._folder("work")
 
     @property
     def maps_dir(self) -> Path:
         """Folder of the arm's probability maps, ``work/maps``."""
+        self._begin_in("05_wsi_evaluation")
         return self._folder("work") / "maps"
 
     @property
     def geojson_dir(self) -> Path:
         """Folder of the arm's predicted outlines, one QuPath GeoJSON a slide."""
+        self._begin_in("05_wsi_evaluation")
         return self._folder("geojson")
 
     @property
     def checkpoint_path(self) -> Path:
         """Where the arm's trained network lies."""
-        return self.work / "checkpoint.pt"
+        self._begin_in("03_training")
+        return self._folder("work") / "checkpoint.pt"
 
     @property
     def split_path(self) -> Path:
@@ -97,7 +97,9 @@ class Run:
 
     def table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Save a table as ``tables/<step number>_<name>.csv`` and return it."""
-        write_text(self._folder("tables") / f"{self._prefix}{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        self._begin()
+        path = self._folder("tables") / f"{self._prefix}{name}.csv"
+        self._wrote(write_text(path, table.to_csv(index=False, lineterminator="\n")))
         return table
 
     def figure(self, figure: Figure, name: str) -> Figure:
@@ -107,6 +109,7 @@ class Run:
         """
         import matplotlib.pyplot as plt
 
+        self._begin()
         parts = [f"run {self.dir.name}", self.arm if self.arm_dir.name == self.arm else "", self.caption]
         if not any(text.get_gid() == "tlskit-caption" for text in figure.texts):
             # Just under the lowest thing that is drawn, a legend below the axes included.
@@ -128,18 +131,27 @@ class Run:
         for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Creator": None})):
             with writing(stem.with_name(stem.name + suffix)) as path:
                 figure.savefig(path, dpi=FIGURE_DPI, bbox_inches="tight", pad_inches=0.1, metadata=metadata)
+            self._wrote(stem.with_name(stem.name + suffix))
         # The notebook shows what the cell returns; left open, pyplot would show it a second time.
         plt.close(figure)
         return figure
 
     def record(self, **values: object) -> dict:
-        """Add numbers and short lists to ``records/<step>.json``, with the provenance of this step; return them."""
+        """Add numbers and short lists to ``records/<step>.json``, with the provenance of this step; return them.
+
+        The record ends the step: with it, the step is done.
+        """
+        self._begin()
         path = self._folder("records") / f"{self.step}.json"
         old = json.loads(path.read_text(encoding="utf-8")).get("values", {}) if path.is_file() else {}
         values = {name: _plain(value) for name, value in values.items()}
         record = {"step": self.step, "arm": self.arm, "caption": self.caption, "values": old | values}
+        if self.ledger is not None:
+            record["key"] = self.ledger.values.get("key", "")
         record["provenance"] = provenance()
-        write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        self._wrote(write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n"))
+        if self.ledger is not None:
+            self.ledger.end()
         return values
 
     def previous(self, step: str) -> dict:
@@ -164,8 +176,10 @@ class Run:
 
     def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Save a long table as ``work/<name>.parquet`` and return it."""
+        self._begin()
         with writing(self.work / f"{name}.parquet") as path:
             table.to_parquet(path, index=False)
+        self._wrote(self.work / f"{name}.parquet")
         return table
 
     def load(self, name: str, *, made_by: str) -> pd.DataFrame:
@@ -176,7 +190,7 @@ class Run:
         return pd.read_parquet(path)
 
     def failed(self, slide_id: str, error: Exception) -> None:
-        """Note that one slide failed in this step: a row in ``status.csv``. The run goes on without it.
+        """Note that one slide failed in this step, in the step's status. The run goes on without it.
 
         Raises
         ------
@@ -187,11 +201,21 @@ class Run:
             raise disk_full(self.arm_dir / slide_id) from error
         reason = str(error) if isinstance(error, TlskitError) else f"{type(error).__name__}: {error}"
         log.warning("%s %s: %s left out: %s", self.arm, self.step, slide_id, reason)
-        row = dict.fromkeys(STATUS_COLUMNS, "") | {
-            "arm": self.arm, "step": self.step, "slide_id": slide_id, "status": "failed",
-            "reason": " ".join(reason.split()),
-        }  # fmt: skip
-        write_status(self.dir, [row])
+        if self.ledger is not None:
+            self.ledger.failed(slide_id, reason)
+
+    def _begin(self) -> None:
+        if self.ledger is not None:
+            self.ledger.begin()
+
+    def _begin_in(self, step: str) -> None:
+        """Where a step is given a folder to write into, it has begun."""
+        if self.step == step:
+            self._begin()
+
+    def _wrote(self, path: Path) -> None:
+        if self.ledger is not None:
+            self.ledger.wrote(path)
 
     @property
     def _prefix(self) -> str:
@@ -212,8 +236,12 @@ def open_run(
     arm: str = "",
     caption: str = "",
     outputs_dir: str | Path = "outputs",
+    given: Mapping | None = None,
+    arms: str = "all",
 ) -> Run:
-    """Open one step of one arm of a run, making its folders.
+    """Open one step of one arm of a run.
+
+    Nothing of what an earlier run of the step left is touched before this one writes.
 
     Parameters
     ----------
@@ -228,112 +256,37 @@ def open_run(
         Printed under every figure of this step.
     outputs_dir
         Relative to the project's root.
+    given
+        The notebook's ``globals()``: what is saved stands under the key of the parameters that it declares. Without it
+        the key is unknown, and a sweep runs the step again.
+    arms
+        Where the arms meet: refuse (``all``) or leave out (``ready``) arms that are missing, failed or out of date.
 
     Raises
     ------
     RunError
-        If a name could leave the run's folder.
+        If a name could leave the run's folder, a step before this one failed or was not ended, or slides or outlines
+        have changed since.
+    ComparisonError
+        Where the arms meet: if one of them is missing, failed or out of date.
+    ParameterError
+        If a parameter is of another kind than the notebook declares.
     """
     arm = arm or (magnification_name(magnification) if magnification is not None else "compare")
     for what, name in (("run_name", run_name), ("arm", arm), ("step", step)):
-        if not _NAME.fullmatch(str(name)):
+        if not params.NAME.fullmatch(str(name)):
             raise RunError(
                 f"`{what}` should be letters, digits, '.', '_', '-' and begin with a letter or digit: {name!r}."
             )
     run_dir = resolve(outputs_dir) / run_name
-    run = Run(dir=run_dir, arm_dir=run_dir / arm, arm=arm, step=step, caption=caption)
-    run.arm_dir.mkdir(parents=True, exist_ok=True)
-    # A step that starts anew has not failed on any slide yet; its record starts empty too.
-    _forget_failures(run_dir, arm, step)
-    (run.arm_dir / "records" / f"{step}.json").unlink(missing_ok=True)
-    if not (run_dir / "provenance.json").is_file():
-        write_text(run_dir / "provenance.json", json.dumps(provenance(), indent=1) + "\n")
+    inputs = None
+    if step == keys.COMPARE and given is not None:
+        inputs = standing.keys_of_arms(run_dir, standing.choose_arms(run_dir, arms))
+    ledger = Ledger(run_dir, arm, step, given, inputs)
+    run = Run(dir=run_dir, arm_dir=run_dir / arm, arm=arm, step=step, caption=caption, ledger=ledger)
+    if ledger.by == "sweep":
+        ledger.begin()
     return run
-
-
-def read_status(run_dir: str | Path) -> pd.DataFrame:
-    """``status.csv`` of a run: one row a step (``slide_id`` empty) and one for each slide that failed in it."""
-    path = Path(run_dir) / "status.csv"
-    if not path.is_file():
-        return pd.DataFrame(columns=STATUS_COLUMNS)
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
-
-
-def write_status(run_dir: str | Path, rows: list[dict]) -> None:
-    """Add rows to ``status.csv``, replacing those of the same arm, step and slide.
-
-    Arms may run side by side on a cluster, so the file is read, changed and renamed under a lock.
-    """
-    run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(run_dir / ".status.lock"):
-        status = read_status(run_dir)
-        new = pd.DataFrame(rows, columns=STATUS_COLUMNS).astype(str)
-        status = pd.concat([status, new], ignore_index=True)
-        status = status.drop_duplicates(["arm", "step", "slide_id"], keep="last")
-        write_text(run_dir / "status.csv", status.to_csv(index=False, lineterminator="\n"))
-
-
-def _forget_failures(run_dir: Path, arm: str, step: str) -> None:
-    if not (run_dir / "status.csv").is_file():
-        return
-    with FileLock(run_dir / ".status.lock"):
-        status = read_status(run_dir)
-        mine = (status["arm"] == arm) & (status["step"] == step) & (status["slide_id"] != "")
-        if mine.any():
-            write_text(run_dir / "status.csv", status[~mine].to_csv(index=False, lineterminator="\n"))
-
-
-def provenance() -> dict:
-    """What made the numbers: versions, code state, hardware, time. No user, no host, no path of the machine."""
-    packages = (
-        "torch", "torchvision", "segmentation-models-pytorch", "lightning", "openslide-python", "openslide-bin",
-        "numpy", "pandas", "papermill", "openvino",
-    )  # fmt: skip
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "tlskit": __version__,
-        "code": _git_state(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "cpu_count": os.cpu_count(),
-        "packages": versions,
-        "time_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _git_state() -> dict | None:
-    """Commit and whether files were changed since; None where git or its folder is missing."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
-
-    try:
-        if not (root / ".git").exists():
-            return None
-        return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _cpu_name() -> str:
-    if sys.platform.startswith("linux"):
-        try:
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-        except OSError:
-            pass
-    return platform.processor() or platform.machine()
 
 
 def _plain(value: object) -> object:

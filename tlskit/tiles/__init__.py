@@ -9,11 +9,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "batching": ["ahead", "epoch_batches", "read_batches"],
-        "drawing": ["Drawing", "plan_drawing"],
+        "batching": ["ahead", "cores_each", "epoch_batches", "read_batches"],
+        "drawing": ["AS_THEY_COME", "Drawing", "plan_drawing"],
         "datasets": ["TileDataset"],
         "normalisation": ["check_normalisation", "normalise"],
         "summary": ["tiling_summary"],
-        "tiling": ["of_use", "tile_cohort"],
+        "tiling": ["of_use", "scored_by", "tile_cohort"],
     },
 )

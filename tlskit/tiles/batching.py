@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ahead", "epoch_batches", "read_batches"]
+__all__ = ["ahead", "cores_each", "epoch_batches", "read_batches"]
 
 
 def epoch_batches(n_tiles: int, *, batch_size: int, steps: int = 0, seed: int, epoch: int) -> list[np.ndarray]:
@@ -82,25 +82,30 @@ def read_batches(
         made = dataset.batch(plan[number], seeds=seeds)
         return tuple(tensor.pin_memory() for tensor in made) if pin_memory else made
 
-    with _one_core_each() as begin:
+    with cores_each(1) as begin:
         yield from ahead(make, range(len(plan)), workers=workers, initializer=begin)
 
 
 @contextlib.contextmanager
-def _one_core_each() -> Iterator[Callable[[], None]]:
-    """What a thread that makes batches calls first, so that torch's operations in it stay on one core.
+def cores_each(count: int) -> Iterator[Callable[[], None]]:
+    """What threads call first, so that torch's operations in each of them use `count` cores.
 
     Each thread that calls torch gets helpers of its own, which go on spinning after their work: beside the network's
-    own threads they cost a training step up to a third on a CPU. torch keeps the number for this thread, but also for
-    threads that are yet to come; the end gives those the caller's number again.
+    own threads those of a reader cost a training step up to a third on a CPU. torch keeps the number for this thread,
+    but also for threads that are yet to come; the end of the block gives those the caller's number again.
     """
     import torch
 
-    count = torch.get_num_threads()
-    try:
-        yield lambda: torch.set_num_threads(1)
-    finally:
+    before = torch.get_num_threads()
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread's first call of torch sets its number to the general one
         torch.set_num_threads(count)
+
+    try:
+        yield begin
+    finally:
+        torch.set_num_threads(before)
 
 
 def ahead(

@@ -8,18 +8,17 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
 from torchvision.transforms.v2 import functional as v2
 
 from tlskit import units
-from tlskit.cohort import open_row
+from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import ParameterError, RunError, SlideError, SlideGoneError
 from tlskit.outlines import IGNORED, Truth, read_truth
 from tlskit.tiles.normalisation import check_normalisation, normalise
-from tlskit.tiles.tiling import MASK_GREYS
+from tlskit.tiles.pngs import read_tile
 
 __all__ = ["TileDataset", "augment_tile"]
 
@@ -35,14 +34,14 @@ BRIGHTNESS, CONTRAST, SATURATION = 0.15, 0.15, 0.15
 _TILE_COLUMNS = ("tile_id", "slide_id", "x_px0", "y_px0", "size_px0")
 
 
-class TileDataset(torch.utils.data.Dataset):
-    """Tiles of a table as ``(image (3, H, W) float32, mask (1, H, W) float32, index)``.
+class TileDataset:
+    """Tiles of a table, read as images and masks when they are asked for.
 
     A mask's pixel is 1 (target), 0 (background) or `IGNORED`: of a class to be ignored, or of a tile that
     lies in a damaged part of its slide, which is white and ignored as a whole.
 
-    Slides are opened when first needed, in each process anew (the object can be pickled to workers), and at most
-    `MAX_OPEN_SLIDES` stay open; the polygons of a slide are parsed once. Several threads may read at a time.
+    Slides are opened when first needed, and at most `MAX_OPEN_SLIDES` stay open; the polygons of a slide are parsed
+    once. Several threads may read at a time.
 
     Parameters
     ----------
@@ -57,7 +56,7 @@ class TileDataset(torch.utils.data.Dataset):
         refused those that are faults.
     ignore_class
         Annotation class (or several) whose area is ignored.
-    resolution_by, apply_icc
+    resolution_by, apply_icc, detail_mpp
         Of `tlskit.slides.slide.open_slide`.
     tile_store, tiles_dir
         ``slide`` reads from the slides; ``png`` reads ``<tiles_dir>/<slide_id>/<tile_id>.png`` and ``...-mask.png``.
@@ -90,6 +89,7 @@ class TileDataset(torch.utils.data.Dataset):
         ignore_class: str | Sequence[str] | None = None,
         resolution_by: str = "mpp",
         apply_icc: bool = False,
+        detail_mpp: float = 0.0,
         tile_store: str = "slide",
         tiles_dir: str | Path | None = None,
         augment: bool = False,
@@ -102,52 +102,33 @@ class TileDataset(torch.utils.data.Dataset):
             raise ParameterError(f"`tile_store` should be 'slide' or 'png', not {tile_store!r}.")
         if tile_store == "png" and tiles_dir is None:
             raise ParameterError("`tile_store: png` needs `tiles_dir`, the folder in which 01_tiling wrote the tiles.")
+        if tile_store == "png" and detail_mpp:
+            raise ParameterError("`detail_mpp` needs `tile_store: slide`: PNG tiles hold all the detail of their arm.")
         check_normalisation(normalisation)
         self.tiles = tiles.reset_index(drop=True)
         self.tile_px = int(tile_px)
         self.mpp = units.mpp_for_magnification(magnification)
         self.target_class, self.ignore_class = target_class, ignore_class
-        self._reading = {"resolution_by": resolution_by, "apply_icc": apply_icc}
+        self._reading = {"resolution_by": resolution_by, "apply_icc": apply_icc, "detail_mpp": detail_mpp}
         self.tiles_dir = Path(tiles_dir) if tile_store == "png" else None
         self.augment = augment
         self.normalisation = normalisation
-        self._rows = {row.slide_id: row for row in manifest.itertuples(index=False, name="SlideRow")}
+        self._rows = {row.slide_id: row for row in slide_rows(manifest)}
         strangers = sorted(set(self.tiles["slide_id"]) - set(self._rows))
         if strangers:
             raise RunError(
                 f"{len(strangers)} slide(s) of the tile table are not in the manifest, first {strangers[0]!r}. The "
                 "tiles were cut from another manifest: run 01_tiling again."
             )
-        self._slide_ids = self.tiles["slide_id"].tolist()
+        self._slide_ids, self._tile_ids = self.tiles["slide_id"].tolist(), self.tiles["tile_id"].tolist()
         self.lost: dict[str, str] = {}
         self._boxes_px0 = self.tiles[["x_px0", "y_px0", "size_px0"]].to_numpy(np.float64)
-        self._open()
-
-    def _open(self) -> None:
         self._slides: OrderedDict = OrderedDict()
         self._truths: dict[str, Truth] = {}
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict:
-        # An open slide or a lock cannot cross into another process; a namedtuple made by pandas cannot either.
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_slides", "_truths", "_lock")}
-        state["_rows"] = pd.DataFrame(list(self._rows.values()))
-        return state
-
-    def __setstate__(self, state: dict) -> None:
-        rows = state.pop("_rows").itertuples(index=False, name="SlideRow")
-        self.__dict__.update(state, _rows={row.slide_id: row for row in rows})
-        self._open()
-
     def __len__(self) -> int:
         return len(self.tiles)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        index = range(len(self))[index]
-        # As torchvision's transforms do, chance comes from torch's generator, which differs between workers.
-        seed = int(torch.randint(2**31, ())) if self.augment else 0
-        image, mask = self.read(index, seed=seed)
-        return normalise(image, self.normalisation), mask[None].float(), index
 
     def read(self, index: int, *, seed: int | Sequence[int] = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """One tile as it is stored: image uint8 ``(3, H, W)`` (channels last in memory) and mask uint8 ``(H, W)``.
@@ -155,7 +136,10 @@ class TileDataset(torch.utils.data.Dataset):
         With ``augment`` the tile is turned and coloured by `seed`: the same seed gives the same pixels, in whatever
         thread and order.
         """
-        image, mask = self._from_png(index) if self.tiles_dir is not None else self._from_slide(index)
+        if self.tiles_dir is not None:
+            image, mask = read_tile(self.tiles_dir / self._slide_ids[index] / str(self._tile_ids[index]), self.tile_px)
+        else:
+            image, mask = self._from_slide(index)
         image, mask = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
         return augment_tile(image, mask, seed=seed) if self.augment else (image, mask)
 
@@ -176,7 +160,7 @@ class TileDataset(torch.utils.data.Dataset):
         x_px, y_px, size_px = (int(v) for v in units.px0_to_px((x_px0, y_px0, size_px0), self.mpp, slide.mpp0))
         if size_px != self.tile_px:
             raise ParameterError(
-                f"Tile {self.tiles['tile_id'][index]} covers {size_px} px at {self.mpp:g} um/px, but `tile_px` is "
+                f"Tile {self._tile_ids[index]} covers {size_px} px at {self.mpp:g} um/px, but `tile_px` is "
                 f"{self.tile_px}: the tiles were cut at another magnification or tile size. Run 01_tiling again."
             )
         try:
@@ -189,24 +173,12 @@ class TileDataset(torch.utils.data.Dataset):
         return image, self._truth(slide_id).coded_at(x_px, y_px, size_px, size_px, mpp=self.mpp)
 
     def _lost(self, index: int, error: SlideError) -> tuple[np.ndarray, np.ndarray]:
-        tile_id = self.tiles["tile_id"][index]
+        tile_id = self._tile_ids[index]
         if tile_id not in self.lost:
             self.lost[tile_id] = str(error)
             log.warning("Tile %s is left out: %s", tile_id, error)
         shape = (self.tile_px, self.tile_px)
         return np.full((*shape, 3), 255, np.uint8), np.full(shape, IGNORED, np.uint8)
-
-    def _from_png(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        stem = self.tiles_dir / self._slide_ids[index] / str(self.tiles["tile_id"][index])
-        image = cv2.cvtColor(_read_png(stem.with_name(stem.name + ".png"), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        greys = _read_png(stem.with_name(stem.name + "-mask.png"), cv2.IMREAD_GRAYSCALE)
-        mask = np.where(greys == MASK_GREYS[IGNORED], np.uint8(IGNORED), (greys > 127).view(np.uint8))
-        if image.shape != (self.tile_px, self.tile_px, 3) or mask.shape != image.shape[:2]:
-            raise ParameterError(
-                f"PNG tile {stem.name} is {image.shape[1]}x{image.shape[0]} px, its mask {mask.shape[1]}x"
-                f"{mask.shape[0]}; `tile_px` is {self.tile_px}. Run 01_tiling again."
-            )
-        return image, mask
 
     def _slide(self, slide_id: str):
         with self._lock:
@@ -236,16 +208,6 @@ class TileDataset(torch.utils.data.Dataset):
         with self._lock:
             while self._slides:
                 self._slides.popitem()[1].close()
-
-
-def _read_png(path: Path, flags: int) -> np.ndarray:
-    if not path.is_file():
-        raise RunError(f"There is no tile {path.name} in {path.parent.name}: run 01_tiling with `tile_store: png`.")
-    # Not cv2.imread: on Windows it cannot open a path with letters beyond ASCII.
-    image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
-    if image is None:
-        raise RunError(f"{path.name} is damaged: it cannot be read as PNG. Run 01_tiling again.")
-    return image
 
 
 def augment_tile(

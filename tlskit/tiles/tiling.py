@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 import shapely
@@ -19,24 +17,22 @@ from tqdm.auto import tqdm
 from tlskit import units
 from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import ParameterError, SlideError, TlskitError
-from tlskit.files import writing
-from tlskit.outlines import IGNORED, Truth, rasterise, read_truth
+from tlskit.outlines import Truth, rasterise, read_truth
 from tlskit.slides import Slide, covered_strips, tissue_mask
+from tlskit.tiles.pngs import write_tile
 
 __all__ = [
-    "MASK_GREYS",
     "SLIDE_COLUMNS",
     "TILE_COLUMNS",
     "USES",
     "Tiling",
     "of_use",
+    "scored_by",
     "target_fractions",
     "tile_cohort",
     "tile_grid",
     "tile_name",
 ]
-
-log = logging.getLogger(__name__)
 
 #: Columns of the tile table, one row a kept tile.
 TILE_COLUMNS = {
@@ -63,11 +59,6 @@ SLIDE_COLUMNS = (
     "dropped_edge", "dropped_lost", "n_targets", "target_mm2", "tissue_mm2", "mpp0", "mpp_source", "level", "reader",
     "width_px0", "height_px0", "seconds",
 )  # fmt: skip
-
-
-#: Grey in a PNG mask of background, target and (255) what is ignored: other tools take what is below 128 as background.
-MASK_GREYS = np.zeros(256, np.uint8)
-MASK_GREYS[[1, IGNORED]] = 255, 127
 
 
 class Tiling(NamedTuple):
@@ -129,6 +120,11 @@ def of_use(tiles: pd.DataFrame, use: str) -> pd.DataFrame:
     if "use" not in tiles:
         raise ParameterError("The tile table has no column `use`, so what may be scored is not known: run 01_tiling.")
     return tiles[tiles["use"].isin(["both", use])].reset_index(drop=True)
+
+
+def scored_by(*, overlap: float, edge_tiles: str) -> str:
+    """The rule by which tiles are scored, in words for the record: arms are compared only where it is the same."""
+    return f"tiles that hold target, overlapping by {overlap:g}, at the edge: {edge_tiles}"
 
 
 def tile_name(slide_id: str, d: float, x_px: int, y_px: int, tile_px: int) -> str:
@@ -351,8 +347,7 @@ def _read_tiles(
         elif folder is not None:
             x, y = (int(v) for v in xy[i])
             mask = truth.coded_at(x, y, tile_px, tile_px, mpp=mpp)
-            _write_png(folder / f"{names[i]}.png", window[..., ::-1])
-            _write_png(folder / f"{names[i]}-mask.png", MASK_GREYS[mask])
+            write_tile(folder / names[i], window, mask)
     return kept
 
 
@@ -365,14 +360,6 @@ def _loss(slide: Slide, kept: np.ndarray, mpp: float) -> SlideError:
         f"region(s) that cannot be read, the first at {where}. The other tiles are kept. The file is damaged there: "
         "copy it again from its source."
     )
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    done, data = cv2.imencode(".png", np.ascontiguousarray(image), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise OSError(f"{path}: the tile could not be encoded as PNG.")
-    with writing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
 
 
 class _Progress:

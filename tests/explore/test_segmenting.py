@@ -1,0 +1,41 @@
+"""The process that segments one slide: its progress, its answer, and what it says where it cannot."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tlskit.explore.segmenting import Job
+from tlskit.maps import open_map
+from tlskit.networks import models
+from tlskit.slides.tiffs import write_slide
+
+ENCODER = "tu-mobilenetv3_small_050"
+
+
+@pytest.fixture(scope="module")
+def slide_path(tmp_path_factory):
+    pink = np.full((640, 640, 3), (215, 150, 190), np.uint8)
+    return write_slide(tmp_path_factory.mktemp("slide") / "s.tiff", pink, mpp=1.0, objective_power=10)
+
+
+def test_a_job_counts_its_windows_and_leaves_a_map(slide_path, tmp_path):
+    network = models.build_model(encoder=ENCODER, encoder_weights="none")
+    models.save_checkpoint(
+        tmp_path / "c.pt",
+        models.Checkpoint(
+            model=network, encoder=ENCODER, magnification=10, mpp=1.0, tile_px=128, overlap=0.5,
+            normalisation="divide_255", threshold=0.5, target_class="TLS", resolution_by="mpp", split_hash="0" * 64,
+            history=pd.DataFrame({"epoch": [1]}),
+        ),
+    )  # fmt: skip
+    job = Job(slide_path, tmp_path / "c.pt", tmp_path / "maps" / "m.tif")
+    assert job.wait(300) == "done", job.reason
+    assert job.done == job.total == 81  # 9 x 9 windows, 64 px apart, all of tissue
+    with open_map(tmp_path / "maps" / "m.tif") as found:
+        assert found.size_px == (640, 640)
+
+
+def test_a_job_that_cannot_says_why(slide_path, tmp_path):
+    job = Job(slide_path, tmp_path / "none.pt", tmp_path / "m.tif")
+    assert job.wait(300) == "failed"
+    assert "There is no checkpoint" in job.reason and job.total == 0

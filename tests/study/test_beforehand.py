@@ -1,0 +1,91 @@
+"""What cannot work is refused before anything runs, with what to change."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from made_training import write_cohort
+
+from tlskit.errors import ParameterError
+from tlskit.study import beforehand, params, sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def prepared(tmp_path, monkeypatch, **given):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "preset.yaml"
+    path.write_text(yaml.safe_dump({"run_name": "x", "sweep": {"magnification": [20, 4]}} | given))
+    return sweep.prepare(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"keep_tiles": "tissue"}, "20x: `keep_tiles: tissue` with all tiles drawn alike.*dice_bce"),
+        ({"keep_tiles": "tissue", "negatives_per_batch": 8}, "0 to 7"),
+        ({"negatives_per_batch": 4}, "set `keep_tiles: tissue`"),
+        ({"detail_mpp": 1.0}, "4x: `detail_mpp: 1` is finer than the 2.5 um/px"),
+        ({"folds": 2}, "3 and more"),
+        ({"fold": 3}, "set `folds`"),
+        ({"folds": 5, "sweep": {"magnification": [4], "fold": [0, 5]}}, "none of the 5 folds"),
+        ({"sweep": {"magnification": [4], "folds": [3, 5]}}, "`folds` cannot be swept"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused_by_arm(tmp_path, monkeypatch, given, said):
+    with pytest.raises(ParameterError, match=said):
+        prepared(tmp_path, monkeypatch, **given)
+
+
+def test_parameters_that_fit_make_their_arms(tmp_path, monkeypatch):
+    sweep_of = [
+        {"magnification": 20, "detail_mpp": 2.5, "keep_tiles": "tissue", "negatives_per_batch": 4},
+        {"magnification": 4, "keep_tiles": "tissue", "loss": "dice_bce"},
+        {"magnification": 4, "folds": 0},
+    ]
+    sweep_of[2].pop("folds")
+    preset = prepared(tmp_path, monkeypatch, sweep=sweep_of)
+    assert len(params.arms(preset)) == 3
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Six slides of 320 x 192 um; outlines on all."""
+    folder = tmp_path_factory.mktemp("cohort")
+    rows = []
+    for part in ("a", "b"):
+        (folder / part).mkdir()
+        rows.append(write_cohort(folder / part)[1].assign(patient_id=lambda t, p=part: p + t["patient_id"]))
+    slides = pd.concat(rows, ignore_index=True).drop(columns=["mpp_override", "split"])
+    slides["slide_id"] = slides["patient_id"]
+    slides.to_csv(folder / "manifest.csv", index=False)
+    return folder / "manifest.csv", slides
+
+
+def arm_of(path, **changes):
+    return {
+        "manifest": str(path), "split_ratios": [0.5, 0.25, 0.25], "folds": 0, "split_seed": 0, "target_class": "TLS",
+        "magnification": 10, "tile_px": 64, "edge_tiles": "drop", "resolution_by": "mpp",
+    } | changes  # fmt: skip
+
+
+def test_a_cohort_that_holds_the_study_passes(cohort):
+    beforehand.refuse_impossible([arm_of(cohort[0]), arm_of(cohort[0], magnification=5)])
+    beforehand.refuse_impossible([arm_of(cohort[0], folds=3)])
+
+
+def test_a_tile_that_no_slide_can_hold_is_refused_with_one_that_they_can(cohort):
+    with pytest.raises(ParameterError, match=r"`tile_px: 256` at 10x .*room for 192 px. Use a `tile_px` of 192"):
+        beforehand.refuse_impossible([arm_of(cohort[0]), arm_of(cohort[0], tile_px=256)])
+    beforehand.refuse_impossible([arm_of(cohort[0], tile_px=256, edge_tiles="pad")])
+
+
+def test_more_folds_than_patients_of_a_type_are_refused(cohort):
+    with pytest.raises(ParameterError, match=r"lung \(6\).*`folds: 6`"):
+        beforehand.refuse_impossible([arm_of(cohort[0], folds=7)])
+
+
+def test_validation_patients_without_a_target_are_refused(cohort, tmp_path):
+    with pytest.raises(ParameterError, match="of the set val .*no epoch, threshold or arm"):
+        beforehand.refuse_impossible([arm_of(cohort[0], target_class="Tumor") | {"split_ratios": [0.5, 0.25, 0.25]}])

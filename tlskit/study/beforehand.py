@@ -1,0 +1,93 @@
+"""Combinations that cannot work, refused before a kernel starts or a folder is made; each with its remedy.
+
+Two looks: at the parameters of every arm alone, and at the cohort: manifest, outlines and the sizes of slides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from tlskit import cohort, units
+from tlskit.errors import ParameterError, TlskitError
+from tlskit.files import resolve
+from tlskit.networks import setting_faults
+
+__all__ = ["arm_faults", "refuse_impossible"]
+
+log = logging.getLogger(__name__)
+
+#: Parameters by which a cohort is looked at.
+_ASKED_OF = {
+    "manifest", "split_ratios", "split_seed", "folds", "target_class", "magnification", "tile_px", "edge_tiles",
+    "resolution_by",
+}  # fmt: skip
+
+
+def arm_faults(arm: dict) -> list[str]:
+    """What does not fit together in the parameters of one arm, those that the preset leaves out at their defaults."""
+    faults = setting_faults(arm)
+    folds, fold = arm["folds"], arm["fold"]
+    if folds and not 0 <= fold < folds:
+        faults.append(f"`fold: {fold}` is none of the {folds} folds, which are counted from 0")
+    if folds in (1, 2) or folds < 0:
+        faults.append(f"`folds` should be 0 (one split) or 3 and more, not {folds}")
+    if fold and not folds:
+        faults.append(f"`fold: {fold}` asks for one of several splits: set `folds`")
+    return faults
+
+
+def refuse_impossible(arms: Sequence[dict]) -> None:
+    """Look at the cohort as the arms would use it.
+
+    Parameters
+    ----------
+    arms
+        The parameters of each arm, those that the preset leaves out at their defaults.
+
+    Raises
+    ------
+    ParameterError
+        If the patients cannot be split as asked, a set that is learnt or chosen on holds no target, or no slide can
+        hold a tile of an arm.
+    """
+    first = arms[0]
+    if not _ASKED_OF <= first.keys():  # notebooks of another kind, which split and tile in their own way
+        return
+    slides = cohort.read_manifest(resolve(first["manifest"]))
+    try:
+        split = cohort.split_patients(
+            slides, ratios=first["split_ratios"], folds=first["folds"], seed=first["split_seed"]
+        )
+        cohort.check_sets(split, cohort.patients_with_target(slides, first["target_class"]))
+    except ValueError as error:
+        raise ParameterError(f"The study cannot be made of this cohort. {error}") from error
+    grids = {
+        (arm["magnification"], arm["tile_px"], arm["resolution_by"]) for arm in arms if arm["edge_tiles"] == "drop"
+    }
+    faults = [fault for grid in sorted(grids) for fault in _too_small(slides, *grid)]
+    if faults:
+        raise ParameterError("The study cannot be made of this cohort:\n" + "\n".join(f"  - {f}" for f in faults))
+
+
+def _too_small(slides, magnification: float, tile_px: int, resolution_by: str) -> list[str]:
+    mpp, name = units.mpp_for_magnification(magnification), units.magnification_name(magnification)
+    held, largest = 0, 0
+    for row in cohort.slide_rows(slides):
+        try:
+            with cohort.open_row(row, resolution_by=resolution_by) as slide:
+                side = min(slide.size_px(mpp))
+        except (TlskitError, OSError) as error:  # for the steps to report, slide by slide
+            log.warning("%s: its size is not known yet (%s)", row.slide_id, error)
+            return []
+        held, largest = held + (side >= tile_px), max(largest, side)
+    if held == 0:
+        return [
+            f"no slide holds a tile of `tile_px: {tile_px}` at {name} ({tile_px * mpp:g} um): the largest has room for "
+            f"{largest} px. Use a `tile_px` of {max(32, largest // 32 * 32)} or less, or `edge_tiles: pad`"
+        ]
+    if held < len(slides):
+        log.warning(
+            "%d of %d slides are smaller than a tile of %d px at %s", len(slides) - held, len(slides), tile_px, name
+        )
+    return []
