@@ -1,10 +1,8 @@
 """Engines and the launcher: what `--on` takes, the script that a batch system gets, workers that die, and lost jobs."""
 
 import os
-import stat
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 

@@ -16,8 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tlskit import __version__
 from tlskit.errors import RunError, TlskitError
-from tlskit.files import code_state, project_root, resolve
+from tlskit.files import project_root, resolve
+from tlskit.slides import staging
+from tlskit.sources import code_state
 from tlskit.study import engine
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ __all__ = ["LOST_S", "Outcome", "share"]
 LOST_S = 60.0
 #: So often it is said that no worker has come yet.
 WAITING_S = 600.0
+#: Environment variables that workers get from whoever launched them: where slides are staged.
+_HANDED_ON = (staging.VARIABLE,)
 #: Topic of the lines that workers send to whoever launched them.
 _TOPIC = "tlskit"
 
@@ -80,8 +85,9 @@ def share(
     with engine.started(wanted, resolve(shared_dir)) as client:
         client.subscribe_topic(_TOPIC, lambda event: report(event[1]))
         handed = {
-            "call": call, "arguments": arguments, "root": str(project_root()), "code": code_state(),
+            "call": call, "arguments": arguments, "root": str(project_root()), "code": _code(),
             "threads": wanted.threads,
+            "environment": {name: os.environ[name] for name in _HANDED_ON if name in os.environ},
         }  # fmt: skip
         return _watch(client, handed, wanted, report, lost_s)
 
@@ -136,17 +142,23 @@ def _reason(future) -> str:
     return " ".join((str(error) if isinstance(error, TlskitError) else f"{type(error).__name__}: {error}").split())
 
 
-def _one(call: Callable, arguments: dict, root: str, code: str, threads: int) -> None:
+def _code() -> dict:
+    """What decides a result: a worker with other code would file what it makes under keys that nobody looks for."""
+    return {"tlskit": __version__} | code_state("tlskit.study.sweep")
+
+
+def _one(call: Callable, arguments: dict, root: str, code: dict, threads: int, environment: dict) -> None:
     """The task of a worker, run there."""
     from distributed import get_worker
 
-    if code_state() != code:
+    if _code() != code:
         raise RunError("A worker has another version of tlskit than the launcher: install the same on both.")
     if not Path(root).is_dir():
         raise RunError("A worker does not see the study's folder: it has to lie on a disk that all machines share.")
     worker = get_worker()
     with _turn:
         os.chdir(root)
+        os.environ.update(environment)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # Dask sets them to 1
             os.environ[name] = str(threads or len(os.sched_getaffinity(0)))
         call(**arguments, report=lambda line: worker.log_event(_TOPIC, line))
