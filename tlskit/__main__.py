@@ -136,7 +136,7 @@ def predict(
         on_failure=failed.__setitem__,
     )  # fmt: skip
     found = predictions.write_outlines(
-        maps, slides, out / "geojson", class_name=f"predicted {network.magnification:g}x",
+        maps, slides, out / "geojson", target_class=network.target_class,
         magnification=network.magnification, threshold=threshold, min_object_um2=min_object_um2,
         resolution_by=network.resolution_by, on_failure=failed.__setitem__,
     )  # fmt: skip

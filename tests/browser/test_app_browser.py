@@ -96,7 +96,8 @@ def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(page, ap
     with open(files[".csv"], newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(outlines) == len(rows) >= 1
-    assert {feature["properties"]["classification"]["name"] for feature in outlines} == {"TLS"}
+    # Never the name of the truth: what is downloaded may be exported from QuPath again.
+    assert {feature["properties"]["classification"]["name"] for feature in outlines} == {"predicted TLS 1x"}
     assert rows[0]["slide_id"] == "S1" and float(rows[0]["threshold"]) == 0.01
     made = list((project / "outputs" / "segmented" / "made-1x").glob("S1-*.tif"))
     with probmaps.open_map(made[0]) as probmap:

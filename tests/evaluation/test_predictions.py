@@ -45,7 +45,7 @@ def made(tmp_path_factory):
     return values, maps, pd.DataFrame([row])
 
 
-OPTIONS = {"class_name": "predicted 5x", "magnification": 5, "threshold": 0.5, "min_object_um2": 1000.0}
+OPTIONS = {"target_class": "TLS", "magnification": 5, "threshold": 0.5, "min_object_um2": 1000.0}
 
 
 def test_each_object_is_a_feature_that_qupath_opens_with_its_area_and_probability(made, tmp_path):
@@ -57,7 +57,7 @@ def test_each_object_is_a_feature_that_qupath_opens_with_its_area_and_probabilit
         properties, geometry = feature["properties"], shape(feature["geometry"])
         assert uuid.UUID(feature["id"]) and feature["geometry"]["type"] == "Polygon" and geometry.is_valid
         assert properties["objectType"] == "annotation"
-        assert properties["classification"] == {"name": "predicted 5x", "color": [200, 0, 0]}
+        assert properties["classification"] == {"name": "predicted TLS 5x", "color": [200, 0, 0]}
         assert properties["measurements"] == {
             "area_um2": row.area_um2, "mean_probability": row.mean_probability,
             "max_probability": row.max_probability, "magnification": 5.0,
@@ -88,7 +88,7 @@ def test_in_out_in_gives_the_same_areas_and_classes(made, tmp_path):
 def test_a_slide_without_objects_has_an_empty_file_and_one_without_a_map_is_told(made, tmp_path):
     _, maps, manifest = made
     predictions.write_outlines(maps, manifest, tmp_path, **(OPTIONS | {"threshold": 1.0, "min_object_um2": 1e9}))
-    assert annotations.read_targets(tmp_path / "s.geojson", "predicted 5x") == []
+    assert annotations.read_targets(tmp_path / "s.geojson", "predicted TLS 5x") == []
     failed = {}
     gone = maps.assign(map_path=str(tmp_path / "no.tif"))
     table = predictions.write_outlines(gone, manifest, tmp_path, on_failure=failed.__setitem__, **OPTIONS)
@@ -108,7 +108,7 @@ def test_a_scan_s_offset_is_honoured_on_every_way_in_and_out(made, tmp_path, mon
         masks = np.stack([data.read(i)[1].numpy() for i in range(len(tiles))])
         counts = evaluation.evaluate_slides(maps, rows, target_class="TLS").slides
         table = predictions.write_outlines(maps, rows, folder, **OPTIONS)
-        out = annotations.read_targets(folder / "s.geojson", "predicted 5x")
+        out = annotations.read_targets(folder / "s.geojson", "predicted TLS 5x")
         return tiles, masks, counts, table, out
 
     tiles, masks, counts, table, out = results(tmp_path / "a", manifest)

@@ -270,7 +270,7 @@ def test_downloads_hold_the_objects_at_the_threshold(study, run_dir):
     name, _, data = measures.make_geojson()
     assert name == "S1_4x_0.30.geojson"
     features = json.loads(data)["features"]
-    assert {feature["properties"]["classification"]["name"] for feature in features} == {HTML}
+    assert {feature["properties"]["classification"]["name"] for feature in features} == {f"predicted {HTML} 4x"}
     _, _, table = measures.make_csv()
     rows = table.decode().splitlines()
     assert len(rows) == 1 + len(features)

@@ -26,7 +26,7 @@ ARM = ["arm", "magnification"]
 _TEXT = {"slide_id": str, "patient_id": str, "cancer_type": str, "tile_id": str, "split": str}
 
 #: What the steps record that must be the same in all arms.
-_SHARED = ("split_hash", "target_class", "ignore_class", "resolution_by")
+_SHARED = ("split_hash", "target_class", "ignore_class", "region_class", "resolution_by")
 
 
 def arms(run_dir: str | Path) -> pd.DataFrame:

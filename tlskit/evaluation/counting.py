@@ -139,6 +139,7 @@ def evaluate_slides(
     *,
     target_class: str | list[str],
     ignore_class: str | list[str] = "",
+    region_class: str | list[str] = "",
     threshold: Thresholds = 0.5,
     tile_px: int = 512,
     missing_target: str = "error",
@@ -156,8 +157,9 @@ def evaluate_slides(
         slide_id, map_path, and perhaps split.
     manifest
         Of the cohort; rows that are not in `maps` are passed over.
-    target_class, ignore_class
-        Class(es) of the outlines that are the truth, and of those whose area is left out: `truth.read_truth`.
+    target_class, ignore_class, region_class
+        Class(es) of the outlines that are the truth, of those whose area is left out, and of regions outside which
+        only the truth counts: `truth.read_truth`.
     threshold
         A number, or several by name.
     tile_px
@@ -180,7 +182,7 @@ def evaluate_slides(
 
     return _over_slides(
         count, SlideCounts, maps, manifest, target_class=target_class, ignore_class=ignore_class,
-        missing_target=missing_target, resolution_by=resolution_by, on_failure=on_failure,
+        region_class=region_class, missing_target=missing_target, resolution_by=resolution_by, on_failure=on_failure,
     )  # fmt: skip
 
 
@@ -190,6 +192,7 @@ def evaluate_grid(
     *,
     target_class: str | list[str],
     ignore_class: str | list[str] = "",
+    region_class: str | list[str] = "",
     grid_mpp: float = 4.0,
     threshold: Thresholds = 0.5,
     with_objects: bool = True,
@@ -212,7 +215,7 @@ def evaluate_grid(
 
     Parameters
     ----------
-    maps, manifest, target_class, ignore_class, threshold, missing_target, resolution_by, on_failure
+    maps, manifest, target_class, ignore_class, region_class, threshold, missing_target, resolution_by, on_failure
         As in `evaluate_slides`.
     grid_mpp
         um/px of the grid.
@@ -233,7 +236,7 @@ def evaluate_grid(
 
     return _over_slides(
         count, GridCounts, maps, manifest, target_class=target_class, ignore_class=ignore_class,
-        missing_target=missing_target, resolution_by=resolution_by, on_failure=on_failure,
+        region_class=region_class, missing_target=missing_target, resolution_by=resolution_by, on_failure=on_failure,
     )  # fmt: skip
 
 
@@ -245,8 +248,8 @@ class _Opened(NamedTuple):
 
 
 def _over_slides(
-    work, kind, maps: pd.DataFrame, manifest: pd.DataFrame, *, target_class, ignore_class, missing_target,
-    resolution_by, on_failure: OnFailure,
+    work, kind, maps: pd.DataFrame, manifest: pd.DataFrame, *, target_class, ignore_class, region_class,
+    missing_target, resolution_by, on_failure: OnFailure,
 ):  # fmt: skip
     """Tables of all slides stacked, as a tuple of `kind`; a slide that fails leaves no row in any of them."""
     known = {row.slide_id: row for row in slide_rows(manifest)}
@@ -264,8 +267,9 @@ def _over_slides(
                 with open_row(of_manifest, resolution_by=resolution_by, apply_icc=apply_icc) as slide:
                     _check_scale(prob_map, slide)
                     truth = read_truth(
-                        of_manifest, slide, target_class, ignore_class=ignore_class, missing=missing_target
-                    )
+                        of_manifest, slide, target_class, ignore_class=ignore_class, region_class=region_class,
+                        missing=missing_target,
+                    )  # fmt: skip
                     found = _counted_tissue(slide, truth)
                     results.append(work(ids, _Opened(prob_map, truth, found, slide.size_px0)))
         except Exception as error:

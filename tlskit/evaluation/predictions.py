@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import TlskitError
 from tlskit.maps import probmaps
 from tlskit.metrics import objects, thresholds
-from tlskit.outlines import polygonise, rasterise, write_geojson
+from tlskit.outlines import polygonise, prediction_class, rasterise, write_geojson
 
 __all__ = ["outline_map", "write_outlines"]
 
@@ -83,7 +83,7 @@ def write_outlines(
     manifest: pd.DataFrame,
     out_dir: str | Path,
     *,
-    class_name: str,
+    target_class: str | Sequence[str],
     magnification: float,
     threshold: float,
     min_object_um2: float = 1000.0,
@@ -101,8 +101,9 @@ def write_outlines(
         ``slide_id`` and ``map_path``.
     manifest
         Cohort of the slides.
-    class_name
-        QuPath class that the outlines get: `outlines.prediction_class`, never the target's own.
+    target_class
+        Of the network. The outlines get the class `outlines.prediction_class` (``predicted TLS 4x``), never the
+        target's own.
     magnification, threshold, min_object_um2
         Of `outline_map`; the magnification is written with every object.
     on_failure
@@ -134,7 +135,7 @@ def write_outlines(
             write_geojson(
                 Path(out_dir) / f"{made.slide_id}.geojson",
                 polygons,
-                class_name=class_name,
+                class_name=prediction_class(target_class, magnification),
                 origin_px0=(0, 0) if origin == "slide" else about["bounds_px0"][:2],
                 about=about,
                 measurements=[{**row, "magnification": magnification} for row in measured.to_dict("records")],

@@ -25,7 +25,7 @@ from tlskit.explore.slide_explorer import Sheet, SlideDesk
 from tlskit.explore.widgets import Download, Message, guarded
 from tlskit.files import project_root, resolve
 from tlskit.maps import probmaps
-from tlskit.outlines import write_geojson
+from tlskit.outlines import prediction_class, write_geojson
 from tlskit.slides import open_slide
 from tlskit.study import Archive, Arm, find_runs, open_archive, project
 
@@ -257,7 +257,7 @@ class _Measures(ipywidgets.VBox):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{self._stem()}.geojson"
             write_geojson(
-                path, polygons, class_name=self.desk.class_name.value.strip() or "TLS",
+                path, polygons, class_name=prediction_class(self.desk.sheet.class_name, self.desk.map_name),
                 origin_px0=self.desk.sheet.slide.bounds_px0[:2],
                 measurements=[{"Area um^2": float(area)} for area in areas],
             )  # fmt: skip

@@ -22,7 +22,7 @@ from shapely.geometry import Polygon, box
 from tlskit import units
 from tlskit.cohort import open_row, slide_rows
 from tlskit.figures.style import score_name
-from tlskit.outlines import polygonise, rasterise, read_targets
+from tlskit.outlines import polygonise, rasterise, read_truth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -346,9 +346,7 @@ class _Fields:
             slide = open_row(row, **self._reading)
             polygons = []
             if self._target_class is not None and row.annotation_path:
-                polygons = read_targets(
-                    row.annotation_path, self._target_class, missing="empty", origin_px0=slide.bounds_px0[:2]
-                )
+                polygons = read_truth(row, slide, self._target_class, missing="empty").polygons
             self._open[slide_id] = (slide, polygons)
         return self._open[slide_id]
 

@@ -34,6 +34,8 @@ def tiles_per_slide(slides: pd.DataFrame) -> Figure:
         ("dropped_no_tissue", "dropped: too little tissue", LIGHT_GREY),
         ("dropped_edge", "dropped: over the slide's edge", PURPLE),
     )
+    if "dropped_ignored" in slides and slides["dropped_ignored"].any():
+        parts += (("dropped_ignored", "dropped: all of it ignored", GREEN),)
     figure, ax = plt.subplots(figsize=(8, 1.2 + 0.26 * len(slides)), layout="constrained")
     left = np.zeros(len(slides))
     places = np.arange(len(slides))

@@ -12,5 +12,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "inference": ["predict_cohort"],
         "probmaps": ["ProbMap", "open_map"],
+        "screening": ["distance_um", "make_screen", "screen_of", "windows_over"],
     },
 )

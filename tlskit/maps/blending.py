@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from tlskit import units
 from tlskit.errors import CheckpointError, ParameterError
 
 __all__ = ["Layout", "Strip", "hann_layout", "strips"]
@@ -48,6 +49,14 @@ class Layout:
         """Where windows start along an axis of `size_px` pixels, so that all of it is covered. int64."""
         steps = 1 if size_px <= self.window_px else 1 + math.ceil((size_px - self.window_px) / self.stride_px)
         return np.arange(steps, dtype=np.int64) * self.stride_px
+
+    def boxes_px0(self, size_px: tuple[int, int], mpp: float, mpp0: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Left, top and side of all windows in level-0 pixels, ``(rows, columns) float64`` each.
+
+        `size_px` is the map's width and height, `mpp` and `mpp0` are um per working and per level-0 pixel.
+        """
+        x, y = np.meshgrid(*(units.px_to_px0(self.starts(side), mpp, mpp0) for side in size_px))
+        return x, y, np.full(x.shape, self.window_px * mpp / mpp0)
 
 
 def hann_layout(window_px: int, overlap: float) -> Layout:

@@ -127,6 +127,7 @@ def _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir):
         tile_px=checkpoint.tile_px,
         target_class=checkpoint.target_class,
         ignore_class=getattr(checkpoint, "ignore_class", ""),
+        region_class=getattr(checkpoint, "region_class", ""),
         **reading_of(checkpoint),
         tile_store=tile_store,
         tiles_dir=tiles_dir,
@@ -197,6 +198,7 @@ def predict_cohort(
     threads: int | None = None,
     overlap: float | None = None,
     engine_note=None,
+    screen_for=None,
     on_failure=None,
     progress: bool = True,
     **options,
@@ -216,6 +218,8 @@ def predict_cohort(
         See `predict_slide`, which `options` go to as well.
     engine_note : path, optional
         See `engines.EngineSource`.
+    screen_for : callable, optional
+        Given a slide_id, the `screening.Screen` to look through.
     on_failure : callable, optional
         Called with slide_id and exception for a slide that fails; without it the error is raised.
     progress : bool
@@ -247,13 +251,15 @@ def predict_cohort(
             try:
                 with open_row(row, **reading_of(checkpoint)) as slide:
                     open_s = time.perf_counter() - start
+                    screen = screen_for(row.slide_id) if screen_for else None
                     expected = map_metadata(
-                        checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked
+                        checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked, screen
                     )
                     found = _kept(path, expected)
                     if found is None:
                         found = _row(_with_less_memory(
-                            predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source, **shared
+                            predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source,
+                            screen=screen, **shared,
                         ))  # fmt: skip
                         found["wall_s"] += open_s
                         found["open_s"] += open_s

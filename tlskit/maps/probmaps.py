@@ -93,6 +93,11 @@ class ProbMap:
         """Boxes that could not be predicted, as (x, y, width, height) in working pixels. Their pixels are 0."""
         return [tuple(box) for box in self.metadata.get("invalid", [])]
 
+    @property
+    def unseen(self) -> list[tuple[int, int, int, int]]:
+        """Boxes of tissue that a screen kept the network from, as `invalid`. Their pixels are 0, which says nothing."""
+        return [tuple(box) for box in self.metadata.get("unseen", [])]
+
     def read(self, x_px: int, y_px: int, width_px: int, height_px: int, *, level: int = 0) -> np.ndarray:
         """A rectangle of the map, ``(height_px, width_px) uint8``; outside the map it is 0.
 

@@ -19,7 +19,7 @@ from tlskit import __version__, units
 from tlskit.errors import CheckpointError, ParameterError, SlideError
 from tlskit.maps import blending, streaming
 from tlskit.maps.map_writer import MapWriter
-from tlskit.maps.windows import invalid_boxes, layout_for, plan_windows, spread_windows
+from tlskit.maps.windows import invalid_boxes, layout_for, looked_at, plan_windows, spread_windows
 from tlskit.networks import engines
 from tlskit.slides import open_slide
 
@@ -58,6 +58,8 @@ class Prediction:
         From the slide's opening to the finished map, without making and checking the engine.
     windows, windows_skipped : int
         Windows run, and windows of the grid without tissue.
+    windows_screened : int
+        Windows with tissue that a screen left out.
     level, reader
         Pyramid level read, and by what.
     engine, precision : str
@@ -98,6 +100,7 @@ class Prediction:
     map_px: tuple[int, int] = (0, 0)
     invalid_px: int = 0
     resumed_windows: int = 0
+    windows_screened: int = 0
     events: list[tuple[str, float, float]] = field(default_factory=list, repr=False)
 
 
@@ -111,6 +114,7 @@ def predict_slide(
     overlap: float | None = None,
     batch_size: int = 8,
     tissue=None,
+    screen=None,
     engine="auto",
     precision: str = "auto",
     device: str = "auto",
@@ -145,6 +149,8 @@ def predict_slide(
         Windows handed to the engine at a time.
     tissue : tissue.Tissue, False or None
         Where there is tissue. None finds it; False runs every window.
+    screen : screening.Screen, optional
+        Where to look, within tissue: windows that it does not touch are not run, and are marked in the map.
     engine : str or engines.EngineSource
         One of `engines.ENGINES`, or a source that several slides share.
     precision, device, threads
@@ -186,9 +192,10 @@ def predict_slide(
             size_px = tuple(slide.size_px(checkpoint.mpp))
             level = slide.level_for(checkpoint.mpp)
         with clock.stage("tissue"):
-            planned, tissue_mm2 = plan_windows(slide, layout, size_px, checkpoint.mpp, tissue)
+            on_tissue, tissue_mm2 = plan_windows(slide, layout, size_px, checkpoint.mpp, tissue)
+            planned = on_tissue & looked_at(screen, slide, layout, size_px, checkpoint.mpp)
         slide_id = Path(slide.path).stem if slide_id is None else slide_id
-        metadata = map_metadata(checkpoint, slide, slide_id, layout, tissue, source.asked)
+        metadata = map_metadata(checkpoint, slide, slide_id, layout, tissue, source.asked, screen)
         metadata["windows_sha256"] = hashlib.sha256(np.packbits(planned).tobytes()).hexdigest()
         cut = blending.strips(size_px, layout, strip_px=strip_px, block_px=block_px)
 
@@ -216,9 +223,11 @@ def predict_slide(
                 engine=choice.name,
                 precision=choice.precision,
                 windows=int(position.run.sum()),
-                windows_skipped=planned.size - n_planned,
+                windows_skipped=int(on_tissue.size - on_tissue.sum()),
+                windows_screened=int(on_tissue.sum()) - n_planned,
                 windows_lost=n_planned - int(position.run.sum()),
                 invalid=invalid,
+                unseen=invalid_boxes(layout, size_px, on_tissue, planned),
                 lost=list(slide.lost),
                 tissue_mm2=tissue_mm2,
                 level=level,
@@ -232,7 +241,8 @@ def predict_slide(
     stage_s |= {name: s for name, s in sorted(clock.seconds.items()) if name.startswith("wait_")}
     return Prediction(
         path=Path(out_path), slide_id=slide_id, stage_s=stage_s, wall_s=wall_s,
-        windows=int(position.run.sum()), windows_skipped=planned.size - n_planned,
+        windows=int(position.run.sum()), windows_skipped=int(on_tissue.size - on_tissue.sum()),
+        windows_screened=int(on_tissue.sum()) - n_planned,
         level=level, reader=slide.reader, engine=choice.name, precision=choice.precision,
         max_dprob=choice.max_dprob, lost=lost, compile_s=choice.compile_s, check_s=choice.check_s,
         tissue_mm2=tissue_mm2, map_px=size_px, invalid_px=sum(w * h for _, _, w, h in invalid),
@@ -349,7 +359,7 @@ def _check_reading(checkpoint, slide) -> None:
         )
 
 
-def map_metadata(checkpoint, slide, slide_id, layout, tissue, asked) -> dict:
+def map_metadata(checkpoint, slide, slide_id, layout, tissue, asked, screen=None) -> dict:
     """What a map is a function of: equal metadata, equal map."""
     path = Path(slide.path)
     return {
@@ -370,5 +380,6 @@ def map_metadata(checkpoint, slide, slide_id, layout, tissue, asked) -> dict:
             "tissue_only": tissue is not False,
             "engine": asked[0],
             "precision": asked[1],
+            **({"screen": screen.facts} if screen else {}),
         },
     }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import cv2
 import numpy as np
 
 from tlskit import units
+from tlskit.errors import ParameterError
 from tlskit.maps.blending import Layout, hann_layout
 from tlskit.slides import tissue_mask
 
-__all__ = ["invalid_boxes", "layout_for", "plan_windows", "spread_windows", "typical_windows"]
+__all__ = ["invalid_boxes", "layout_for", "looked_at", "plan_windows", "spread_windows", "typical_windows"]
 
 
 def layout_for(checkpoint, *, overlap: float | None = None) -> Layout:
@@ -34,17 +38,27 @@ def plan_windows(slide, layout, size_px, mpp, tissue) -> tuple[np.ndarray, float
         return np.ones((len(ys), len(xs)), bool), units.area_mm2(size_px[0] * size_px[1], mpp)
     if tissue is None:
         tissue = tissue_mask(slide)
-    x_px0, y_px0 = np.meshgrid(*(units.px_to_px0(at, mpp, slide.mpp0) for at in (xs, ys)))
-    side_px0 = np.full(x_px0.size, layout.window_px * mpp / slide.mpp0)
-    fractions = tissue.fractions(x_px0.ravel(), y_px0.ravel(), side_px0)
+    x_px0, y_px0, side_px0 = layout.boxes_px0(size_px, mpp, slide.mpp0)
+    fractions = tissue.fractions(x_px0.ravel(), y_px0.ravel(), side_px0.ravel())
     planned = (np.asarray(fractions) > 0).reshape(x_px0.shape)
     for box in slide.lost:
         # What could not be read when tissue was looked for is not glass: it is tried again here, and then either
         # predicted or marked invalid.
-        across = (x_px0[0] + side_px0[0] > box["x_px0"]) & (x_px0[0] < box["x_px0"] + box["width_px0"])
-        down = (y_px0[:, 0] + side_px0[0] > box["y_px0"]) & (y_px0[:, 0] < box["y_px0"] + box["height_px0"])
+        across = (x_px0[0] + side_px0[0, 0] > box["x_px0"]) & (x_px0[0] < box["x_px0"] + box["width_px0"])
+        down = (y_px0[:, 0] + side_px0[0, 0] > box["y_px0"]) & (y_px0[:, 0] < box["y_px0"] + box["height_px0"])
         planned |= down[:, None] & across
     return planned, float(tissue.area_mm2)
+
+
+def looked_at(screen, slide, layout: Layout, size_px, mpp: float) -> np.ndarray:
+    """Which windows a `screening.Screen` touches, (rows, columns) bool; all without one."""
+    if screen is None:
+        return np.ones([len(layout.starts(side)) for side in size_px[::-1]], bool)
+    if not math.isclose(screen.area.mpp0, slide.mpp0, rel_tol=1e-6):
+        raise ParameterError(
+            f"The screen is of a slide with {screen.area.mpp0:g} um/px, {Path(slide.path).name} has {slide.mpp0:g}."
+        )
+    return screen.touches(*layout.boxes_px0(size_px, mpp, slide.mpp0))
 
 
 def typical_windows(checkpoint, slide, layout, count: int) -> np.ndarray:

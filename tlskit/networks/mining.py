@@ -94,6 +94,7 @@ def false_alarms(
     dataset = TileDataset(
         looked_at, manifest, magnification=checkpoint.magnification, tile_px=checkpoint.tile_px,
         target_class=checkpoint.target_class, ignore_class=checkpoint.ignore_class,
+        region_class=getattr(checkpoint, "region_class", ""),
         resolution_by=checkpoint.resolution_by, apply_icc=checkpoint.apply_icc, detail_mpp=checkpoint.detail_mpp,
         normalisation=checkpoint.normalisation,
     )  # fmt: skip

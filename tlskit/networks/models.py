@@ -122,6 +122,8 @@ class Checkpoint:
         One row an epoch, as `tlskit.networks.training.train` gives it.
     ignore_class
         Name of the class, or several, whose area was left out; empty for none.
+    region_class
+        Name of the class, or several, of regions outside which only the target counted; empty: the whole slide counted.
     apply_icc
         Whether colours were corrected by the slides' ICC profiles.
     detail_mpp
@@ -145,6 +147,7 @@ class Checkpoint:
     split_hash: str
     history: pd.DataFrame
     ignore_class: str | list[str] = ""
+    region_class: str | list[str] = ""
     apply_icc: bool = False
     detail_mpp: float = 0.0
     params: dict = field(default_factory=dict)

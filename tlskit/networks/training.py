@@ -98,6 +98,7 @@ def train(
     overlap: float,
     target_class: str | Sequence[str],
     ignore_class: str | Sequence[str] = "",
+    region_class: str | Sequence[str] = "",
     encoder: str = "efficientnet-b0",
     encoder_weights: str = "imagenet",
     epochs: int = 5,
@@ -138,7 +139,8 @@ def train(
     out_path
         The checkpoint to write. While training, ``<name>-training.ckpt`` beside it holds the state after the last
         epoch; it is removed at the end.
-    magnification, tile_px, overlap, target_class, ignore_class, resolution_by, apply_icc, tile_store, tiles_dir,
+    magnification, tile_px, overlap, target_class, ignore_class, region_class, resolution_by, apply_icc, tile_store,
+    tiles_dir,
     normalisation
         As the tiles were made; the checkpoint carries them on. ``tile_px`` is a multiple of 32.
     encoder, encoder_weights
@@ -195,6 +197,7 @@ def train(
         "threshold": THRESHOLD,
         "target_class": target_class if isinstance(target_class, str) else list(target_class),
         "ignore_class": ignore_class if isinstance(ignore_class, str) else list(ignore_class),
+        "region_class": region_class if isinstance(region_class, str) else list(region_class),
         "resolution_by": resolution_by,
         "apply_icc": apply_icc,
         "detail_mpp": detail_mpp,
@@ -229,6 +232,7 @@ def train(
             tile_px=tile_px,
             target_class=target_class,
             ignore_class=ignore_class,
+            region_class=region_class,
             resolution_by=resolution_by,
             apply_icc=apply_icc,
             detail_mpp=detail_mpp,

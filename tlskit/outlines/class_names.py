@@ -76,13 +76,15 @@ def plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
-def prediction_class(target_class: str | Sequence[str], magnification: float) -> str:
+def prediction_class(target_class: str | Sequence[str], arm: float | str) -> str:
     """The one name of predicted outlines, in QuPath, on the page and in files: such as ``predicted TLS 4x``.
 
-    Never the target's own: predictions must not be read as truth by the next training.
+    Never the target's own: predictions must not be read as truth by the next training. `arm` is a magnification, or
+    what else tells one network from another.
     """
-    names = re.sub(r"[:\s]+", " ", " or ".join(listed(target_class))).strip() or "target"
-    return check_class_name(f"{PREDICTED}{names} {magnification:g}x")
+    names = " or ".join(listed(target_class)) or "target"
+    made_by = arm if isinstance(arm, str) else f"{arm:g}x"
+    return check_class_name(PREDICTED + re.sub(r"[:\s]+", " ", f"{names} {made_by}").strip())
 
 
 def is_prediction(name: str | None) -> bool:

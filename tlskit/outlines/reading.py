@@ -139,7 +139,7 @@ def _content(path: Path) -> bytes:
             if start[:2] == b"\x1f\x8b":
                 with gzip.open(file) as unpacked:
                     content = _all_of(unpacked)
-            elif start == b"PK\x03\x04":
+            elif start in (b"PK\x03\x04", b"PK\x05\x06"):  # with files in it, and without
                 content = _zipped(file)
             else:
                 content = _all_of(file)

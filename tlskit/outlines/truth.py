@@ -10,7 +10,7 @@ import shapely
 from shapely.geometry import Polygon, box
 
 from tlskit.errors import AnnotationError, ParameterError
-from tlskit.outlines.class_names import is_prediction, listed, wanted_names
+from tlskit.outlines.class_names import check_class_name, is_prediction, listed, wanted_names
 from tlskit.outlines.findings import Told, also_holds
 from tlskit.outlines.outline import Annotations, Outline
 from tlskit.outlines.placing import limits, placement
@@ -148,7 +148,8 @@ def read_truth(
         As `reading.read_targets`; if all outlines of the target lie off the scanned part; or if regions are asked
         for and the slide has none.
     ParameterError
-        If a class is to be two of target, ignored and region, or the target one of predictions.
+        If a class is to be two of target, ignored and region, or the target one of predictions; or if QuPath could
+        not hold a class's name.
     """
     check_classes(target_class, ignore_class, region_class)
     from_slide = getattr(row, "outline_origin", "") == "slide"
@@ -195,6 +196,8 @@ def check_classes(target_class, ignore_class=None, region_class=None) -> None:
     """
     given = {"target_class": target_class, "ignore_class": ignore_class, "region_class": region_class}
     names = {parameter: wanted_names(value) for parameter, value in given.items()}
+    for name in sorted(set().union(*names.values())):
+        check_class_name(name)
     for one, other in (("target_class", "ignore_class"), ("target_class", "region_class"),
                        ("ignore_class", "region_class")):  # fmt: skip
         if both := names[one] & names[other]:

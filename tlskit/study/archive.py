@@ -226,8 +226,8 @@ class Archive:
         row = self.row(slide_id)
         if not row.annotation_path:
             return []
-        ignored = self.settings.get("ignore_class", "")
-        return truth.read_truth(row, slide, self.target_class, ignore_class=ignored, missing="empty").polygons
+        others = {name: self.settings.get(name, "") for name in ("ignore_class", "region_class")}
+        return truth.read_truth(row, slide, self.target_class, missing="empty", **others).polygons
 
     def tiles(self, arm: Arm) -> pd.DataFrame:
         """The arm's tile table with the split and, where its tiles were evaluated, IoU and error at the threshold.
@@ -325,7 +325,7 @@ def open_archive(
         tiling = values["01_tiling"]
         if "magnification" in tiling:
             arms.append(Arm(arm_dir.name, arm_dir, float(tiling["magnification"]), values))
-            for name in ("target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px"):
+            for name in ("target_class", "ignore_class", "region_class", "resolution_by", "apply_icc", "tile_px"):
                 if tiling.get(name) is not None:
                     recorded.setdefault(name, {})[arm_dir.name] = tiling[name]
             found = status.read_step(arm_dir, "01_tiling") or {}

@@ -22,6 +22,7 @@ import yaml
 
 from tlskit.errors import ParameterError
 from tlskit.networks import LOSSES
+from tlskit.outlines import check_classes
 from tlskit.study.beforehand import arm_faults
 from tlskit.units import magnification_name
 
@@ -52,10 +53,13 @@ NOT_SWEPT = {
 }
 
 #: Parameters that may be lists themselves: in a list of arms their lists are values, not several arms.
-LISTS = ("target_class", "ignore_class", "split_ratios")
+LISTS = ("target_class", "ignore_class", "region_class", "split_ratios")
 
 #: What can name a folder of an archive on every system.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+
+#: Parameters that hold the name of a class in QuPath, or a list of names.
+CLASSES = ("target_class", "ignore_class", "region_class")
 
 #: Values that can be refused without knowing the data. ``(low, high)`` is inclusive.
 CHOICES = {
@@ -176,7 +180,13 @@ def read_preset(path: str | Path) -> dict:
     try:
         preset = _Loader(stream).get_single_data()
     except yaml.YAMLError as error:
-        raise ParameterError(f"{path.name} is not valid YAML: {error}") from error
+        hint = ""
+        mark = getattr(error, "problem_mark", None)
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        name, colon, value = line.partition(":")
+        if colon and ":" in value and name.strip() in CLASSES:
+            hint = f" A name with a colon stands in quotes: {name.strip()}: '{value.strip()}'."
+        raise ParameterError(f"{path.name} is not valid YAML: {error}.{hint}") from error
     if not isinstance(preset, dict):
         raise ParameterError(f"{path.name} should hold lines of the form `name: value`; it holds {preset!r}.")
     for name, value in preset.items():
@@ -378,8 +388,10 @@ def check(preset: dict, notebooks: list[Path]) -> None:
             faults.append(f"no notebook has a parameter `{name}`; {hint}")
         else:
             faults += _value_faults(name, value, declared[name].default)
-    for name in _names(preset, "target_class") & _names(preset, "ignore_class"):
-        faults.append(f"{name!r} is in `target_class` and in `ignore_class`: take it out of one")
+    try:
+        check_classes(*(_names(preset, name) for name in CLASSES))
+    except ParameterError as error:
+        faults.append(str(error).rstrip("."))
     if not faults and "loss" in declared and "folds" in declared:
         defaults = {name: parameter.default for name, parameter in declared.items()}
         faults = [f"{arm['arm']}: {fault}" for arm in arms(preset) for fault in arm_faults(defaults | arm)]
@@ -405,9 +417,9 @@ def differ(one: object, other: object) -> bool:
     return isinstance(one, bool) != isinstance(other, bool) or one != other
 
 
-def _names(preset: dict, parameter: str) -> set[str]:
+def _names(preset: dict, parameter: str) -> list[str]:
     value = preset.get(parameter, [])
-    return {value} if isinstance(value, str) else set(value) if isinstance(value, list) else set()
+    return [name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str) and name]
 
 
 def _value_faults(name: str, value: object, default: object) -> list[str]:
@@ -416,8 +428,11 @@ def _value_faults(name: str, value: object, default: object) -> list[str]:
     # `magnification = 4` is a whole number in the notebook, yet 2.5 is a magnification as well.
     if name == "magnification":
         allowed = (int, float)
-    if name in ("target_class", "ignore_class"):
+    if name in CLASSES:
         allowed = (str, list)
+        if isinstance(value, dict):
+            named = next(f"{key}: {part}" for key, part in value.items())
+            return [f"`{name}` holds a colon, which YAML reads as a mapping; put the name in quotes: '{named}'"]
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         return [f"`{name}` should be {kinds[type(default)]} (as in {default!r}), not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:

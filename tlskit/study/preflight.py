@@ -25,8 +25,8 @@ __all__ = ["check_preset", "check_run", "shown_on_page"]
 
 #: What `checks.check_manifest` asks of a run.
 _OF_COHORT = (
-    "target_class", "ignore_class", "resolution_by", "apply_icc", "tile_px", "missing_target", "split_ratios",
-    "split_seed", "folds",
+    "target_class", "ignore_class", "region_class", "resolution_by", "apply_icc", "tile_px", "missing_target",
+    "split_ratios", "split_seed", "folds",
 )  # fmt: skip
 
 #: Bytes a map takes for each pixel of its slide, pyramid included: measured on untrained networks, whose noise is the

@@ -56,6 +56,8 @@ class TileDataset:
         refused those that are faults.
     ignore_class
         Annotation class (or several) whose area is ignored.
+    region_class
+        Annotation class (or several) of regions outside which only the target counts.
     resolution_by, apply_icc, detail_mpp
         Of `tlskit.slides.slide.open_slide`.
     tile_store, tiles_dir
@@ -87,6 +89,7 @@ class TileDataset:
         tile_px: int,
         target_class: str | Sequence[str],
         ignore_class: str | Sequence[str] | None = None,
+        region_class: str | Sequence[str] | None = None,
         resolution_by: str = "mpp",
         apply_icc: bool = False,
         detail_mpp: float = 0.0,
@@ -108,7 +111,8 @@ class TileDataset:
         self.tiles = tiles.reset_index(drop=True)
         self.tile_px = int(tile_px)
         self.mpp = units.mpp_for_magnification(magnification)
-        self.target_class, self.ignore_class = target_class, ignore_class
+        self.target_class = target_class
+        self._not_target = {"ignore_class": ignore_class, "region_class": region_class}
         self._reading = {"resolution_by": resolution_by, "apply_icc": apply_icc, "detail_mpp": detail_mpp}
         self.tiles_dir = Path(tiles_dir) if tile_store == "png" else None
         self.augment = augment
@@ -197,7 +201,7 @@ class TileDataset:
         with self._lock:
             if slide_id not in self._truths:
                 self._truths[slide_id] = (
-                    read_truth(row, slide, self.target_class, ignore_class=self.ignore_class, missing="empty")
+                    read_truth(row, slide, self.target_class, missing="empty", **self._not_target)
                     if row.annotation_path
                     else Truth([], mpp0=slide.mpp0)
                 )

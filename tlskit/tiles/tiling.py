@@ -56,8 +56,8 @@ USES = ("both", "train", "score")
 #: Columns of the table of slides, one row a slide that was tiled.
 SLIDE_COLUMNS = (
     "slide_id", "patient_id", "cancer_type", "grid_tiles", "kept_tiles", "dropped_no_tissue", "dropped_no_target",
-    "dropped_edge", "dropped_lost", "n_targets", "target_mm2", "tissue_mm2", "mpp0", "mpp_source", "level", "reader",
-    "width_px0", "height_px0", "seconds",
+    "dropped_ignored", "dropped_edge", "dropped_lost", "n_targets", "target_mm2", "tissue_mm2", "mpp0", "mpp_source",
+    "level", "reader", "width_px0", "height_px0", "seconds", "outlines_told",
 )  # fmt: skip
 
 
@@ -180,6 +180,7 @@ def tile_cohort(
     edge_tiles: str = "drop",
     target_class: str | list[str],
     ignore_class: str | list[str] | None = None,
+    region_class: str | list[str] | None = None,
     keep_tiles: str = "target",
     min_tissue: float = 0.1,
     resolution_by: str = "mpp",
@@ -204,6 +205,8 @@ def tile_cohort(
         Class of the outlines that are the target.
     ignore_class : str or list of str, optional
         Class of the outlines whose area counts neither as target nor as background, see `truth.read_truth`.
+    region_class : str or list of str, optional
+        Class of the regions that were looked through wholly: elsewhere only the target counts, see `truth.read_truth`.
     keep_tiles : "target" or "tissue"
         Keep tiles with at least one target pixel; or those, and all with at least `min_tissue` of tissue. The latter
         are for training alone: ``use`` of the table says so, and `of_use` picks rows by it.
@@ -224,7 +227,8 @@ def tile_cohort(
     Returns
     -------
     Tiling
-        Tiles are in the manifest's order of slides, row by row within a slide.
+        Tiles are in the manifest's order of slides, row by row within a slide. A tile of which every pixel is ignored
+        is not kept (``dropped_ignored``). ``outlines_told`` is what of a slide's outlines is not used, and why.
     """
     if keep_tiles not in ("target", "tissue"):
         raise ParameterError(f'keep_tiles must be "target" or "tissue", not {keep_tiles!r}.')
@@ -242,10 +246,10 @@ def tile_cohort(
             return None
         start = time.perf_counter()
         with open_row(row, resolution_by=resolution_by, apply_icc=apply_icc) as slide:
-            truth = read_truth(row, slide, target_class, ignore_class=ignore_class, missing=missing_target)
-            tiles, facts = _tile_slide(
-                slide, row, truth.polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue
+            truth = read_truth(
+                row, slide, target_class, ignore_class=ignore_class, region_class=region_class, missing=missing_target
             )
+            tiles, facts = _tile_slide(slide, row, truth, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue)
             folder = Path(tiles_dir) / row.slide_id if tile_store == "png" else None
             kept = _read_tiles(slide, tiles, truth, folder, mpp, tile_px, progress)
             facts |= {"dropped_lost": int((~kept).sum()), "kept_tiles": int(kept.sum())}
@@ -278,8 +282,9 @@ def tile_cohort(
     return Tiling(tiles, pd.DataFrame(facts, columns=list(SLIDE_COLUMNS)))
 
 
-def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue):
+def _tile_slide(slide: Slide, row, truth: Truth, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue):
     """Tile table and facts of one slide, from outlines and the small picture that the tissue mask is made of."""
+    polygons = truth.polygons
     size_px = slide.size_px(mpp)
     d = units.downsample(mpp, slide.mpp0)
     level = slide.level_for(mpp)
@@ -290,7 +295,9 @@ def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, 
     tissue_fraction = tissue.fractions(x0, y0, tile_px * d)
     target_fraction = target_fractions(polygons, xy, tile_px, mpp=mpp, mpp0=slide.mpp0)
     has_tissue, has_target = tissue_fraction >= min_tissue, target_fraction > 0
-    kept = has_target if keep_tiles == "target" else has_target | has_tissue
+    wanted = has_target if keep_tiles == "target" else has_target | has_tissue
+    ignored_fraction = target_fractions(truth.ignored, xy, tile_px, mpp=mpp, mpp0=slide.mpp0)
+    kept = wanted & (ignored_fraction < 1)
     tiles = pd.DataFrame(
         {
             "tile_id": [tile_name(row.slide_id, d, x, y, tile_px) for x, y in xy[kept].tolist()],
@@ -313,8 +320,9 @@ def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, 
         "cancer_type": row.cancer_type,
         "grid_tiles": len(xy),
         "kept_tiles": int(kept.sum()),
-        "dropped_no_tissue": int((~kept & ~has_tissue).sum()),
-        "dropped_no_target": int((~kept & has_tissue).sum()),
+        "dropped_no_tissue": int((~wanted & ~has_tissue).sum()),
+        "dropped_no_target": int((~wanted & has_tissue).sum()),
+        "dropped_ignored": int((wanted & ~kept).sum()),
         "dropped_edge": all_tiles - len(xy),
         "dropped_lost": 0,
         "n_targets": len(polygons),
@@ -326,6 +334,7 @@ def _tile_slide(slide: Slide, row, polygons, mpp, tile_px, overlap, edge_tiles, 
         "reader": slide.reader_for(mpp),
         "width_px0": slide.size_px0[0],
         "height_px0": slide.size_px0[1],
+        "outlines_told": " ".join(told.what for told in truth.told),
     }
     return tiles, facts
 
