@@ -46,7 +46,8 @@ PYTHON -m distributed.cli.dask_worker SCHEDULER --name NAME --nthreads 3 --memor
 #: Takes a script as sbatch does, keeps it, and runs it in the background; `LIFE` seconds are its walltime.
 SBATCH = """\
 #!/bin/sh
-number=$(ls "$FAKE_JOBS" | grep -c script)
+number=0
+while ! mkdir "$FAKE_JOBS/job.$number" 2> /dev/null; do number=$((number + 1)); done
 cp "$1" "$FAKE_JOBS/script.$number"
 timeout "${LIFE:-600}" sh "$1" > "$FAKE_JOBS/out.$number" 2>&1 &
 echo $! > "$FAKE_JOBS/pid.$number"

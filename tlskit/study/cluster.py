@@ -54,6 +54,7 @@ def share(
     arguments: dict,
     *,
     on: str,
+    program: str = "",
     shared_dir: str | Path = "outputs",
     report: Callable[[str], None] = print,
     lost_s: float = LOST_S,
@@ -69,6 +70,8 @@ def share(
         Plain values.
     on
         As of `engine.parse`.
+    program
+        Text of a program: a worker where what it imports from tlskit is other code is refused. By default the call's.
     shared_dir
         A folder that all workers see.
     report
@@ -82,17 +85,21 @@ def share(
         If `on` cannot be understood, or its engine cannot be started.
     """
     wanted = engine.parse(on)
-    with engine.started(wanted, resolve(shared_dir)) as client:
+    program = program or f"from {call.__module__} import {call.__name__}\n{call.__name__}()"
+    refused: list[str] = []
+    with engine.started(wanted, resolve(shared_dir), refused) as client:
         client.subscribe_topic(_TOPIC, lambda event: report(event[1]))
         handed = {
-            "call": call, "arguments": arguments, "root": str(project_root()), "code": _code(),
-            "threads": wanted.threads,
+            "call": call, "arguments": arguments, "root": str(project_root()), "program": program,
+            "code": _code(program), "threads": wanted.threads,
             "environment": {name: os.environ[name] for name in _HANDED_ON if name in os.environ},
         }  # fmt: skip
-        return _watch(client, handed, wanted, report, lost_s)
+        return _watch(client, handed, wanted, report, lost_s, refused)
 
 
-def _watch(client, handed: dict, wanted: engine.Engine, report: Callable[[str], None], lost_s: float) -> Outcome:
+def _watch(
+    client, handed: dict, wanted: engine.Engine, report: Callable[[str], None], lost_s: float, refused: list[str]
+) -> Outcome:
     """Give each worker its task as it comes; wait until all have ended, or all workers are gone."""
     tasks: dict[str, Future] = {}
     failures: list[str] = []
@@ -108,6 +115,11 @@ def _watch(client, handed: dict, wanted: engine.Engine, report: Callable[[str], 
         if new and not ended:
             handed_out += len(new)
             report(f"Workers: {len(here)}{f' of {wanted.workers}' if wanted.workers else ''}.")
+        if wanted.workers and len(refused) >= wanted.workers and not tasks:
+            raise RunError(f"{wanted.kind} refused the jobs: {refused[0]}")
+        for reason in [reason for reason in dict.fromkeys(refused) if reason not in failures]:
+            failures.append(reason)
+            report(f"{wanted.kind} refused {refused.count(reason)} of {wanted.workers} jobs: {reason}")
         for address in set(tasks) - here:
             if not tasks.pop(address).done():
                 report("A worker has gone. What it was doing is taken over by another.")
@@ -117,7 +129,9 @@ def _watch(client, handed: dict, wanted: engine.Engine, report: Callable[[str], 
             elif (reason := _reason(future)) not in failures:
                 failures.append(reason)
                 report(f"A worker has stopped: {reason}")
-        if all(task.done() for task in tasks.values()) and (ended or tasks and handed_out >= wanted.workers):
+        if all(task.done() for task in tasks.values()) and (
+            ended or tasks and handed_out >= wanted.workers - len(refused)
+        ):
             return Outcome(failures, lost=False)
         if here:
             last_seen = now
@@ -142,16 +156,16 @@ def _reason(future) -> str:
     return " ".join((str(error) if isinstance(error, TlskitError) else f"{type(error).__name__}: {error}").split())
 
 
-def _code() -> dict:
+def _code(program: str) -> dict:
     """What decides a result: a worker with other code would file what it makes under keys that nobody looks for."""
-    return {"tlskit": __version__} | code_state("tlskit.study.sweep")
+    return {"tlskit": __version__} | code_state(program)
 
 
-def _one(call: Callable, arguments: dict, root: str, code: dict, threads: int, environment: dict) -> None:
+def _one(call: Callable, arguments: dict, root: str, program: str, code: dict, threads: int, environment: dict) -> None:
     """The task of a worker, run there."""
     from distributed import get_worker
 
-    if _code() != code:
+    if _code(program) != code:
         raise RunError("A worker has another version of tlskit than the launcher: install the same on both.")
     if not Path(root).is_dir():
         raise RunError("A worker does not see the study's folder: it has to lie on a disk that all machines share.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import logging
 import os
 import re
 import shutil
@@ -154,7 +155,7 @@ def _class(scheduler: str):
 
 
 @contextlib.contextmanager
-def started(engine: Engine, shared_dir: Path) -> Iterator[Client]:
+def started(engine: Engine, shared_dir: Path, refused: list[str] | None = None) -> Iterator[Client]:
     """A Dask client of the engine; its workers, started here, end with the block.
 
     Parameters
@@ -163,17 +164,22 @@ def started(engine: Engine, shared_dir: Path) -> Iterator[Client]:
         As `parse` gives it.
     shared_dir
         A folder that the workers' machines see, too: keys and the logs of jobs are put there.
+    refused
+        Gets a line for each job that the batch system refuses.
 
     Raises
     ------
     RunError
         If Dask is not installed, the scheduler is not reached, or a job is refused.
     """
+    # What Dask says of connections is nobody's business; what matters is reported. Workers started here inherit it.
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     try:
         import dask
         import distributed
     except ImportError as error:
         raise RunError(_INSTALL) from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     settings = {
         "distributed.scheduler.allowed-failures": 20,  # a worker that is killed is no fault of its task
         "distributed.comm.timeouts.connect": "60s",
@@ -200,7 +206,7 @@ def started(engine: Engine, shared_dir: Path) -> Iterator[Client]:
                 protocol="tls://" if security else "tcp://",
             )  # fmt: skip
         else:
-            cluster = _jobs(engine, security)
+            cluster = _jobs(engine, security, [] if refused is None else refused)
         stack.enter_context(cluster)
         yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
 
@@ -214,14 +220,30 @@ def _scratch() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)  # a worker that is just ending may still write into it
 
 
-def _jobs(engine: Engine, security: Security | None):
-    options = _options(engine, security)
+def _jobs(engine: Engine, security: Security | None, refused: list[str]):
+    options, cls = _options(engine, security), _class(engine.kind)
     try:
-        cluster = _class(engine.kind)(**options, n_workers=0)
+        cluster = cls(**options, n_workers=0, job_cls=_telling(cls.job_cls, refused))
         cluster.scale(jobs=engine.workers)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         raise RunError(f"{engine.kind}: the jobs cannot be made: {' '.join(str(error).split())}") from error
     return cluster
+
+
+def _telling(job_cls: type, refused: list[str]) -> type:
+    """dask-jobqueue's job, which says so where the batch system refuses it: that is lost in a log otherwise."""
+    from distributed.deploy.spec import ProcessInterface
+
+    class Job(job_cls):
+        async def start(self):
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                said = str(error).split("stderr:")[-1].strip() or str(error)
+                refused.append(" ".join(said.split()))
+                await ProcessInterface.start(self)  # it is not asked for again
+
+    return Job
 
 
 def _options(engine: Engine, security: Security | None) -> dict:
