@@ -8,9 +8,9 @@ from shapely.geometry import Point
 from tlskit.outlines import reading as annotations
 
 
-def write_cohort(folder):
+def write_cohort(folder, seed=0):
     """Three slides at 10x: dark discs, outlined, on pale pink noise; the third is for validation."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rows, tiles = [], []
     for number in range(3):
         discs = [Point(x, y).buffer(rng.uniform(14, 26)) for x in range(40, 320, 64) for y in range(40, 192, 64)]

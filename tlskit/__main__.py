@@ -116,14 +116,15 @@ def predict(
     checkpoint: Annotated[Path, typer.Option(help="A trained network: work/checkpoint.pt of an arm.")],
     out: Annotated[Path, typer.Option(help="Folder for maps and outlines.")],
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Probability from which a pixel counts.")
+        float | None,
+        typer.Option(min=0, max=1, help="Probability from which a pixel counts; by default as chosen on validation."),
     ] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
     engine: Annotated[Literal["auto", "torch", "openvino"], typer.Option(help="Runs the network.")] = "auto",
     precision: Annotated[
         Literal["auto", "exact", "bf16", "fp16"],
-        typer.Option(help="auto: the fastest within 0.02 of float32; exact: float32."),
+        typer.Option(help="auto: the fastest that keeps the answer of float32; exact: float32."),
     ] = "auto",
     min_object_um2: Annotated[float, typer.Option(help="Smaller objects are dropped.")] = 1000.0,
     mpp: Annotated[float | None, typer.Option(help="um/px of those slides that do not say it.")] = None,

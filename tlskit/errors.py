@@ -44,7 +44,7 @@ class AnnotationError(TlskitError, ValueError):
 
 
 class LeakageError(TlskitError, ValueError):
-    """A patient stands in more than one of training, validation and test."""
+    """A patient stands in more than one of training, validation and test, or a slide twice in the cohort."""
 
 
 class ParameterError(TlskitError, ValueError):

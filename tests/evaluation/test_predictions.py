@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from shapely.geometry import shape
 from tlskit.errors import MapError
 from tlskit.evaluation import counting as evaluation
 from tlskit.evaluation import predictions
+from tlskit.metrics import thresholds
 from tlskit.outlines import reading as annotations
 from tlskit.slides import slide as slides
 from tlskit.tiles import datasets, tiling
@@ -126,3 +128,14 @@ def test_a_scan_s_offset_is_honoured_on_every_way_in_and_out(made, tmp_path, mon
     assert again[2].equals(counts) and again[3].equals(table)
     for polygon, moved in zip(out, again[4], strict=True):
         assert np.subtract(polygon.bounds, moved.bounds) == pytest.approx([*origin, *origin])
+
+
+def test_the_usual_threshold_is_the_one_chosen_with_this_very_network(tmp_path, caplog):
+    network = SimpleNamespace(sha256="mine", threshold=0.5)
+    assert predictions.usual_threshold(tmp_path / "checkpoint.pt", network) == (0.5, "not chosen on any slides")
+    thresholds.write_threshold(tmp_path / "threshold.json", {"threshold": 0.3}, checkpoint_sha256="mine")
+    found = predictions.usual_threshold(tmp_path / "checkpoint.pt", network)
+    assert found == (0.3, "chosen on validation slides")
+    thresholds.write_threshold(tmp_path / "threshold.json", {"threshold": 0.3}, checkpoint_sha256="another")
+    assert predictions.usual_threshold(tmp_path / "checkpoint.pt", network)[0] == 0.5
+    assert "another checkpoint" in caplog.text

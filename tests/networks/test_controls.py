@@ -7,8 +7,8 @@ import torch
 from made_training import write_cohort
 
 from tlskit.errors import CheckpointError, ParameterError
-from tlskit.maps import slide_inference
-from tlskit.networks import loop, losses, mining, settings, training
+from tlskit.maps import inference, slide_inference
+from tlskit.networks import engines, loop, losses, mining, settings, training
 from tlskit.networks.models import load_checkpoint
 from tlskit.outlines import IGNORED
 from tlskit.slides import open_slide
@@ -160,3 +160,20 @@ def test_settings_that_do_not_fit_are_told_with_the_remedy(changes, said):
 def test_a_training_with_detail_finer_than_its_arm_is_refused(cohort, tmp_path):
     with pytest.raises(ParameterError, match="shows no such detail"):
         training.train(*cohort, out_path=tmp_path / "c.pt", **(SETTINGS | {"detail_mpp": 0.5}))
+
+
+def test_what_runs_a_network_is_chosen_once_by_validation_tiles_and_taken_up_by_all(cohort, tmp_path, monkeypatch):
+    tiles, manifest = cohort
+    made = run(cohort, tmp_path / "checkpoint.pt", epochs=1, negatives_per_batch=1)
+    checkpoint, note = load_checkpoint(made.checkpoint_path, device="cpu"), tmp_path / "engine.json"
+    validation = tiles[(tiles["split"] == "val") & (tiles["target_fraction"] > 0)]
+    ladder = inference.choose_engine(checkpoint, validation, manifest, engine_note=note, n_tiles=4)
+    assert ladder["kept"].iloc[-1] and (ladder["n_windows"] == 4).all()
+    chosen = tuple(ladder[["engine", "precision"]].iloc[-1])
+    monkeypatch.setattr(engines, "choose", None)  # nobody chooses again
+    source = engines.EngineSource(checkpoint, window_px=64, note=note)
+    assert sum(len(index) for index, *_ in inference.predict_tiles(checkpoint, validation, manifest, engine=source))
+    maps = inference.predict_cohort(checkpoint, manifest, tmp_path / "maps", engine_note=note, progress=False)
+    assert {(source.made.name, source.made.precision), *zip(maps["engine"], maps["precision"], strict=True)} == {chosen}
+    with pytest.raises(ParameterError, match="validation tiles that hold target"):
+        inference.choose_engine(checkpoint, validation[:0], manifest, engine_note=note)

@@ -91,3 +91,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_importing_hardware_loads_no_torch():
     script = "import sys, tlskit.networks.hardware; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_float32_is_whole_within_and_as_before_afterwards(wanted):
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        with pytest.raises(KeyError), hardware.whole_float32(wanted):
+            assert [backend.allow_tf32 for backend in backends] == [not wanted] * 2
+            raise KeyError
+        assert all(backend.allow_tf32 for backend in backends)
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed

@@ -18,7 +18,7 @@ from made_training import write_cohort
 
 from tlskit.errors import ParameterError, TrainingError
 from tlskit.networks import loop, training
-from tlskit.networks.models import load_checkpoint
+from tlskit.networks.models import build_model, load_checkpoint
 from tlskit.tiles.datasets import TileDataset
 
 TILE_PX = 64
@@ -297,3 +297,13 @@ def test_a_network_that_is_what_would_be_trained_is_kept(undisturbed, cohort, tm
         file.write(b"other")
     with pytest.raises(RuntimeError, match="trained"):
         run((tiles, copies), path)
+
+
+def test_another_file_of_weights_under_the_same_name_trains_another_network(cohort, tmp_path):
+    path, encoder = tmp_path / "weights.pt", "tu-mobilenetv3_small_050"
+    made = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        torch.save(build_model(encoder=encoder, encoder_weights="none").encoder.state_dict(), path)
+        made.append(run(cohort, tmp_path / "c.pt", encoder=encoder, encoder_weights=str(path), epochs=1).sha256)
+    assert made[0] == made[1] != made[2]

@@ -217,6 +217,44 @@ def test_what_is_no_file_of_outlines_says_what_it_is(content, said, tmp_path):
     assert str(error.value).startswith(str(path))
 
 
+POINTS = '<Vertex X="0" Y="0"/><Vertex X="9" Y="0"/><Vertex X="9" Y="9"/>'
+REGION = f'<Region Type="0"><Vertices>{POINTS}</Vertices></Region>'
+AREA = {"type": "Feature", "geometry": mapping(SHAPES[0]), "properties": {"classification": {"name": "TLS"}}}
+TUMOUR = {"type": "Feature", "geometry": mapping(SHAPES[1]), "properties": {"classification": {"name": "Tumor"}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f'<Annotations><Annotation Name="TLS">{REGION}</Annotation></Annotations>', "holds 1 area, but none where Im"),
+        (f"<ASAP_Annotations><annotations><Annotation><Coordinates>{POINTS}</Coordinates></Annotation></annotations>"
+         "</ASAP_Annotations>", "holds 1 area, but none where ASAP"),
+        ({"type": "FeatureCollection", "features": [], "annotations": [AREA]}, "holds 1 area, but none where QuPath"),
+        (f'{{"type": "FeatureCollection", "features": [{FEATURE}], "features": []}}', "holds `features` twice"),
+    ],
+)  # fmt: skip
+def test_outlines_where_nobody_looks_for_them_are_no_slide_without_target(content, said, tmp_path):
+    path = tmp_path / "slide.geojson"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(AnnotationError, match=said):
+        annotations.read_targets(path, "TLS", missing="empty")
+
+
+def test_an_area_beside_the_outlines_and_a_target_without_area_are_told(tmp_path):
+    empty = {**AREA, "geometry": None}
+    found = annotations.parse_geojson(
+        json.dumps([{**TUMOUR, "children": [AREA]}, empty]).encode(), object_types=["annotation"]
+    )
+    said = [entry for entry in findings.also_holds(found, "TLS") if entry.severity == "warning"]
+    assert [entry.what for entry in said] == [
+        "Of the target's class, but empty or collapsed to a line: 1 object.",
+        "1 area in the file, but not where its outlines stand: not used.",
+    ]
+    nucleus = {**AREA, "nucleusGeometry": mapping(SHAPES[0])}
+    found = annotations.parse_geojson(json.dumps([nucleus]).encode(), object_types=["annotation"])
+    assert not findings.also_holds(found, "TLS")
+
+
 def test_an_address_is_no_path():
     for path in ("file:///data/a.geojson", "file:///C:/a.geojson"):
         with pytest.raises(AnnotationError, match="is an address and no path"):

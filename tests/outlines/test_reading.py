@@ -316,7 +316,7 @@ def test_a_bow_tie_is_repaired_and_the_change_of_area_reported(save):
     assert "was repaired: self-intersection; area +50 px" in annotations.describe(found)[0]
 
 
-def test_what_a_ring_goes_round_twice_is_inside_as_in_qupath(save):
+def test_what_a_ring_goes_round_twice_is_inside(save):
     twice = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0], [5, 0], [5, 5], [2, 5], [2, 0], [0, 0]]
     found = annotations.read_annotations(save(collection(feature([twice], **tls()))))
     assert found.outlines[0].geometry.area == pytest.approx(100)

@@ -1,5 +1,6 @@
 """What cannot work is refused before anything runs, with what to change."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 import yaml
 from made_training import write_cohort
 
+from tlskit import cohort as cohort_of
 from tlskit.errors import ParameterError
 from tlskit.study import beforehand, params, sweep
 
@@ -54,9 +56,9 @@ def cohort(tmp_path_factory):
     """Six slides of 320 x 192 um; outlines on all."""
     folder = tmp_path_factory.mktemp("cohort")
     rows = []
-    for part in ("a", "b"):
+    for seed, part in enumerate(("a", "b")):
         (folder / part).mkdir()
-        rows.append(write_cohort(folder / part)[1].assign(patient_id=lambda t, p=part: p + t["patient_id"]))
+        rows.append(write_cohort(folder / part, seed)[1].assign(patient_id=lambda t, p=part: p + t["patient_id"]))
     slides = pd.concat(rows, ignore_index=True).drop(columns=["mpp_override", "split"])
     slides["slide_id"] = slides["patient_id"]
     slides.to_csv(folder / "manifest.csv", index=False)
@@ -79,6 +81,25 @@ def test_a_tile_that_no_slide_can_hold_is_refused_with_one_that_they_can(cohort)
     with pytest.raises(ParameterError, match=r"`tile_px: 256` at 10x .*room for 192 px. Use a `tile_px` of 192"):
         beforehand.refuse_impossible([arm_of(cohort[0]), arm_of(cohort[0], tile_px=256)])
     beforehand.refuse_impossible([arm_of(cohort[0], tile_px=256, edge_tiles="pad")])
+
+
+def test_a_slide_or_its_outlines_under_two_names_are_refused(cohort, tmp_path):
+    path, slides = cohort
+    first, other = slides.iloc[0], slides.iloc[1]
+    copy, link, empty = tmp_path / "copy.tif", tmp_path / "link.geojson", tmp_path / "empty.geojson"
+    shutil.copyfile(first["slide_path"], copy)
+    link.symlink_to(first["annotation_path"])
+    for number in ("1", "2"):
+        empty.with_stem(f"empty{number}").write_text('{"type": "FeatureCollection", "features": []}')
+    for column, value, said in (
+        ("slide_path", copy, "as0 and as1 are the same scan"), ("annotation_path", link, "have the same outlines"),
+    ):  # fmt: skip
+        slides.replace({column: {other[column]: str(value)}}).to_csv(tmp_path / "manifest.csv", index=False)
+        with pytest.raises(ParameterError, match=said):
+            beforehand.refuse_impossible([arm_of(tmp_path / "manifest.csv")])
+    without = {row["annotation_path"]: str(empty.with_stem(f"empty{n}")) for n, (_, row) in
+               enumerate(slides.iloc[:2].iterrows(), 1)}  # fmt: skip
+    cohort_of.check_copies(slides.replace({"annotation_path": without}))
 
 
 def test_more_folds_than_patients_of_a_type_are_refused(cohort):

@@ -84,6 +84,44 @@ def test_a_failing_step_ends_its_arm_and_not_the_sweep(project):
     assert "2 of 5 notebooks to run" in result.output  # the failed step, and the comparison made without it
 
 
+@pytest.fixture
+def project_with_controls(project):
+    """The same with a notebook for controls, and arms of one magnification that differ in `level`."""
+    cells = [("assert fail_at != -1, 'no figure'", []), ("print(outputs_dir)", [])]
+    (project / "notebooks/controls.ipynb").write_text(notebook(PARAMETERS + "fail_at = 0  # or -1\n", *cells))
+    (project / "params/p.yaml").write_text("run_name: r\nsweep:\n  - {magnification: 4, level: [1, 2]}\n")
+    (project / "params/seeds.yaml").write_text("run_name: r\nsweep:\n  - {magnification: 4, seed: [1, 2]}\n")
+    for step in STEPS:  # a preset may name what any notebook declares
+        path = project / f"notebooks/{step}.ipynb"
+        found = json.loads(path.read_text())
+        found["cells"][0]["source"].append("seed = 0  # of training\n")
+        path.write_text(json.dumps(found))
+    return project
+
+
+def test_controls_are_asked_for_by_arms_of_one_magnification_that_differ(project_with_controls):
+    jobs = sweep.plan(sweep.prepare("params/p.yaml"))
+    assert [job.name for job in jobs][-2:] == [("controls", "controls"), ("compare", "compare_magnifications")]
+    assert set(jobs[-2].before) == {job.name for job in jobs[:-2]}
+    assert sweep.plan(sweep.prepare("params/p.yaml"), arms=["controls"]) == jobs[-2:-1]
+    # Trainings of one arm are no controls, nor is an arm alone.
+    assert "controls" not in {job.arm for job in sweep.plan(sweep.prepare("params/seeds.yaml"))}
+    assert "controls" not in {job.arm for job in sweep.plan(sweep.prepare("params/p.yaml", {"level": 2}))}
+
+
+@pytest.mark.slow
+def test_the_notebooks_in_which_arms_meet_do_not_wait_for_each_other(project_with_controls):
+    sweep.run_sweep(sweep.prepare("params/p.yaml", {"fail_at": -1}))
+    assert statuses(project_with_controls)["controls", "controls"] == "failed"
+    assert statuses(project_with_controls)["compare", "compare_magnifications"] == "done"
+    (project_with_controls / "notebooks/compare_magnifications.ipynb").write_text(
+        notebook(PARAMETERS, ("raise ValueError('no report')", []))
+    )
+    sweep.run_sweep(sweep.prepare("params/p.yaml"))
+    assert statuses(project_with_controls)["controls", "controls"] == "done"
+    assert statuses(project_with_controls)["compare", "compare_magnifications"] == "failed"
+
+
 def test_an_unknown_parameter_is_refused_before_a_kernel_starts(project):
     with pytest.raises(ParameterError, match="did you mean `fail_at`"):
         sweep.prepare("params/p.yaml", {"failat": 1})

@@ -1,20 +1,25 @@
-"""Whether a study can be made of a cohort at all: every set that is trained or validated on holds a target.
+"""Whether a study can be made of a cohort at all: no slide stands in it twice, every set that is learnt or chosen on
+holds a target.
 
-Asked before anything runs, from the manifest and the files of outlines; no slide is opened.
+Asked before anything runs, from the manifest and the files themselves; no slide is opened.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from tlskit.cohort.manifest import slide_rows
-from tlskit.errors import AnnotationError
-from tlskit.outlines import read_targets
+from tlskit.errors import AnnotationError, LeakageError, TlskitError
+from tlskit.files import sha256_of_file
+from tlskit.outlines import read_annotations, read_targets
+from tlskit.slides import content_id
 
-__all__ = ["check_sets", "patients_with_target"]
+__all__ = ["check_copies", "check_sets", "patients_with_target"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,42 @@ def patients_with_target(manifest: pd.DataFrame, target_class: str | Sequence[st
         before = held.get(row.patient_id, False)
         held[row.patient_id] = True if here or before else None if here is None or before is None else False
     return held
+
+
+def check_copies(manifest: pd.DataFrame) -> None:
+    """Refuse a cohort in which a slide, or a file of outlines, stands under two names.
+
+    Known by content, so that a copy or a link is found as well. Files of outlines that hold none may be alike.
+
+    Raises
+    ------
+    LeakageError
+        Naming the slides: one of them may be trained on and the other tested.
+    """
+    rows = list(slide_rows(manifest))
+    faults = [f"{ids} are the same scan" for ids in _alike(rows, lambda row: content_id(row.slide_path))]
+    faults += [f"{ids} have the same outlines" for ids in _alike(rows, _outlines_id)]
+    if faults:
+        listed = "; ".join(faults)
+        raise LeakageError(f"Slides stand in the cohort twice: {listed}. Keep one of them, or correct the paths.")
+
+
+def _alike(rows: list, identity: Callable) -> list[str]:
+    """Slides that share what tells one from another; what cannot be read is for the steps to report."""
+    same = defaultdict(list)
+    for row in rows:
+        try:
+            same[identity(row)].append(row.slide_id)
+        except (TlskitError, OSError) as error:
+            log.warning("%s: it cannot be compared with the others yet (%s)", row.slide_id, error)
+    return [" and ".join(ids) for value, ids in same.items() if value and len(ids) > 1]
+
+
+def _outlines_id(row) -> str:
+    path = Path(row.annotation_path)
+    if not row.annotation_path or not path.is_file() or not read_annotations(path).outlines:
+        return ""
+    return sha256_of_file(path)
 
 
 def check_sets(split: pd.DataFrame, has_target: dict[str, bool | None]) -> None:

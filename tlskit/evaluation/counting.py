@@ -100,7 +100,7 @@ def evaluate_tiles(
     threshold
         A number, or several by name: ``{"fixed": 0.5, "validation": 0.37}``.
     batch_size, workers, **options
-        Of `tlskit.maps.inference.predict_tiles` (``tile_store``, ``tiles_dir``).
+        Of `tlskit.maps.inference.predict_tiles` (``tile_store``, ``tiles_dir``, ``engine``).
 
     Returns
     -------

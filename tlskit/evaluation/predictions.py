@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +11,44 @@ import numpy as np
 import pandas as pd
 
 from tlskit.cohort import open_row, slide_rows
-from tlskit.errors import TlskitError
+from tlskit.errors import RunError, TlskitError
 from tlskit.maps import probmaps
 from tlskit.metrics import objects, thresholds
 from tlskit.outlines import polygonise, prediction_class, rasterise, write_geojson
 
-__all__ = ["outline_map", "write_outlines"]
+__all__ = ["outline_map", "usual_threshold", "write_outlines"]
+
+log = logging.getLogger(__name__)
 
 #: Outlines are traced at this um/px or coarser: finer steps than a pathologist can draw only make files that QuPath
 #: opens slowly.
 OUTLINE_MPP = 1.0
+
+
+def usual_threshold(checkpoint_path: str | Path, checkpoint) -> tuple[float, str]:
+    """The threshold to use where nobody gives one, and in words where it comes from.
+
+    Parameters
+    ----------
+    checkpoint_path
+        The network's file; ``threshold.json`` beside it holds what notebook 05 chose on validation slides.
+    checkpoint : models.Checkpoint
+        As loaded from there.
+
+    Returns
+    -------
+    (float, str)
+        The one chosen on validation slides with this very network, else the checkpoint's own (0.5).
+    """
+    try:
+        beside = Path(checkpoint_path).with_name("threshold.json")
+        chosen = thresholds.read_threshold(beside, checkpoint_sha256=checkpoint.sha256)
+    except RunError as error:
+        log.warning("%s The network's own threshold is used.", error)
+        chosen = {}
+    if "validation" in chosen:
+        return chosen["validation"], "chosen on validation slides"
+    return checkpoint.threshold, "not chosen on any slides"
 
 
 def outline_map(

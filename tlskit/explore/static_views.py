@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 
 from tlskit.errors import ParameterError, RunError
 from tlskit.evaluation import level_near, scores_at
-from tlskit.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, plots
+from tlskit.figures import arm_styles, curves, forest, person_band, plots, score_name
 from tlskit.maps import probmaps
 from tlskit.metrics import thresholds
 from tlskit.outlines import polygonise
@@ -43,8 +42,7 @@ AnyRun = str | Path | Archive | Run
 #: Minutes that a person takes for a slide, as the paper gives them.
 PERSON_MIN_PER_SLIDE = (5.0, 10.0)
 
-_ARM_COLOURS = (VERMILION, GREEN, BLUE, PURPLE, ORANGE, SKY)
-_SCORE_LINES = {"dice": "-", "iou": "--", "precision": ":", "recall": "-."}
+_SCORES = ("dice", "iou", "precision", "recall")
 
 #: Error ranges and orders of `choose_tiles`.
 ORDERS = ("target_fraction", "error", "iou")
@@ -231,22 +229,20 @@ def threshold_curves(
     score
         ``dice``, ``iou``, ``precision`` or ``recall``.
     """
-    if score not in _SCORE_LINES:
-        raise ParameterError(f"`score` should be one of {', '.join(_SCORE_LINES)}, not {score!r}.")
-    curves = pr_curves(run, split=split, outputs_dir=outputs_dir)
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.0), layout="constrained")
-    for colour, (arm, curve) in zip(_ARM_COLOURS * 9, curves.groupby("arm", sort=False), strict=False):
-        axes[0].plot(curve["recall"], curve["precision"], color=colour, label=arm)
-        axes[1].plot(curve["threshold"], curve[score], color=colour, label=arm)
-    for ax, x, y in ((axes[0], "recall", "precision"), (axes[1], "threshold", score)):
-        ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=x, ylabel=y)
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[1].legend(frameon=False, fontsize=8)
-    n_slides = int(curves["n_slides"].iloc[0])
-    figure.suptitle(f"{split or 'all'} slides ({n_slides}), all pixels pooled", fontsize=10)
+    if score not in _SCORES:
+        raise ParameterError(f"`score` should be one of {', '.join(_SCORES)}, not {score!r}.")
+    table = pr_curves(run, split=split, outputs_dir=outputs_dir)
+    pairs = {"recall": "precision", "threshold": score}
+    parts = [table.assign(of=n, _x=table[x], _y=table[y]) for n, (x, y) in enumerate(pairs.items())]
+    figure = curves(
+        pd.concat(parts), x="_x", y="_y", col="of", n=lambda rows: f"n = {rows['n_slides'].iloc[0]} slides",
+        color="arm", share=(False, False), xlabel=f"{split or 'all'} slides, all pixels pooled",
+        alt=f"Precision against recall, and {score_name(score)} at every threshold.",
+    )  # fmt: skip
+    for ax, (x, y) in zip(figure.axes, pairs.items(), strict=True):
+        ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=x, ylabel=score_name(y))
     # For the explorer, which moves them.
-    figure.tlskit_marks = put_cursor(figure, curves, threshold, score)
+    figure.tlskit_marks = put_cursor(figure, table, threshold, score)
     return figure
 
 
@@ -268,11 +264,11 @@ def put_cursor(figure: Figure, curves: pd.DataFrame, threshold: float, score: st
     """Mark a threshold in the figure of `threshold_curves`; returns the marks, which may be moved by `move_cursor`."""
     rows = at_threshold(curves, threshold)
     left, right = figure.axes[:2]
-    style = {"linestyle": "none", "marker": "o", "markersize": 8, "markeredgecolor": "black", "zorder": 5}
-    marks = []
-    for colour, row in zip(_ARM_COLOURS * 9, rows.itertuples(), strict=False):
-        marks += left.plot([row.recall], [row.precision], color=colour, **style)
-        marks += right.plot([threshold], [getattr(row, score)], color=colour, **style)
+    looks, marks = arm_styles(rows["arm"]), []
+    for row in rows.itertuples():
+        style = looks[row.arm] | {"linestyle": "none", "markersize": 7, "markeredgecolor": "black", "zorder": 5}
+        marks += left.plot([row.recall], [row.precision], **style)
+        marks += right.plot([threshold], [getattr(row, score)], **style)
     return [*marks, right.axvline(threshold, color="0.2", linewidth=1)]
 
 
@@ -327,32 +323,17 @@ def _seconds_per_slide(stages: pd.DataFrame) -> pd.Series:
 def timing_figure(run: AnyRun, *, n_slides: int = 100, outputs_dir: str | Path = "outputs") -> Figure:
     """Hours that a cohort of `n_slides` takes at each magnification, beside a person's 5 to 10 minutes a slide."""
     table = cost_table(run, n_slides=n_slides, outputs_dir=outputs_dir)
-    figure, ax = plt.subplots(figsize=(7.5, 1.6 + 0.45 * len(table)), layout="constrained")
-    places = np.arange(len(table))
-    ax.barh(places, table["hours"], color=[c for c, _ in zip(_ARM_COLOURS * 9, places, strict=False)], height=0.6)
-    low, high = table["person_hours_low"].iloc[0], table["person_hours_high"].iloc[0]
-    ax.axvspan(low, high, color="0.88", zorder=0)
-    ax.text(
-        math.sqrt(low * high),
-        -0.62,
-        "a person at 5 to 10 min a slide",
-        ha="center",
-        va="center",
-        fontsize=8,
-        color="0.35",
-    )
-    spread = n_slides / 3600
-    ax.hlines(places, table["fastest_s"] * spread, table["slowest_s"] * spread, color="black", linewidth=1.2)
-    for place, row in zip(places, table.itertuples(), strict=True):
-        text = f"  {_duration(row.hours)}, {row.seconds_per_slide:.3g} s a slide"
-        ax.text(max(row.hours, row.slowest_s * spread), place, text, va="center", fontsize=8)
-    ax.set_yticks(places, table["arm"])
-    ax.invert_yaxis()
-    ax.set_xscale("log")
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.set_xlim(table["hours"].min() / 2, max(high, table["hours"].max()) * 6)
-    ax.set_xlabel(f"hours for {n_slides} slides on the machine that timed them (line: fastest to slowest timed slide)")
-    ax.spines[["top", "right"]].set_visible(False)
+    scale = n_slides / 3600
+    table = table.assign(_low=table["fastest_s"] * scale, _high=table["slowest_s"] * scale)
+    timed = sorted(set(table["timed_slides"]))
+    low, high = PERSON_MIN_PER_SLIDE
+    figure = forest(
+        table, x="hours", low="_low", high="_high", log=True, number=_duration,
+        n=lambda rows: f"n = {' or '.join(map(str, timed))} timed slides", alt=f"Hours for {n_slides} slides.",
+        xlabel=f"hours for {n_slides} slides on the machine that timed them "
+        f"(line: fastest to slowest timed slide; band: a person, {low:g}-{high:g} min a slide)",
+    )  # fmt: skip
+    person_band(figure.axes[0], n_slides / 60)
     return figure
 
 

@@ -1,22 +1,39 @@
-"""Tables and arrays in, matplotlib ``Figure`` out: charts of scores, pictures of pixels."""
+"""Tables and arrays in, matplotlib ``Figure`` out: charts of scores, pictures of pixels.
+
+Charts of tables take `color`, `col` and `row`, each the name of any column (`tlskit.figures.panels`); `set_theme` makes
+seaborn's own calls look like them.
+"""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["auditcharts", "charts", "comparecharts", "plots"],
+    submodules=["charts", "comparecharts", "plots"],
     submod_attrs={
-        "auditcharts": ["audit_chart", "published_audit_chart"],
-        "charts": ["calibration_curves", "score_bars"],
+        "charts": [
+            "calibration_curves",
+            "curves",
+            "forest",
+            "per_slide",
+            "pr_curves",
+            "score_bars",
+            "threshold_curves",
+            "trend",
+        ],
         "comparecharts": [
+            "agreement",
+            "audit_chart",
             "ceilings",
             "difference_intervals",
             "iou_by_magnification",
             "minutes_bars",
             "object_recall",
             "pareto_front",
+            "published_audit_chart",
             "score_intervals",
+            "tradeoff",
         ],
+        "panels": ["person_band"],
         "plots": [
             "example_slides",
             "extreme_tiles",
@@ -26,6 +43,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "tile_predictions",
         ],
         "stepcharts": ["split_bars", "stage_bars", "stage_timeline", "tiles_per_slide", "training_history"],
-        "style": ["BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILION", "same", "score_name"],
+        "style": ["alt_text", "arm_styles", "same", "score_name", "set_theme"],
     },
 )

@@ -1,199 +1,175 @@
-"""Charts of scores and thresholds: tables in, matplotlib ``Figure`` out. Pictures of pixels are in `plots`."""
+"""Charts of scores and thresholds, and the three that draw any tidy table. Pictures of pixels are in `plots`.
+
+Each takes the options of `tlskit.figures.panels` besides its own: `color`, `col`, `row`, `size` and labels.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn.objects as so
+from matplotlib.collections import LineCollection
 
-from tlskit.figures.style import (
-    BLUE,
-    ORANGE,
-    POOLINGS,
-    WIDTH_IN,
-    arm_style,
-    done,
-    legend_above,
-    legend_right,
-    score_name,
-    slides_text,
-    unit_axis,
-)
+from tlskit.figures import style
+from tlskit.figures.panels import FEW, Panels, dots, draw, draw_forest, draw_trend, span, unit
 from tlskit.metrics import SCORES
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["calibration_curves", "per_slide", "pr_curves", "score_bars", "threshold_curves"]
+__all__ = [
+    "calibration_curves", "curves", "forest", "per_slide", "pr_curves", "score_bars", "threshold_curves", "trend",
+]  # fmt: skip
 
 
-def score_bars(table: pd.DataFrame) -> Figure:
-    """The seven scores under each pooling.
+def forest(table: pd.DataFrame, **options) -> Figure:
+    """A value of each row with its interval: `tlskit.figures.panels.draw_forest`."""
+    return draw_forest(table, **options).figure
 
-    Parameters
-    ----------
-    table
-        Of `tlskit.metrics.scores.score_table`, for one arm.
+
+def trend(table: pd.DataFrame, **options) -> Figure:
+    """A value along a factor, a line within everything else: `tlskit.figures.panels.draw_trend`."""
+    return draw_trend(table, **options).figure
+
+
+def curves(table: pd.DataFrame, *, x: str, y: str, alt: str = "", **options) -> Figure:
+    """Curves over a common axis, such as recall over false objects per mm2; rows stand in the order of the curve."""
+    made = _curves(table, x=x, y=y, **options)
+    return style.done(made.figure, f"{alt} {made.told(y, 'arm' if 'arm' in table else x)}")
+
+
+def _curves(table, *, x, y, color=None, marks=(), **options) -> Panels:
+    """One panel with a legend for a few arms; for many a panel each, over all others in grey."""
+    several, paths = "arm" in table and color is None, []
+    table = table.assign(_arm=_arm(table))
+    if several and table["arm"].nunique() > FEW and not (options.get("col") or options.get("row")):
+        options |= {"col": "arm", "show_legend": False, "panel_in": (1.6, 1.5)}
+        paths = [rows[[x, y]].to_numpy(float) for _, rows in table.groupby("arm")]
+    color = "arm" if several else color
+    fixed, group = {} if color else {"color": style.BLUE}, {} if color == "arm" else {"group": "_arm"}
+    lines = [(so.Path(linewidth=1.3, **fixed), [], group)]
+    lines += [(dots(6, fill=full, edgewidth=1.5, **fixed), [], {"y": column}) for column, full in marks]
+    made = draw(table, lines, x=x, y=y, color=color, **{"panel_in": (1.6, 2.8)} | options)
+    for ax in made.axes.values():
+        ax.add_collection(LineCollection(paths, colors=style.LIGHT_GREY, linewidths=0.5, zorder=0))
+    return made
+
+
+def score_bars(table: pd.DataFrame, *, size: str = "double") -> Figure:
+    """The seven scores of one arm under each pooling; `table` of `tlskit.metrics.score_table`."""
+    rule = table["empty"].map(" (empty: {})".format).where(~table["pooling"].isin(["pooled", "as_published"]), "")
+    long = table.assign(_averaged=table["pooling"].map(style.POOLINGS) + rule)
+    long = long.melt([c for c in long if c not in SCORES], list(SCORES), "score", "value")
+    return forest(long, x="value", y="score", low=None, high=None, color="_averaged", size=size, xlabel="score",
+                  limits=unit(long["value"]), alt="Scores of one arm, averaged in several ways.")  # fmt: skip
+
+
+def per_slide(table: pd.DataFrame, *, score: str = "iou", size: str = "double") -> Figure:
+    """One score of every slide, best on top; `table` of `tlskit.metrics.per_unit`."""
+    table = table.sort_values(score, ascending=False, ignore_index=True)
+    kind = np.where(table["tp"] + table["fn"] == 0, "without target", "with target")
+    return forest(
+        table.assign(_kind=kind, _zero=0.0, _end=table[score].fillna(0)), x=score, y=table.columns[0], low="_zero",
+        high="_end", color="_kind", dodge=False, size=size, limits=unit(table[score]),
+        xlabel=f"{style.score_name(score)} of the slide (n/a: no target, and nothing predicted)",
+        alt=f"{style.score_name(score)} of every slide.",
+    )  # fmt: skip
+
+
+def pr_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | None = None, **options) -> Figure:
+    """Precision against recall over all thresholds; 0.5 and, where given by arm, the chosen threshold marked.
+
+    `curves` of `tlskit.evaluation.comparison.pr_curves`.
     """
-    figure, ax = plt.subplots(figsize=(WIDTH_IN, 4.2), layout="constrained")
-    rows = np.arange(len(SCORES))
-    offsets = np.linspace(-0.24, 0.24, max(2, len(table)))
-    for n, row in enumerate(table.itertuples()):
-        label = POOLINGS[row.pooling]
-        if row.pooling not in ("pooled", "as_published"):
-            label += f" (empty: {row.empty})"
-        values = [getattr(row, name) for name in SCORES]
-        ax.plot(values, rows + offsets[n], **arm_style(n), linestyle="none", label=label, markersize=6)
-    ax.set_yticks(rows, [score_name(s) for s in SCORES])
-    ax.invert_yaxis()
-    for row in rows[:-1]:
-        ax.axhline(row + 0.5, color="0.92", linewidth=0.8, zorder=0)
-    unit_axis(ax, "x", low=min(0.0, float(np.nanmin(table[list(SCORES)].to_numpy(), initial=0.0))))
-    ax.set_xlabel(f"score ({slides_text(table)})")
-    legend_right(figure)
-    return done(figure, ax)
+    curves = curves.assign(_half=_only_at(curves, "precision", 0.5), _chosen=_only_at(curves, "precision", chosen))
+    words = "filled: threshold 0.5" + "; hollow: chosen on validation" * bool(chosen)
+    made = _curves(
+        curves, x="recall", y="precision", marks=[("_half", True), *([("_chosen", False)] if chosen else [])],
+        **_told(curves, "average_precision", "average precision {:.2f}") | {"ylabel": "precision", "xlabel":
+        f"recall, all pixels pooled ({words}; grey: Dice 0.2, 0.4, 0.6, 0.8)"} | options,
+    )  # fmt: skip
+    for ax in _square(made):
+        for dice in (0.2, 0.4, 0.6, 0.8):
+            recall = np.linspace(dice / (2 - dice), 1, 100)
+            ax.plot(recall, dice * recall / (2 * recall - dice), color="0.9", linewidth=0.8, zorder=0)
+    told = _each(curves, "average_precision")
+    return style.done(made.figure, f"Precision against recall. Average precision: {told}.")
 
 
-def per_slide(table: pd.DataFrame, *, score: str = "iou") -> Figure:
-    """One score of every slide, worst at the bottom; slides without target and prediction are named as undefined.
+def threshold_curves(curves: pd.DataFrame, *, chosen: dict | float | None = None, **options) -> Figure:
+    """Dice of all pixels pooled at every threshold, with 0.5 and the chosen one (or one an arm) marked.
 
-    Parameters
-    ----------
-    table
-        Of `tlskit.metrics.scores.per_unit`.
-    score
-        Name of the score.
+    `curves` of `tlskit.metrics.thresholds.pr_curve` or `tlskit.evaluation.comparison.pr_curves`.
     """
-    table = table.sort_values(score, na_position="first", ignore_index=True)
-    figure, ax = plt.subplots(figsize=(WIDTH_IN, 1.1 + 0.24 * len(table)), layout="constrained")
-    rows = np.arange(len(table))
-    ax.hlines(rows, 0, table[score].fillna(0), color="0.8", linewidth=1.2, zorder=1)
-    empty = (table["tp"] + table["fn"] == 0).to_numpy()
-    for which, colour, marker, label in ((~empty, BLUE, "o", "with target"), (empty, ORANGE, "s", "without target")):
-        if which.any():
-            ax.plot(table[score][which], rows[which], marker, color=colour, label=label, zorder=2)
-    for row in rows[table[score].isna()]:
-        ax.text(0.01, row, "undefined: no target, nothing predicted", fontsize=8, color="0.4", va="center")
-    ax.set_yticks(rows, table[table.columns[0]], fontsize=8)
-    ax.set_ylim(-0.7, len(table) - 0.3)
-    unit_axis(ax, "x")
-    ax.set_xlabel(f"{score_name(score)} of the slide")
-    legend_above(figure, ncols=2)
-    return done(figure, ax)
+    curves = curves.assign(_chosen=_only_at(curves, "dice", chosen))
+    words = "dashed: 0.5" + "; mark: chosen on validation" * (chosen is not None)
+    made = _curves(curves, x="threshold", y="dice", marks=[("_chosen", True)] if chosen is not None else [],
+                   **{"ylabel": "Dice, all pixels pooled", "xlabel": f"threshold ({words})"} | options)  # fmt: skip
+    for ax in _square(made):
+        ax.axvline(0.5, color="0.75", linewidth=0.8, linestyle="--", zorder=0)
+    highest = curves.assign(dice=curves.groupby(_arm(curves))["dice"].transform("max"))
+    return style.done(made.figure, f"Dice at every threshold. Highest: {_each(highest, 'dice')}.")
 
 
-def pr_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | None = None) -> Figure:
-    """Precision against recall of all pixels pooled, over all thresholds; 0.5 and the chosen threshold marked.
+def calibration_curves(table: pd.DataFrame, **options) -> Figure:
+    """Reliability: the share of target among pixels of about the same probability; and how many pixels those are.
 
-    Parameters
-    ----------
-    curves
-        Of `tlskit.evaluation.comparison.pr_curves`.
-    chosen
-        Threshold by arm; by default only 0.5 is marked.
+    `table` of `tlskit.metrics.thresholds.calibration` or `tlskit.evaluation.comparison.calibration`.
     """
-    figure, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-    recall = np.linspace(0.01, 1, 200)
-    for dice in (0.2, 0.4, 0.6, 0.8):
-        with np.errstate(divide="ignore"):
-            precision = np.where(2 * recall > dice, dice * recall / (2 * recall - dice), np.nan)
-        ax.plot(recall, np.where(precision <= 1, precision, np.nan), color="0.88", linewidth=1, zorder=0)
-        ax.text(1.01, dice / (2 - dice), f"Dice {dice:g}", color="0.55", fontsize=8, va="center")
-    for n, (arm, curve) in enumerate(curves.groupby("arm", sort=False)):
-        style = arm_style(n)
-        ax.plot(
-            curve["recall"], curve["precision"], color=style["color"], linewidth=1.8,
-            label=f"{arm}  (average precision {curve['average_precision'].iloc[0]:.2f})",
-        )  # fmt: skip
-        _mark(ax, curve, 0.5, style, filled=True)
-        if chosen and arm in chosen:
-            _mark(ax, curve, chosen[arm], style, filled=False)
-    unit_axis(ax, "x")
-    unit_axis(ax, "y")
-    marks = "filled: threshold 0.5" + ("; hollow: chosen on validation" if chosen else "")
-    ax.set_xlabel(f"recall ({marks})")
-    ax.set_ylabel("precision")
-    legend_above(figure, ax, ncols=2)
-    return done(figure, ax)
+    share = table["pixels"] / table.groupby(_arm(table))["pixels"].transform("sum")
+    parts = {"share that is target": table["target_share"], "share of pixels": share.where(share > 0)}
+    if _arm(table).nunique() > FEW:
+        parts.pop("share of pixels")
+    long = pd.concat([table.assign(what=what, value=values) for what, values in parts.items()])
+    made = _curves(
+        long.dropna(subset=["mean_probability"]), x="mean_probability", y="value", marks=[("value", True)],
+        **_told(table, "calibration_error", "calibration error {:.3f}") | {"share": (True, False)}
+        | ({"row": "what", "panel_in": (2.6, 2.3)} if len(parts) > 1 else {"ylabel": "share that is target"})
+        | {"xlabel": "predicted probability (dashed: perfectly calibrated)"} | options,
+    )  # fmt: skip
+    for (_, what), ax in zip(made.axes, _square(made), strict=True):
+        if "share of pixels" in what:
+            span(ax, share, log=True, axis="y")
+        else:
+            ax.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
+    told = _each(table, "calibration_error")
+    return style.done(made.figure, f"Share of target by predicted probability. Calibration error: {told}.")
 
 
-def _mark(ax: Axes, curve: pd.DataFrame, threshold: float, style: dict, *, filled: bool) -> None:
-    at = curve.loc[(curve["threshold"] - threshold).abs().idxmin()]
-    face = style["color"] if filled else "white"
-    ax.plot(at["recall"], at["precision"], style["marker"], color=style["color"], markerfacecolor=face, markersize=9)
+def _square(made: Panels) -> list:
+    """Axes, both from 0 to 1."""
+    for ax in made.axes.values():
+        span(ax, [], limits=(0, 1), ticks=4)
+        span(ax, [], limits=(0, 1), axis="y", ticks=4)
+    return list(made.axes.values())
 
 
-def threshold_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | float | None = None) -> Figure:
-    """Dice of all pixels pooled at every threshold, with 0.5 and the chosen one marked.
-
-    Parameters
-    ----------
-    curves
-        Of `tlskit.metrics.thresholds.pr_curve` or `tlskit.evaluation.comparison.pr_curves`.
-    chosen
-        Threshold, or threshold by arm.
-    """
-    figure, ax = plt.subplots(figsize=(WIDTH_IN, 3.4), layout="constrained")
-    ax.axvline(0.5, color="0.7", linewidth=1, linestyle="--", zorder=0)
-    ax.text(0.5, 0.02, " 0.5", color="0.45", fontsize=8, va="bottom", transform=ax.get_xaxis_transform())
-    groups = curves.groupby("arm", sort=False) if "arm" in curves else [("", curves)]
-    for n, (arm, curve) in enumerate(groups):
-        style = arm_style(n)
-        value = chosen.get(arm) if isinstance(chosen, dict) else chosen
-        label = str(arm) if arm else None
-        ax.plot(curve["threshold"], curve["dice"], color=style["color"], linewidth=1.8, label=label)
-        if value is not None:
-            at = curve.loc[(curve["threshold"] - value).abs().idxmin()]
-            ax.plot(at["threshold"], at["dice"], style["marker"], color=style["color"], markersize=9)
-            ax.annotate(
-                f"{value:.2f}",
-                (at["threshold"], at["dice"]),
-                (0, 8),
-                textcoords="offset points",
-                fontsize=8,
-                ha="center",
-            )
-    unit_axis(ax, "x")
-    unit_axis(ax, "y")
-    ax.set_xlabel("threshold" + (" (marker: chosen on validation)" if chosen is not None else ""))
-    ax.set_ylabel("Dice, all pixels pooled")
-    if "arm" in curves:
-        legend_above(figure, ax, ncols=6)
-    return done(figure, ax)
+def _arm(table: pd.DataFrame) -> pd.Series:
+    return table["arm"] if "arm" in table else pd.Series("this arm", table.index)
 
 
-def calibration_curves(table: pd.DataFrame) -> Figure:
-    """Reliability: the share of target among pixels of about the same probability, and how many pixels those are.
-
-    Parameters
-    ----------
-    table
-        Of `tlskit.metrics.thresholds.calibration` or `tlskit.evaluation.comparison.calibration`.
-    """
-    figure, (ax, below) = plt.subplots(
-        2, 1, figsize=(6.4, 5.6), sharex=True, height_ratios=[3, 1], layout="constrained"
+def _each(table: pd.DataFrame, column: str) -> str:
+    return ", ".join(
+        f"{arm} {value:.3f}" for arm, value in table.groupby(_arm(table), sort=False)[column].first().items()
     )
-    ax.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--", zorder=0)
-    groups = list(table.groupby("arm", sort=False)) if "arm" in table else [("", table)]
-    width = (table["bin_high"] - table["bin_low"]).iloc[0]
-    for n, (arm, group) in enumerate(groups):
-        error = group["calibration_error"].iloc[0]
-        label = f"{arm} (calibration error {error:.3f})" if arm else f"calibration error {error:.3f}"
-        some = group[group["pixels"] > 0]
-        ax.plot(
-            some["mean_probability"], some["target_share"], **arm_style(n), linewidth=1.6, markersize=6, label=label
-        )
-        bar = width / (len(groups) + 1)
-        left = some["bin_low"] + bar * (n + 0.5)
-        below.bar(left, some["pixels"] / group["pixels"].sum(), bar, align="edge", color=arm_style(n)["color"])
-    below.set_yscale("log")
-    below.set_ylabel("share of pixels")
-    below.set_xlabel("predicted probability")
-    ax.set_ylabel("share that is target")
-    unit_axis(ax, "x")
-    unit_axis(ax, "y")
-    legend_above(figure, ax, ncols=2)
-    return done(figure, ax, below)
+
+
+def _only_at(curves: pd.DataFrame, column: str, threshold: dict | float | None) -> pd.Series:
+    """A column, kept only where a curve is nearest to a threshold (of its arm)."""
+    by_arm = threshold if isinstance(threshold, dict) else dict.fromkeys(_arm(curves), threshold)
+    far = (curves["threshold"] - _arm(curves).map(by_arm).astype(float)).abs()
+    nearest = far.dropna().groupby(_arm(curves)).idxmin()
+    return curves[column].where(curves.index.isin(nearest))
+
+
+def _told(table: pd.DataFrame, column: str, text: str) -> dict:
+    """Options of `draw` that tell a number of each arm: in the legend, or above the panel of a single arm."""
+
+    def above(rows: pd.DataFrame) -> str:
+        words = text.format(rows[column].iloc[0]) if rows["_arm"].nunique() == 1 else ""
+        return "\n".join(filter(None, [words, style.n_text(rows)]))
+
+    by_arm = table.groupby(_arm(table), sort=False)[column].first()
+    return {"n": above, "told": {arm: f" ({text.format(value)})" for arm, value in by_arm.items()}}

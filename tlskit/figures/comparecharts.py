@@ -1,345 +1,310 @@
-"""Charts across magnifications: tables of `tlskit.evaluation` in, matplotlib ``Figure`` out."""
+"""Charts of arms beside each other: tables of `tlskit.evaluation` in, matplotlib ``Figure`` out.
+
+Each takes the options of `tlskit.figures.panels` besides its own: `color`, `col`, `row`, `size` and labels.
+"""
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
+import seaborn.objects as so
 
 from tlskit import units
-from tlskit.evaluation import costs
-from tlskit.figures.style import (
-    BLACK,
-    BLUE,
-    GREY,
-    LEVELS,
-    PALETTE,
-    POOLINGS,
-    WIDTH_IN,
-    arm_style,
-    done,
-    interval_caption,
-    legend_above,
-    magnification_axis,
-    minutes_axis,
+from tlskit.evaluation import choice
+from tlskit.figures import style
+from tlskit.figures.panels import (
+    FEW,
+    PERSON,
+    at_right,
+    dots,
+    draw,
+    draw_forest,
+    draw_trend,
+    name_right,
     person_band,
-    same,
-    score_name,
-    slides_text,
-    unit_axis,
-)
-from tlskit.metrics import published
+    span,
+    unit,
+)  # fmt: skip
+from tlskit.figures.style import POOLINGS, score_name
+from tlskit.metrics import PERSON_MINUTES_PER_SLIDE, SIZE_CLASSES, audit_published_table, published
+from tlskit.metrics import agreement as agree
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "agreement",
-    "ceilings",
-    "difference_intervals",
-    "score_intervals",
-    "iou_by_magnification",
-    "minutes_bars",
-    "object_recall",
-    "pareto_front",
-]
+    "agreement", "audit_chart", "ceilings", "difference_intervals", "iou_by_magnification", "minutes_bars",
+    "object_recall", "pareto_front", "published_audit_chart", "score_intervals", "tradeoff",
+]  # fmt: skip
+
+_RULES = {"iou10": "IoU of 0.1 or more", "iou50": "IoU of 0.5 or more", "centroid": "centroid inside"}
+_PAIRS = 15  # of arms are drawn; of more, those with the arm that is ahead most often
 
 
-def iou_by_magnification(table: pd.DataFrame) -> Figure:
-    """A score by magnification at tile and whole-slide level, beside the published one as printed and as implied.
+def iou_by_magnification(table: pd.DataFrame, *, color: str | None = None, **options) -> Figure:
+    """A score by magnification on tiles and on whole slides, beside the published one as printed and as implied.
 
-    Parameters
-    ----------
-    table
-        Of `tlskit.evaluation.comparison.iou_by_magnification`.
+    `table` of `tlskit.evaluation.comparison.iou_by_magnification`. With a factor as `color`, of this cohort's pooled
+    scores alone; by default the colour is the way of averaging.
     """
-    score = table["score"].iloc[0]
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 3.6), sharey=True, layout="constrained")
-    all_magnifications = np.sort(table["magnification"].unique())
-    implied = published.audit_published_table()
-    for ax, level in zip(axes, ("tile", "wsi"), strict=True):
-        here = table[table["level"] == level]
-        printed = here[here["source"] == published.SOURCE]
-        if len(printed):
-            grey = {"color": GREY, "markersize": 6, "markerfacecolor": "white", "linewidth": 1.3}
-            ax.plot(printed["magnification"], printed["value"], "o--", **grey, label="published, as printed")
-            if f"{score}_implied" in implied:
-                of_level = implied[implied["level"] == level]
-                values = of_level[f"{score}_implied"]
-                label = "published, pooled (from its precision and recall)"
-                ax.plot(of_level["magnification"], values, "s:", **grey, label=label)
-        for n, (pooling, line) in enumerate(here[here["source"] != published.SOURCE].groupby("pooling", sort=False)):
-            label = f"this cohort, {POOLINGS[pooling]}"
-            ax.plot(line["magnification"], line["value"], **arm_style(n), linewidth=1.8, markersize=7, label=label)
-        ax.set_title(LEVELS[level], fontsize=10)
-        magnification_axis(ax, all_magnifications)
-        unit_axis(ax, "y")
-    axes[0].set_ylabel(score_name(score))
-    legend_above(figure, axes[0], ncols=2)
-    return done(figure, *axes)
+    score, ours = table["score"].iloc[0], table["source"] != published.SOURCE
+    defaults = {"col": "level", "limits": unit(table["value"]), "ylabel": score_name(score),
+                "alt": f"{score_name(score)} by magnification.",
+                "n": lambda rows: style.n_text(rows[~rows["source"].isin(["", published.SOURCE])])}  # fmt: skip
+    if color:
+        table = table[ours & (table["pooling"] == "pooled")]
+        return draw_trend(table, color=color, **defaults | options).figure
+    table = table.assign(_who=("this cohort, " + table["pooling"].map(POOLINGS)).where(ours, "published, as printed"))
+    implied = audit_published_table().rename(columns={f"{score}_implied": "value"})
+    if "value" in implied and not ours.all():
+        implied = implied.assign(_who="published, pooled (implied by its precision and recall)", source="")
+        table = pd.concat([table, implied[["level", "magnification", "value", "_who", "source"]]])
+    order = sorted(table["_who"].unique(), key=lambda who: (who[0] == "p", who))
+    looks = style.styles_of("_who", order)
+    for who, marker, dashes in zip((who for who in order if who[0] == "p"), "pX", ("--", ":"), strict=False):
+        looks[who] = {"color": style.GREY, "marker": marker, "linestyle": dashes}
+    table = table.assign(_who=pd.Categorical(table["_who"], order))
+    return draw_trend(table, color="_who", looks=looks, group=[], **defaults | options).figure
 
 
-def minutes_bars(table: pd.DataFrame, *, with_published: bool = True) -> Figure:
-    """Minutes that a slide takes by magnification (log scale), beside a person and the published times.
-
-    Parameters
-    ----------
-    table
-        Of `tlskit.evaluation.costs.minutes_per_slide`.
-    with_published
-        Whether to draw the published times (another machine, other slides).
-    """
-    figure, ax = plt.subplots(figsize=(WIDTH_IN, 1.6 + 0.42 * len(table)), layout="constrained")
-    person_band(ax, "x")
-    rows = np.arange(len(table))
-    ax.hlines(rows, table["minutes_min"], table["minutes_max"], color=BLUE, linewidth=1.2)
-    ax.hlines(rows, table["minutes_q25"], table["minutes_q75"], color=BLUE, linewidth=5, alpha=0.45)
-    label = "this machine: mean (bar: middle half of slides, line: all)"
-    ax.plot(table["minutes"], rows, "o", color=BLUE, markersize=7, label=label)
-    labels = [f"{row.arm}  ({row.n_slides} slide{'s' * (row.n_slides != 1)})" for row in table.itertuples()]
-    if with_published:
-        facts = published.facts().set_index("magnification")["minutes_per_slide"]
-        known = [(facts[m], row) for m, row in zip(table["magnification"], rows, strict=True) if m in facts.index]
-        if known:
-            label = "published (laptop GPU, 23 slides)"
-            ax.plot(*zip(*known, strict=True), "D", color=GREY, markerfacecolor="white", label=label)
-    ax.set_xscale("log")
-    for row, mean in zip(rows, table["minutes"], strict=True):
-        ax.annotate(units.minutes_text(mean), (mean, row), (0, 8), textcoords="offset points", fontsize=8, ha="center")
-    ax.set_yticks(rows, labels)
-    ax.set_ylim(len(table) - 0.4, -0.75)
-    ax.set_xlabel("minutes per slide")
-    minutes_axis(ax.xaxis)
-    legend_above(figure, ncols=1)
-    return done(figure, ax)
+def score_intervals(table: pd.DataFrame, **options) -> Figure:
+    """Scores of each arm with their intervals, one panel a score; `table` of `evaluation.comparison.intervals`."""
+    return draw_forest(table, **{"col": "score", "dodge": False, "xlabel": f"score\n{_interval_caption(table)}",
+                                 "alt": "Scores of the arms with their intervals."} | options).figure  # fmt: skip
 
 
-def score_intervals(table: pd.DataFrame) -> Figure:
-    """Scores of each arm with their intervals, one panel a score.
-
-    Parameters
-    ----------
-    table
-        Of `tlskit.evaluation.comparison.intervals`.
-    """
-    names, of_scores = list(dict.fromkeys(table["arm"])), list(dict.fromkeys(table["score"]))
-    figure, axes = plt.subplots(
-        1, len(of_scores), figsize=(WIDTH_IN, 1.5 + 0.4 * len(names)), sharey=True, squeeze=False, layout="constrained"
-    )
-    ends = table[["low", "estimate", "high"]].to_numpy()
-    low, high = float(np.nanmin(ends, initial=1.0)), float(np.nanmax(ends, initial=0.0))
-    for ax, score in zip(axes[0], of_scores, strict=True):
-        for row in table[table["score"] == score].itertuples():
-            n = names.index(row.arm)
-            ax.hlines(n, row.low, row.high, color=PALETTE[n % len(PALETTE)], linewidth=2)
-            ax.plot(row.estimate, n, **arm_style(n), markersize=5)
-            if not np.isnan(row.estimate):
-                ax.annotate(
-                    f"{row.estimate:.2f}",
-                    (row.estimate, n),
-                    (0, 8),
-                    textcoords="offset points",
-                    fontsize=8,
-                    ha="center",
-                )
-        ax.set_title(score_name(score), fontsize=10)
-        ax.set_xlim(low - 0.05, high + 0.05)
-        ax.xaxis.set_major_locator(MaxNLocator(3))
-    axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].set_ylim(len(names) - 0.5, -0.7)
-    figure.supxlabel(interval_caption(table), fontsize=8)
-    return done(figure, *axes[0])
-
-
-def difference_intervals(table: pd.DataFrame, *, score: str | None = None) -> Figure:
+def difference_intervals(
+    table: pd.DataFrame, *, score: str | None = None, against: str | None = None, **options
+) -> Figure:
     """Paired differences between arms with their intervals; those whose interval excludes 0 are filled.
 
-    Parameters
-    ----------
-    table
-        Of `tlskit.evaluation.comparison.differences`.
-    score
-        Which of its scores; by default its last.
+    `table` of `tlskit.evaluation.comparison.differences`; `score`, by default its last. With `against`, pairs with that
+    arm only, as the other minus it: of more than 15 pairs, by default, the arm that is ahead most often.
     """
     if table.empty:
-        figure, ax = plt.subplots(figsize=(WIDTH_IN, 1.2), layout="constrained")
-        ax.set_axis_off()
-        ax.text(0.5, 0.5, "One arm alone has no difference to another.", ha="center", va="center")
-        return done(figure, ax)
+        return style.words("One arm alone has no difference to another.", options.get("size", "double"))
     score = score or table["score"].iloc[-1]
-    table = table[table["score"] == score].reset_index(drop=True)
-    figure, ax = plt.subplots(figsize=(WIDTH_IN, 1.4 + 0.34 * len(table)), layout="constrained")
-    ax.axvline(0, color="0.4", linewidth=1)
-    for row in table.itertuples():
-        colour = BLUE if row.excludes_zero else GREY
-        ax.hlines(row.Index, row.low, row.high, color=colour, linewidth=2)
-        face = colour if row.excludes_zero else "white"
-        ax.plot(row.difference, row.Index, "o", color=colour, markerfacecolor=face, markersize=7)
-    ax.set_yticks(range(len(table)), [f"{r.first} - {r.second}" for r in table.itertuples()])
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    note = "filled: the interval excludes 0"
-    if len(table) > 1:
-        note += f"; {len(table)} pairs, each interval on its own"
-    ax.set_xlabel(f"difference in {score_name(score)}, same patients in both arms ({note})", fontsize=9)
-    figure.supxlabel(interval_caption(table), fontsize=8)
-    return done(figure, ax)
+    table = table[table["score"] == score]
+    note = "filled: the interval excludes 0" + "; each interval on its own" * (len(table) > 1)
+    if against is None and len(table) > _PAIRS:
+        against = table["first"].where(table["difference"] > 0, table["second"]).value_counts().idxmax()
+    if against:
+        turned = table.rename(columns={"first": "second", "second": "first", "low": "high", "high": "low"})
+        turned[["difference", "low", "high"]] *= -1
+        both = pd.concat([table, turned])
+        note += f"; {(both['second'] == against).sum()} of {len(table)} pairs, all with {against}"
+        table = both[both["second"] == against].set_index("first")
+        table = table.loc[style.levels(table.index.to_series(name="arm"))].reset_index()
+    table = table.assign(pair=table["first"] + " - " + table["second"], _sure=table["excludes_zero"].astype(bool))
+    words = f"difference in {score_name(score)}, same patients in both arms ({note})\n{_interval_caption(table)}"
+    return draw_forest(
+        table, x="difference", y="pair", color="_sure", fill="_sure", dodge=False, zero=True, number="{:+.2f}".format,
+        looks=style.plain(yes=style.BLUE, no=style.GREY),
+        **{"show_legend": False, "xlabel": words, "alt": f"Paired differences in {score_name(score)}."} | options,
+    ).figure  # fmt: skip
 
 
-def ceilings(table: pd.DataFrame, *, score: str = "iou") -> Figure:
-    """A score on the common grid beside the ceiling that its magnification's pixels set.
+def ceilings(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:
+    """A score (``iou`` or ``dice``) on the common grid beside the ceiling that its magnification's pixels set.
 
-    Parameters
-    ----------
-    table
-        Of `tlskit.evaluation.comparison.grid_table`.
-    score
-        ``iou`` or ``dice``.
+    `table` of `tlskit.evaluation.comparison.grid_table`.
     """
-    figure, ax = plt.subplots(figsize=(WIDTH_IN, 1.3 + 0.45 * len(table)), layout="constrained")
-    rows = np.arange(len(table))
-    ax.hlines(rows, table[score], table[f"ceiling_{score}"], color="0.8", linewidth=1.2)
-    ax.plot(table[score], rows, "o", color=BLUE, markersize=8, label="model")
-    ax.plot(table[f"ceiling_{score}"], rows, "|", color=BLACK, markersize=18, markeredgewidth=2.5, label="ceiling")
-    for row, (value, top) in enumerate(zip(table[score], table[f"ceiling_{score}"], strict=True)):
-        for number in (value, top):
-            ax.annotate(f"{number:.3f}", (number, row), (0, 10), textcoords="offset points", fontsize=8, ha="center")
-    ax.set_yticks(rows, table["arm"])
-    ax.set_ylim(len(table) - 0.5, -0.7)
-    unit_axis(ax, "x")
-    mpp = table["grid_mpp"].iloc[0]
-    ax.set_xlabel(
-        f"{score_name(score)} on a common grid of {mpp:g} um/px, inside the same tissue ({slides_text(table)})"
-    )
-    legend_above(figure, ncols=2)
-    return done(figure, ax)
+    top, name = f"ceiling_{score}", score_name(score)
+    bar = f"bar: the ceiling, {table[top].min():.3f} to {table[top].max():.3f}"
+    words = f"{name} on a common grid of {table['grid_mpp'].iloc[0]:g} um/px, inside the same tissue ({bar})"
+    under = ((so.Range(color="0.8", linewidth=1), {"xmin": score, "xmax": top, "color": None}),
+             (so.Dot(color=style.BLACK, marker="|", pointsize=9, edgewidth=2), {"x": top, "color": None}))  # fmt: skip
+    return draw_forest(table, x=score, low=None, high=None, under=under, number="{:.3f}".format,
+                       **{"limits": (0, 1), "xlabel": words, "alt": f"{words}."} | options).figure  # fmt: skip
 
 
-def object_recall(table: pd.DataFrame, *, rule: str = "iou10") -> Figure:
-    """Objects found by size class, and false objects by area of tissue.
+def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Figure:
+    """Objects found by size class, and false objects by area of tissue, at a `rule` of matching.
 
-    Parameters
-    ----------
-    table
-        Of `tlskit.evaluation.comparison.object_table`.
-    rule
-        One of `tlskit.metrics.objects.MATCH_RULES`.
+    `table` of `tlskit.evaluation.comparison.object_table`.
     """
-    from tlskit.metrics import SIZE_CLASSES
+    table, false = table[table["rule"] == rule], "false objects\nper cm² of tissue"
+    short = {name: name.replace(" ", "_").replace("-", "_") for name, _ in SIZE_CLASSES}
+    columns = {f"recall,\n{name}": (f"recall_{of}", f"n_{of}") for name, of in short.items()}
+    columns |= {"recall, all": ("recall", "n_truth"), "precision": ("precision", "n_predicted"),
+                "F1": ("f1", "n_truth"), false: ("false_objects_per_cm2", "n_slides")}  # fmt: skip
+    long = pd.concat([table.assign(what=k, share=table[v], _n=table[n]) for k, (v, n) in columns.items()])
 
-    table = table[table["rule"] == rule].reset_index(drop=True)
-    figure, (ax, right) = plt.subplots(1, 2, figsize=(WIDTH_IN, 3.4), width_ratios=[2.6, 1], layout="constrained")
-    classes = [(name, name.replace(" ", "_").replace("-", "_")) for name, _ in SIZE_CLASSES]
-    groups = [
-        (f"recall_{short}", f"{name.replace(' ', chr(10), 1)}\n(n = {same(table[f'n_{short}'])})")
-        for name, short in classes
-    ]
-    groups += [("recall", f"all\nsizes\n(n = {same(table['n_truth'])})"), ("precision", "precision"), ("f1", "F1")]
-    offsets = np.linspace(-0.25, 0.25, max(2, len(table)))
-    for n, row in table.iterrows():
-        values = [row[column] for column, _ in groups]
-        ax.plot(
-            np.arange(len(groups)) + offsets[n],
-            values,
-            **arm_style(n),
-            linestyle="none",
-            markersize=7,
-            label=row["arm"],
-        )
-    ax.set_xticks(range(len(groups)), [label for _, label in groups], fontsize=8)
-    for place in np.arange(len(groups) - 1) + 0.5:
-        ax.axvline(place, color="0.93" if place != 3.5 else "0.6", linewidth=0.8, zorder=0)
-    unit_axis(ax, "y")
-    rules = {"iou10": "IoU of 0.1 or more", "iou50": "IoU of 0.5 or more", "centroid": "centroid inside"}
-    ax.set_ylabel("share")
-    ax.set_title(f"recall by diameter; a match is: {rules[rule]}", fontsize=9)
-    places = np.arange(len(table))
-    right.barh(places, table["false_objects_per_cm2"], color=[arm_style(n)["color"] for n in places], height=0.6)
-    right.set_yticks(places, table["arm"])
-    right.invert_yaxis()
-    right.set_xlabel("false objects\nper cm² of tissue")
-    legend_above(figure, ax, ncols=6)
-    return done(figure, ax, right)
+    def n(rows: pd.DataFrame) -> str:
+        return f"n = {style.same(rows['_n'])} {'slides' if rows['what'].iloc[0] == false else 'objects'}"
+
+    made = draw_forest(
+        long, x="share", low=None, high=None, limits=(0, 1), alt="Objects found by size, precision, and false objects.",
+        **{"col": "what", "share": (False, True), "n": n, "xlabel": f"share (a match is: {_RULES[rule]})"} | options,
+    )  # fmt: skip
+    for ax, rows in made:
+        if set(rows["what"]) == {false}:
+            span(ax, [*rows["share"], 0.0], room=0.5)
+    return made.figure
 
 
-def agreement(per_slide_objects: pd.DataFrame, *, what: str = "area_mm2") -> Figure:
+def agreement(per_slide_objects: pd.DataFrame, *, what: str = "area_mm2", **options) -> Figure:
     """Bland and Altman's plot of each arm: predicted minus true against their mean, one point a slide.
 
-    Parameters
-    ----------
-    per_slide_objects
-        ``05_objects_per_slide`` of all arms (`tlskit.evaluation.comparison.collect`), of one threshold rule.
-    what
-        ``area_mm2`` or ``number``.
+    Of ``05_objects_per_slide`` of all arms at one threshold; `what` is ``area_mm2`` or ``number``.
     """
-    from tlskit.metrics import agreement as agree
-
     columns = {"area_mm2": ("predicted_mm2", "truth_mm2"), "number": ("n_predicted", "n_truth")}[what]
-    names = list(dict.fromkeys(per_slide_objects["arm"]))
-    across = min(4, len(names))
-    down = -(-len(names) // across)
-    figure, axes = plt.subplots(
-        down,
-        across,
-        figsize=(WIDTH_IN, 2.6 * down + 0.4),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for n, (ax, arm) in enumerate(zip(axes.flat, names, strict=False)):
-        group = per_slide_objects[per_slide_objects["arm"] == arm]
-        predicted, truth = (group[c].to_numpy(float) for c in columns)
-        found = agree(predicted, truth)
-        ax.axhline(0, color="0.7", linewidth=0.8)
-        ax.axhline(found["bias"], color=BLACK, linewidth=1.2)
-        for limit in (found["limit_low"], found["limit_high"]):
-            ax.axhline(limit, color=BLACK, linewidth=1, linestyle="--")
-        ax.plot(
-            (predicted + truth) / 2, predicted - truth, **arm_style(n) | {"linestyle": "none"}, markersize=6, alpha=0.8
-        )
-        ax.set_title(f"{arm}: concordance {found['concordance']:.2f}", fontsize=9)
-    for ax in axes.flat[len(names) :]:
-        ax.set_visible(False)
-    unit = "area of objects, mm²" if what == "area_mm2" else "number of objects"
-    figure.supylabel("predicted - true", fontsize=9)
-    figure.supxlabel(
-        f"mean of predicted and true ({unit}; one point a slide; line: bias, dashes: bias ± 1.96 sd)", fontsize=9
-    )
-    return done(figure, *axes.flat)
+    found = {arm: agree(*(rows[c].to_numpy(float) for c in columns)) for arm, rows in per_slide_objects.groupby("arm")}
+    predicted, truth = (per_slide_objects[c].astype(float) for c in columns)
+    measure = "area of objects, mm²" if what == "area_mm2" else "number of objects"
+
+    def n(rows: pd.DataFrame) -> str:
+        return f"{style.n_text(rows)}\nconcordance {found[rows['arm'].iloc[0]]['concordance']:.2f}"
+
+    words = f"mean of predicted and true ({measure}; one point a slide; line: bias, dashes: bias ± 1.96 sd)"
+    made = draw(
+        per_slide_objects.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth),
+        [(dots(4, alpha=0.8), [], {})], x="_mean", y="_apart", color="arm", show_legend=False,
+        **{"col": "arm", "panel_in": (1.5, 1.4), "n": n, "ylabel": "predicted - true", "xlabel": words} | options,
+    )  # fmt: skip
+    for ax, rows in made:
+        ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        for key, dashes in {"bias": "-", "limit_low": "--", "limit_high": "--"}.items():
+            ax.axhline(found[rows["arm"].iloc[0]][key], color=style.BLACK, linewidth=0.9, linestyle=dashes)
+    told = ", ".join(f"{arm} {f['bias']:.3g} (concordance {f['concordance']:.2f})" for arm, f in found.items())
+    return style.done(made.figure, f"Predicted minus true {measure}, one point a slide. Bias: {told}.")
 
 
-def pareto_front(front: pd.DataFrame) -> Figure:
-    """Quality with its interval against minutes per slide with their spread; the chosen arm ringed, and why.
+def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options) -> Figure:
+    """Minutes that a slide takes in each arm (log scale), beside a person and the published times (another machine).
 
-    Parameters
-    ----------
-    front
-        Of `tlskit.evaluation.costs.pareto`.
+    `table` of `tlskit.evaluation.costs.minutes_per_slide`.
     """
-    score = front["score"].iloc[0]
-    figure, ax = plt.subplots(figsize=(WIDTH_IN, 4.6), layout="constrained")
-    person_band(ax, "x")
-    on_front = front[front["on_front"]].sort_values("minutes")
-    ax.plot(on_front["minutes"], on_front["estimate"], color="0.6", linewidth=1.2, linestyle="--", zorder=1)
-    for n, row in enumerate(front.itertuples()):
-        colour = arm_style(n)["color"]
-        ax.hlines(row.estimate, row.minutes_min, row.minutes_max, color=colour, linewidth=1.5)
-        ax.vlines(row.minutes, row.low, row.high, color=colour, linewidth=1.5)
-        ax.plot(row.minutes, row.estimate, **arm_style(n) | {"linestyle": "none"}, markersize=8, zorder=3)
-        ax.annotate(
-            row.arm, (row.minutes, row.estimate), (9, 7), textcoords="offset points", fontsize=10, color=colour,
-            fontweight="bold" if row.chosen else "normal",
-        )  # fmt: skip
-        if row.chosen:
-            ax.plot(row.minutes, row.estimate, "o", markersize=17, markerfacecolor="none", color=BLACK, zorder=4)
-    ax.set_xscale("log")
-    minutes_axis(ax.xaxis)
-    unit_axis(ax, "y", low=min(0.0, float(np.nanmin(front["low"].to_numpy(), initial=0.0))))
-    ax.set_xlabel("minutes per slide (mean; line: fastest to slowest slide)")
-    ax.set_ylabel(f"{score_name(score)} (line: 95 % interval)")
-    ax.set_title("\n".join(textwrap.wrap("Chosen: " + costs.choice(front), 112)), fontsize=9, loc="left")
-    return done(figure, ax)
+    facts = published.facts().set_index("magnification")["minutes_per_slide"] if with_published else {}
+    table = table.assign(_published=table["magnification"].map(facts).astype(float))
+    under = [(so.Range(linewidth=5, alpha=0.4), {"xmin": "minutes_q25", "xmax": "minutes_q75"})]
+    words = "mean; thick: middle half of slides, thin: all"
+    if table["_published"].notna().any():
+        words += "; hollow: published, laptop GPU, 23 slides"
+        mark = so.Dot(color=style.GREY, marker="D", fill=False, pointsize=5)
+        under.append((mark, {"x": "_published", "color": None}))
+    ends = np.append(table[["minutes_min", "minutes_max", "_published"]], PERSON_MINUTES_PER_SLIDE)
+    made = draw_forest(
+        table, x="minutes", low="minutes_min", high="minutes_max", under=tuple(under), log=True,
+        limits=(np.nanmin(ends), np.nanmax(ends)), number=units.minutes_text, alt="Minutes per slide, least to most.",
+        **{"xlabel": f"minutes per slide ({words}; {PERSON})", "n": _n_slides} | options,
+    )  # fmt: skip
+    for ax in made.axes.values():
+        person_band(ax)
+    return made.figure
+
+
+def _n_slides(rows: pd.DataFrame) -> str:
+    return f"n = {style.same(rows['n_slides'])} slides"
+
+
+def tradeoff(
+    table: pd.DataFrame, *, x: str = "minutes", y: str = "estimate", color: str = "arm",
+    ends: tuple[str, ...] = ("minutes_min", "minutes_max", "low", "high"), front: str = "on_front",
+    chosen: str = "chosen", alt: str = "", **options,
+) -> Figure:  # fmt: skip
+    """Quality `y` against cost `x` (log scale), a mark an arm, its name at the right.
+
+    `ends` are the columns of the least and greatest x and y. `front` and `chosen` are columns of bool: arms that none
+    beats in both, joined by dashes; the arm that is ringed. Columns that the table lacks are not drawn.
+    """
+    x_ends, y_ends = (pair if set(pair) <= set(table) else () for pair in (ends[:2], ends[2:]))
+    layers = [(so.Range(linewidth=1.1), [], {"orient": "y", "xmin": x_ends[0], "xmax": x_ends[1]})] if x_ends else []
+    layers += [(so.Range(linewidth=1.1), [], {"ymin": y_ends[0], "ymax": y_ends[1]})] if y_ends else []
+    told = table.assign(**{c: table.get(c, False) for c in (front, chosen)}).astype({front: bool, chosen: bool})
+    defaults = {"show_legend": color != "arm", "panel_in": (3.0, 3.0), "ylabel": score_name(y)}
+    made = draw(told, [*layers, (dots(6), [], {})], x=x, y=y, color=color, **defaults | options)
+    for ax, rows in made:
+        span(ax, table[[x, *x_ends]], log=True)
+        best = rows[rows[front]].sort_values(x)
+        ax.plot(best[x], best[y], color="0.6", linewidth=0.9, linestyle="--", zorder=0)
+        one = rows[rows[chosen]]
+        ax.plot(one[x], one[y], "o", markersize=13, markerfacecolor="none", color=style.BLACK)
+    made.figure.draw_without_rendering()
+    for ax, rows in made:
+        name_right(ax, rows, x, y)
+    return style.done(made.figure, f"{alt} {made.told(y, 'arm', *y_ends)}")
+
+
+def pareto_front(front: pd.DataFrame, **options) -> Figure:
+    """Quality against minutes per slide, both with their spread; the chosen arm ringed, and why it is chosen.
+
+    `front` of `tlskit.evaluation.costs.pareto`.
+    """
+    score, why = score_name(front["score"].iloc[0]), choice(front)
+    words = f"mean; line: fastest to slowest slide; dashes: no arm is both better and faster; {PERSON}"
+    figure = tradeoff(
+        front, **{"ylabel": f"{score} (line: 95 % interval)", "alt": f"{score} against minutes. Chosen: {why}",
+                  "xlabel": f"minutes per slide ({words})\nChosen: {why}"} | options,
+    )  # fmt: skip
+    for ax in figure.axes:
+        person_band(ax)
+    return figure
+
+
+def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:
+    """The same predictions under every pooling and empty rule; the winner of each row is ringed and named.
+
+    `table` of `tlskit.evaluation.comparison.audit`.
+    """
+    best, arms, parts = f"best_{score}", style.levels(table["arm"]), []
+    for pooling, of_pooling in table.groupby("pooling", sort=False):
+        # Rules for empty units that give the same scores at every level share a row.
+        rules: dict[tuple, list[str]] = {}
+        for empty, rows in of_pooling.groupby("empty", sort=False):
+            rules.setdefault(tuple(rows[score].round(12).fillna(-9)), []).append(empty)
+        for shared in rules.values():
+            name = POOLINGS[pooling] + (f", empty: {' or '.join(shared)}" if len(rules) > 1 else "")
+            parts.append(of_pooling[of_pooling["empty"] == shared[0]].assign(rule=name))
+    rows = pd.concat(parts, ignore_index=True)
+    won = rows.loc[rows[best], "arm"].unique()
+    who = rows["arm"].where(rows["arm"].isin(won) | (len(arms) <= FEW), "no winner")
+    rows = rows.assign(_who=pd.Categorical(who, [*arms, "no winner"]), _won=rows[score].where(rows[best]))
+
+    def n(here: pd.DataFrame) -> str:
+        shares = here.loc[here["pooling"] == "pooled", "prevalence"].agg(["min", "max"]).map("{:.2%}".format)
+        return f"{style.n_text(here)}\ntarget: {' to '.join(dict.fromkeys(shares))} of pixels"
+
+    ring = (so.Dot(color=style.BLACK, marker="o", fill=False, pointsize=11), {"x": "_won", "color": None})
+    made = draw_forest(
+        rows, x=score, y="rule", color="_who", low=None, high=None, number=None, dodge=False, under=(ring,),
+        looks=style.arm_styles(arms) | style.plain(**{"no winner": "0.75"}), limits=unit(rows[score]),
+        **{"col": "level", "n": n, "panel_in": (1.6, 0.2 + 0.2 * rows["rule"].nunique()),
+           "xlabel": f"{score_name(score)} (ringed, and named at the right: the best)"} | options,
+    )  # fmt: skip
+    for ax, here in made:
+        names = here[here[best]].groupby("rule")["arm"].agg(lambda a: " = ".join(a) if len(a) < 3 else f"{len(a)} arms")
+        at_right(ax, {place: names.get(rule, "n/a") for place, rule in enumerate(made.orders["rule"])})
+        span(ax, [], limits=unit(rows[score]), room=min(1.0, 0.1 + 0.04 * max(map(len, [*names, "n/a"]))))
+    told = [f"{score_name(level)}: {', '.join(of['arm'].unique())}" for level, of in rows[rows[best]].groupby("level")]
+    return style.done(made.figure, f"{score_name(score)} averaged in every way. Best in some row, {'; '.join(told)}.")
+
+
+def published_audit_chart(**options) -> Figure:
+    """The printed table beside what its own precision, recall and specificity imply (`audit_published_table`)."""
+    names = {"implied": "implied by its precision, recall and specificity", "printed": "as printed"}
+    table = audit_published_table()
+    table["unit"] = table["level"].map({"tile": "tile ", "wsi": "slide "}) + table["magnification"].map("{:g}x".format)
+    parts = [
+        table.assign(score=score, value=table[f"{score}_{key}"], _from=name, _full=key == "implied",
+                     **{f"_{of}": table[f"{score}_{of}"] for of in ("printed", "implied", "agrees")})
+        for score in ("dice", "iou", "mcc") for key, name in names.items()
+    ]  # fmt: skip
+    line = (so.Range(color="0.75", linewidth=1.2), {"xmin": "_printed", "xmax": "_implied", "color": None})
+    return draw_forest(
+        pd.concat(parts), x="value", y="unit", color="_from", fill="_full", low=None, high=None, dodge=False,
+        number=None, looks=style.plain(**dict(zip(names.values(), (style.BLUE, style.ORANGE), strict=True))),
+        limits=(0, 1), under=(line,), alt="Published scores, and what the printed rates imply.",
+        **{"col": "score", "xlabel": "score (hollow: as printed)",
+           "n": lambda rows: f"{int(rows['_agrees'].sum() / 2)} of n = {len(rows) // 2} rows agree"} | options,
+    ).figure  # fmt: skip
+
+
+def _interval_caption(table: pd.DataFrame) -> str:
+    first = table.iloc[0]
+    where = {"grid": "common grid, inside tissue", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
+    text = f"{first['level'] * 100:g} % intervals, {first['draws']:,} draws of {first['n_patients']} patients "
+    text += f"({', '.join(filter(None, (POOLINGS.get(first['pooling'], ''), where)))})"
+    return text + (f"\nCaution: {first['warning']}." if isinstance(first["warning"], str) and first["warning"] else "")

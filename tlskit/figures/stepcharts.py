@@ -1,214 +1,182 @@
-"""Charts of the tables of notebooks 01, 02, 03 and 06. Charts of scores are in `tlskit.figures.charts`."""
+"""Charts of the tables of notebooks 01, 02, 03 and 06. Charts of scores are in `tlskit.figures.charts`.
+
+Each takes the options of `tlskit.figures.panels` besides its own: `color`, `col`, `row`, `size` and labels.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from matplotlib.patches import Patch
+import seaborn.objects as so
 from matplotlib.ticker import MaxNLocator
 
 from tlskit.cohort import SPLITS
-from tlskit.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PALETTE, PURPLE, SKY, VERMILION
+from tlskit.figures import style
+from tlskit.figures.panels import FEW, at_right, dots, draw, span
+from tlskit.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["split_bars", "stage_bars", "stage_timeline", "tiles_per_slide", "training_history"]
 
+_PARTS = {
+    "kept_tiles": ("kept", BLUE), "dropped_no_target": ("dropped: no target", ORANGE),
+    "dropped_no_tissue": ("dropped: too little tissue", LIGHT_GREY),
+    "dropped_edge": ("dropped: over the slide's edge", PURPLE), "dropped_lost": ("lost: unreadable", VERMILION),
+    "dropped_ignored": ("dropped: all of it ignored", GREEN),
+}  # fmt: skip
+_BAR = so.Bar(edgewidth=0, alpha=1, width=0.75)
 
-def tiles_per_slide(slides: pd.DataFrame) -> Figure:
-    """Tiles of each slide: kept, and dropped for which reason.
 
-    Parameters
-    ----------
-    slides
-        As `tlskit.tiles.tiling.tile_cohort` returns it.
-    """
+def tiles_per_slide(slides: pd.DataFrame, **options) -> Figure:
+    """Tiles of each slide: kept, and dropped for which reason; `slides` of `tlskit.tiles.tiling.tile_cohort`."""
     slides = slides.sort_values("slide_id")
-    parts = (
-        ("kept_tiles", "kept", BLUE),
-        ("dropped_no_target", "dropped: no target", ORANGE),
-        ("dropped_no_tissue", "dropped: too little tissue", LIGHT_GREY),
-        ("dropped_edge", "dropped: over the slide's edge", PURPLE),
-    )
-    if "dropped_ignored" in slides and slides["dropped_ignored"].any():
-        parts += (("dropped_ignored", "dropped: all of it ignored", GREEN),)
-    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.26 * len(slides)), layout="constrained")
-    left = np.zeros(len(slides))
-    places = np.arange(len(slides))
-    for column, label, colour in parts:
-        ax.barh(places, slides[column], left=left, color=colour, label=label, height=0.75)
-        left += slides[column].to_numpy()
-    for place, kept in zip(places, slides["kept_tiles"], strict=True):
-        ax.text(left.max() * 1.01, place, f"{kept}", va="center", ha="left", fontsize=8, color=BLUE)
-    ax.set_yticks(places, slides["slide_id"], fontsize=8)
-    ax.invert_yaxis()
-    ax.set_xlabel("tiles (kept: number at the right)")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
-    return figure
+    there = [c for c in _PARTS if c in slides and (c == "kept_tiles" or slides[c].any())]
+    long = slides.melt("slide_id", there, "_part", "tiles")
+    long["_part"] = pd.Categorical(long["_part"].map(lambda c: _PARTS[c][0]), [_PARTS[c][0] for c in there])
+    made = draw(
+        long, [(_BAR, [so.Stack()], {"orient": "y"})], x="tiles", y="slide_id", color="_part", text=("slide_id",),
+        looks=style.plain(**dict(_PARTS.values())), **{"xlabel": "tiles (kept: number at the right)", "left_in": 1.0,
+        "panel_in": (2.0, 0.2 + (0.2 if len(slides) <= 40 else 0.15) * len(slides))} | options,
+    )  # fmt: skip
+    for ax in made.axes.values():
+        span(ax, [0, slides[there].sum(axis=1).max()], room=0.1, ticks=5)
+        at_right(ax, dict(enumerate(slides["kept_tiles"].astype(str))), BLUE)
+    sums = ", ".join(f"{_PARTS[c][0]} {int(slides[c].sum())}" for c in there)
+    return style.done(made.figure, f"Tiles of {len(slides)} slides. In sum: {sums}.")
 
 
-def split_bars(summary: pd.DataFrame) -> Figure:
-    """Patients, slides and tiles in each set, stacked by cancer type.
-
-    Parameters
-    ----------
-    summary
-        As `tlskit.cohort.splitting.split_summary` returns it.
-    """
+def split_bars(summary: pd.DataFrame, *, color: str = "cancer_type", **options) -> Figure:
+    """Patients, slides and tiles in each set, stacked by cancer type; `summary` of `tlskit.cohort.split_summary`."""
     columns = [c for c in ("patients", "slides", "tiles") if c in summary]
-    by_type = summary[summary["cancer_type"] != "all"]
-    types = sorted(by_type["cancer_type"].unique())
-    colours = {name: PALETTE[n % len(PALETTE)] for n, name in enumerate(types)}
-    figure, axes = plt.subplots(1, len(columns), figsize=(2.8 * len(columns), 3.2), layout="constrained")
-    for ax, column in zip(np.atleast_1d(axes), columns, strict=True):
-        table = by_type.pivot_table(index="split", columns="cancer_type", values=column, aggfunc="sum", fill_value=0)
-        table = table.reindex(index=SPLITS, columns=types, fill_value=0)
-        bottom = np.zeros(len(SPLITS))
-        for cancer_type in types:
-            ax.bar(SPLITS, table[cancer_type], bottom=bottom, color=colours[cancer_type], label=cancer_type, width=0.7)
-            bottom += table[cancer_type].to_numpy()
-        for x, total in enumerate(bottom):
-            ax.text(x, total, f"{int(total)}", ha="center", va="bottom", fontsize=8)
-        ax.set_title(column, fontsize=10)
-        ax.set_ylim(0, max(1.0, bottom.max()) * 1.15)
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        ax.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(axes)[0].set_ylabel("number")
-    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(types)), frameon=False, fontsize=8)
-    return figure
+    parts = summary[summary[color] != "all"].sort_values(color)
+    every = pd.MultiIndex.from_product([SPLITS, parts[color].unique()], names=["split", color])
+    parts = parts.groupby(["split", color])[columns].sum().reindex(every, fill_value=0).reset_index()
+    looks = style.plain(**dict(zip(parts[color].unique(), style.PALETTE * 9, strict=False)))
+    made = draw(
+        parts.melt(["split", color], columns, "what", "number"), [(_BAR, [so.Stack()], {"orient": "x"})], x="split",
+        y="number", color=color, text=("split",), looks=looks, share=(True, False), ylabel="number",
+        **{"col": "what", "n": lambda rows: f"n = {int(rows['number'].sum())}", "panel_in": (1.6, 1.9)} | options,
+    )  # fmt: skip
+    told = []
+    for (ax, rows), column in zip(made, columns, strict=True):
+        totals = rows.groupby("split")["number"].sum().reindex(SPLITS)
+        for x, total in enumerate(totals):
+            ax.text(x, total, f"{int(total)}", ha="center", va="bottom", fontsize=7)
+        span(ax, [0, max(1, totals.max())], axis="y", room=0.1, ticks=4)
+        told.append(f"{column}: " + ", ".join(f"{split} {int(total)}" for split, total in totals.items()))
+    return style.done(made.figure, f"What each set holds. {'; '.join(told)}.")
 
 
-def training_history(history: pd.DataFrame) -> Figure:
+def training_history(history: pd.DataFrame, *, color: str | None = None, **options) -> Figure:
     """Loss and validation IoU by epoch, the epoch that was kept, and the tiles trained per second.
 
-    Parameters
-    ----------
-    history
-        As `tlskit.networks.training.train` returns it.
+    `history` of `tlskit.networks.training.train`; of several arms, with the column arm, each arm has its colour.
     """
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3.0), layout="constrained")
-    epochs = history["epoch"]
-    left.plot(epochs, history["train_loss"], "o-", color=BLUE, label="training")
-    left.plot(epochs, history["val_loss"], "s--", color=ORANGE, label="validation")
-    left.set_ylabel("Dice loss")
-    left.legend(frameon=False, fontsize=8)
-    middle.plot(epochs, history["val_iou"], "s-", color=ORANGE)
-    best = history.loc[history["val_iou"].idxmax()] if history["val_iou"].notna().any() else history.iloc[-1]
-    middle.plot([best["epoch"]], [best["val_iou"]], "*", color=VERMILION, markersize=14)
-    middle.annotate(  # above: no other epoch lies higher
-        f"kept: {best['val_iou']:.3f}",
-        (best["epoch"], best["val_iou"]),
-        xytext=(0, 8),
-        textcoords="offset points",
-        ha="left" if best["epoch"] <= epochs.median() else "right",
-        fontsize=8,
-    )
-    middle.set_ylim(0, 1.12)
-    middle.set_yticks(np.linspace(0, 1, 6))
-    middle.set_ylabel("validation IoU at 0.5\n(all pixels pooled)")
-    right.bar(epochs, history["tiles_per_s"], color=GREEN, width=0.7)
-    right.set_ylabel("training tiles per second")
-    for ax in (left, middle, right):
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure
+    history = history.reset_index(drop=True)
+    several = "arm" in history and history["arm"].nunique() > 1
+    arms = [rows for _, rows in history.groupby("arm", sort=False)] if several else [history]
+    best = [rows["val_iou"].idxmax() if rows["val_iou"].notna().any() else rows.index[-1] for rows in arms]
+    kept = history["val_iou"].where(history.index.isin(best))
+    iou, speed = "validation IoU at 0.5,\nall pixels pooled", "training tiles per second"
+    losses = ("training loss", "validation loss") if several else ("loss", "loss")
+    parts = [(losses[0], "training", "train_loss"), (losses[1], "validation", "val_loss"),
+             (iou, "validation", "val_iou"), (speed, "training", "tiles_per_s")]  # fmt: skip
+    long = pd.concat([history.assign(what=what, _set=name, value=history[c]) for what, name, c in parts])
+    long["_kept"] = kept.reindex(long.index).where(long["what"] == iou)
+    if several and not color:
+        color = "magnification" if len(arms) > FEW and "magnification" in history else "arm"
+    group = {"group": "arm"} if several else {}
+    star = (so.Dot({"zorder": 4}, marker="*", pointsize=10), [], {"y": "_kept", "marker": None})
+    made = draw(
+        long, [(so.Line(), [], group), (dots(4), [], group), star], x="epoch", y="value", color=color or "_set",
+        share=(True, False), xlabel="epoch (star: the epoch that was kept)", **{"col": "what", "panel_in": (1.6, 1.7),
+        "n": lambda rows: f"n = {rows['epoch'].nunique()} epochs"} | options,
+    )  # fmt: skip
+    made.figure.axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    first = history.loc[best[0]]
+    for ax, rows in made:
+        if set(rows["what"]) <= {iou, speed}:
+            span(ax, [0, *rows["value"], *[1.0] * (set(rows["what"]) == {iou})], axis="y", ticks=5)
+        if set(rows["what"]) == {iou} and not several and pd.notna(first["val_iou"]):
+            # Above the mark: no other epoch lies higher.
+            side = "left" if first["epoch"] <= history["epoch"].median() else "right"
+            ax.annotate(f"kept: {first['val_iou']:.3f}", (first["epoch"], first["val_iou"]), xytext=(0, 7), ha=side,
+                        fontsize=7, textcoords="offset points")  # fmt: skip
+    told = [
+        f"{row.get('arm', '')} epoch {row['epoch']:g} with IoU {row['val_iou']:.3f}"
+        for _, row in history.loc[best].iterrows()
+    ]
+    return style.done(made.figure, f"Loss, validation IoU and speed by epoch. Kept: {', '.join(told)}.")
 
 
-def stage_bars(timings: pd.DataFrame) -> Figure:
-    """Seconds of each stage of whole-slide inference, a slide's mean, beside the time that passed.
+def stage_bars(timings: pd.DataFrame, **options) -> Figure:
+    """Seconds of each stage of whole-slide inference, beside the time that passed: stages run side by side.
 
-    Stages run side by side, so they do not add up; the longest one is what limits. A bar is the mean over slides of
-    each slide's median pass, a line from the shortest to the longest pass of any slide.
-
-    Parameters
-    ----------
-    timings
-        As `tlskit.evaluation.timing.time_inference` returns it; warm passes are drawn where there are any.
+    A bar is the mean over slides of each slide's median pass (warm ones where there are any), a line from the shortest
+    to the longest pass of any slide. `timings` of `tlskit.evaluation.time_inference`.
     """
     timings = timings[timings["slide_id"] != ""]
     timings = timings[timings["warm"]] if timings["warm"].any() else timings
-    order = [s for kind in ("work", "wait") for s in timings.loc[timings["kind"] == kind, "stage"].unique()]
-    by_stage = timings.groupby("stage")["seconds"]
-    typical = timings.groupby(["stage", "slide_id"])["seconds"].median().groupby("stage").mean()
-    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.32 * len(order)), layout="constrained")
-    places = np.arange(len(order))
-    waits = [stage.startswith("wait") for stage in order]
-    ax.barh(places, typical[order], color=[LIGHT_GREY if wait else BLUE for wait in waits], height=0.7)
-    ax.hlines(places, by_stage.min()[order], by_stage.max()[order], color="0.2", linewidth=1)
-    ax.axvline(typical["wall"], color=VERMILION, linewidth=1.5)
-    ax.annotate(
-        f"time that passed: {typical['wall']:.1f} s", (typical["wall"], -0.6), ha="right", va="bottom", fontsize=8,
-        color=VERMILION, xytext=(-4, 0), textcoords="offset points", annotation_clip=False,
+    by_slide = timings.groupby(["kind", "stage", "slide_id"], sort=False)["seconds"]
+    ends = by_slide.agg(["median", "min", "max"]).groupby(["kind", "stage"], sort=False)
+    table = ends.agg(seconds=("median", "mean"), low=("min", "min"), high=("max", "max")).reset_index()
+    wall = table.loc[table["stage"] == "wall", "seconds"].iloc[0]
+    table = table[table["kind"].isin(["work", "wait"])].sort_values("kind", ascending=False, kind="stable")
+    table["stage"] = table["stage"].str.replace("wait_", "waiting: ").str.replace("_", " ")
+    n = f"n = {timings['slide_id'].nunique()} slides; line: the {wall:.3g} s that passed"
+    made = draw(
+        table, [(_BAR, [], {"orient": "y"}), (so.Range(color="0.2", linewidth=1), [],
+                {"orient": "y", "xmin": "low", "xmax": "high", "color": None})], x="seconds", y="stage", color="kind",
+        text=("stage",), looks=style.plain(work=BLUE, wait=LIGHT_GREY), show_legend=False,
+        **{"n": lambda rows: n, "left_in": 1.0, "panel_in": (2.0, 0.25 + 0.18 * len(table)),
+           "xlabel": "seconds a slide (grey: waiting; stages run side by side)"} | options,
     )  # fmt: skip
-    ax.set_yticks(places, [stage.replace("wait_", "waiting: ").replace("_", " ") for stage in order], fontsize=9)
-    ax.invert_yaxis()
-    ax.set_xlim(0, None)
-    n_slides = timings["slide_id"].nunique()
-    ax.set_xlabel(f"seconds a slide ({n_slides} slide{'s' * (n_slides != 1)}; stages run side by side)")
-    ax.spines[["top", "right"]].set_visible(False)
-    return figure
+    for ax in made.axes.values():
+        ax.axvline(wall, color=VERMILION, linewidth=1.5)
+        span(ax, [0, wall, *table["high"]], ticks=5)
+    told = style.listed(table, "seconds", "stage", "low", "high")
+    return style.done(made.figure, f"Seconds of each stage ({n}). {told}.")
 
 
-# Okabe and Ito's yellow: the last colour left for the stages.
-_YELLOW = "#f0e442"
-#: Who does what in whole-slide inference, and how it is drawn: the waits of each are grey.
-_THREADS = {
-    "opening": {"open": "0.3", "tissue": _YELLOW},
-    "decoding": {"read": BLUE, "resample": SKY},
-    "cutting windows": {"preprocess": PURPLE, "wait_decode": LIGHT_GREY, "wait_read": LIGHT_GREY},
-    "network": {"forward": VERMILION, "wait_forward_in": LIGHT_GREY, "wait_forward_out": LIGHT_GREY},
-    "blending": {"blend": GREEN, "wait_blend": LIGHT_GREY, "wait_write": LIGHT_GREY},
-    "writing": {"write": ORANGE},
-}
-_STAGE_NAMES = {"tissue": "finding tissue", "read": "read and decode", "preprocess": "copy", "write": "write the map"}
+#: Who does what in whole-slide inference, by what name, and its colour.
+_STAGES = {
+    "open": ("opening", "open", "0.3"), "tissue": ("opening", "finding tissue", YELLOW),
+    "read": ("decoding", "read and decode", BLUE), "resample": ("decoding", "resample", SKY),
+    "preprocess": ("cutting windows", "copy", PURPLE), "forward": ("network", "forward", VERMILION),
+    "blend": ("blending", "blend", GREEN), "write": ("writing", "write the map", ORANGE),
+}  # fmt: skip
+_WAITS = {"decode": "preprocess", "read": "preprocess", "forward_in": "forward", "forward_out": "forward",
+          "blend": "blend", "write": "blend"}  # fmt: skip
+_STAGES |= {f"wait_{what}": (_STAGES[whose][0], "waiting", LIGHT_GREY) for what, whose in _WAITS.items()}
 
 
-def stage_timeline(prediction, *, detail_s: float = 3.0) -> Figure:
-    """When each thread of whole-slide inference did what: the whole slide, and below it a few seconds of its network.
+def stage_timeline(prediction, *, detail_s: float = 3.0, **options) -> Figure:
+    """When each thread of whole-slide inference did what: the whole slide, and a few seconds (`detail_s`) of it.
 
-    Parameters
-    ----------
-    prediction : inference.Prediction
-    detail_s : float
-        Seconds in the lower picture.
+    `prediction` of `tlskit.maps.inference`.
     """
     events = pd.DataFrame(prediction.events, columns=["stage", "start", "stop"])
-    end = float(events["stop"].max())
-    working = events[events["stage"] == "forward"]
-    if working.empty:
-        working = events
-    middle = max(0.0, (working["start"].min() + working["stop"].max() - detail_s) / 2)
-    figure, axes = plt.subplots(2, 1, figsize=(9, 4.6), layout="constrained")
-    for ax, (first, last) in zip(axes, ((0.0, end), (middle, min(end, middle + detail_s))), strict=True):
-        for place, colours in enumerate(_THREADS.values()):
-            for stage, colour in colours.items():
-                there = events[(events["stage"] == stage) & (events["stop"] > first) & (events["start"] < last)]
-                ax.broken_barh(
-                    list(zip(there["start"], there["stop"] - there["start"], strict=True)), (place - 0.38, 0.76),
-                    facecolors=colour, linewidth=0, zorder=1 if colour == LIGHT_GREY else 2,
-                )  # fmt: skip
-        ax.set_xlim(first, last)
-        ax.set_yticks(range(len(_THREADS)), list(_THREADS), fontsize=9)
-        ax.set_ylim(len(_THREADS) - 0.5, -0.5)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_title(f"{prediction.slide_id}: {prediction.windows} windows, {prediction.engine}", fontsize=10)
-    axes[1].set_title(f"{axes[1].get_xlim()[1] - middle:.1f} s from the middle", fontsize=10)
-    axes[1].set_xlabel("seconds since the slide was opened")
-    shown = {
-        _STAGE_NAMES.get(stage, stage): colour
-        for colours in _THREADS.values()
-        for stage, colour in colours.items()
-        if colour != LIGHT_GREY
-    }
-    handles = [Patch(color=colour, label=name) for name, colour in [*shown.items(), ("waiting", LIGHT_GREY)]]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8,
-                  columnspacing=1.0, handlelength=1.0)  # fmt: skip
-    return figure
+    stages = _STAGES | {s: ("other", s.replace("_", " "), style.GREY) for s in events["stage"] if s not in _STAGES}
+    threads, names = ([*dict.fromkeys(of[n] for of in stages.values())] for n in (0, 1))
+    events["thread"] = pd.Categorical([stages[s][0] for s in events["stage"]], threads)
+    events["_does"] = pd.Categorical([stages[s][1] for s in events["stage"]], names)
+    working = events[events["stage"] == "forward"] if (events["stage"] == "forward").any() else events
+    end, middle = events["stop"].max(), max(0.0, (working["start"].min() + working["stop"].max() - detail_s) / 2)
+    windows = {f"n = {prediction.windows} windows": (0.0, end), f"{detail_s:g} s of it": (middle, middle + detail_s)}
+    both = pd.concat([events[(events["stop"] > a) & (events["start"] < b)] for a, b in windows.values()], keys=windows)
+    both = both.assign(part=pd.Categorical(both.index.get_level_values(0), windows))
+    bars = (so.Bars(edgewidth=0, alpha=1, width=0.75), [], {"orient": "y", "baseline": "start"})
+    made = draw(  # waits first: work lies over them
+        both.sort_values("_does", ascending=False), [bars], x="stop", y="thread", color="_does", text=("thread",),
+        looks=style.plain(**{does: colour for _, does, colour in stages.values()}), share=(False, True),
+        **{"row": "part", "n": lambda rows: "", "left_in": 1.0, "panel_in": (4.0, 1.3),
+           "xlabel": f"seconds since {prediction.slide_id} was opened ({prediction.engine})"} | options,
+    )  # fmt: skip
+    for ax, (first, last) in zip(made.axes.values(), windows.values(), strict=True):
+        ax.set_xlim(first, min(last, end))
+    busy = events.assign(s=events["stop"] - events["start"]).groupby("_does", observed=True)["s"].sum().nlargest(4)
+    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in busy.items())
+    return style.done(made.figure, f"What each thread did in the {end:.1f} s of {prediction.slide_id}. Most: {told}.")

@@ -1,93 +1,112 @@
-"""How charts look: palette, markers, axes and legends that all of them share.
+"""How charts look, set once: palette, sizes, the look of an arm, names and units, words for who does not see them.
 
-Arms are told apart by colour (Okabe and Ito's palette, for colour-blind readers) and by marker, so that a print in grey
-still reads.
+Levels are told apart by colour (Okabe and Ito's palette, made for colour-blind readers) and by marker or dashes, so
+that a print in grey still reads. `set_theme` gives the same look to whatever a researcher draws with seaborn.
 """
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+import seaborn as sns
+from cycler import cycler
+from matplotlib.lines import Line2D
 
-from tlskit.metrics import published
+from tlskit import units
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "BAND",
-    "BLACK",
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "LEVELS",
-    "LIGHT_GREY",
-    "ORANGE",
-    "PALETTE",
-    "POOLINGS",
-    "PURPLE",
-    "SKY",
-    "VERMILION",
-    "WIDTH_IN",
-    "arm_style",
-    "done",
-    "interval_caption",
-    "legend_above",
-    "legend_right",
-    "magnification_axis",
-    "minutes_axis",
-    "percent",
-    "person_band",
-    "same",
-    "score_name",
-    "slides_text",
-    "unit_axis",
-]
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
+VERMILION, SKY, BLACK, YELLOW = "#d55e00", "#56b4e9", "#222222", "#f0e442"
+GREY, LIGHT_GREY, BAND = "#8a8a8a", "#bdbdbd", "#e8e4d8"
 
-BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#cc79a7",
-    "#d55e00",
-    "#56b4e9",
-    "#222222",
-)
+PALETTE = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK)
+# One more than colours: the first 56 levels differ in one of the two, neighbours in both.
+_MARKERS = ("o", "s", "D", "^", "v", "P", "*", "X")
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (7, 2)))
 
-GREY = "#8a8a8a"
-LIGHT_GREY = "#bdbdbd"
+#: Width of a figure in inches: one and two columns of a journal (89 and 183 mm).
+WIDTHS_IN = {"single": 3.5, "double": 7.2}
 
-BAND = "#e8e4d8"
-
-PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-
-_MARKERS = "osD^vP*"
-
-WIDTH_IN = 8.0  # inches: the width of a notebook's cell
-
-_NAMES = {"iou": "IoU", "mcc": "MCC", "dice": "Dice"}
-
-LEVELS = {"tile": "tiles", "wsi": "whole slides"}
+#: matplotlib's settings, over seaborn's "ticks" and "paper".
+THEME = {
+    **sns.axes_style("ticks"), **sns.plotting_context("paper"), "axes.prop_cycle": cycler(color=PALETTE),
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "font.size": 8, "axes.titlesize": 8,
+    "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.title_fontsize": 7,
+    "legend.frameon": False, "figure.titlesize": 9, "figure.labelsize": 8, "lines.linewidth": 1.4,
+    "lines.markersize": 5, "xtick.major.size": 3, "ytick.major.size": 3, "xtick.minor.size": 1.5,
+}  # fmt: skip
 
 POOLINGS = {
-    "as_published": "averaged as published",
-    "batch_mean": "mean of batches",
-    "pooled": "all pixels pooled",
-    "per_slide": "mean of slides",
-    "per_patient": "mean of patients",
-    "per_tile": "mean of tiles",
-}
+    "as_published": "averaged as published", "batch_mean": "mean of batches", "pooled": "all pixels pooled",
+    "per_slide": "mean of slides", "per_patient": "mean of patients", "per_tile": "mean of tiles",
+}  # fmt: skip
+_NAMES = {"iou": "IoU", "mcc": "MCC", "dice": "Dice", "f1": "F1", "tile": "tiles", "wsi": "whole slides"} | POOLINGS
+
+_arms: list[str] = []  # of the run at hand, in the order of their looks
 
 
-def arm_style(n: int) -> dict:
-    return {"color": PALETTE[n % len(PALETTE)], "marker": _MARKERS[n % len(_MARKERS)]}
+def set_theme(arms: Iterable[str] | None = None) -> None:
+    """Give seaborn and matplotlib the look of this kit's charts, for what a notebook's own cells draw.
+
+    `arms` are the names of all arms of a run: each keeps its colour and marker in every figure, also in one that lacks
+    some of them. Without it, what was set before stays.
+    """
+    sns.set_theme(context="paper", style="ticks", palette=PALETTE, rc=THEME)
+    if arms is not None:
+        _arms[:] = levels(pd.Series(list(arms), dtype=object, name="arm"))
+
+
+def arm_styles(arms: Iterable[str]) -> dict[str, dict]:
+    """Colour, marker and dashes by arm: by its place among the run's arms, where `set_theme` was told those."""
+    arms = list(arms)
+    known = _arms if set(arms) <= set(_arms) else levels(pd.Series(arms, dtype=object, name="arm"))
+    return {arm: _style(known.index(arm)) for arm in arms}
+
+
+def styles_of(column: str, names: Sequence[str]) -> dict[str, dict]:
+    """Colour, marker and dashes of each level of a column."""
+    return arm_styles(names) if column == "arm" else {name: _style(n) for n, name in enumerate(names)}
+
+
+def _style(n: int) -> dict:
+    looks = zip(("color", "marker", "linestyle"), (PALETTE, _MARKERS, _DASHES), strict=True)
+    return {key: values[n % len(values)] for key, values in looks}
+
+
+def plain(**colours: str) -> dict[str, dict]:
+    """Looks of levels that differ by colour alone, as the parts of a bar do."""
+    return {name: {"color": colour, "marker": "s", "linestyle": "-"} for name, colour in colours.items()}
+
+
+def levels(column: pd.Series) -> list:
+    """Values of a factor in the order they are drawn in: numbers ascending, arms by their number, else as they come."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return [v for v in column.cat.categories if (column == v).any()]
+    values = list(column.dropna().unique())
+    if column.name == "arm":
+        parts = {v: re.split(r"(\d+(?:\.\d+)?)", str(v)) for v in values}
+        return sorted(values, key=lambda v: [(float(p) if n % 2 else 0.0, p) for n, p in enumerate(parts[v])])
+    return sorted(values) if pd.api.types.is_numeric_dtype(column) else values
+
+
+def level_name(column: str, value: object) -> str:
+    """A level as it is written: ``True`` -> ``yes``, magnification 20.0 -> ``20x``, ``iou`` -> ``IoU``."""
+    if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+        return "not set"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float, np.number)):
+        return units.magnification_name(float(value)) if column == "magnification" else f"{value:g}"
+    return _NAMES.get(str(value), str(value))
 
 
 def score_name(score: str) -> str:
@@ -95,76 +114,76 @@ def score_name(score: str) -> str:
     return _NAMES.get(score, score)
 
 
-def percent(share: float) -> str:
-    return f"{share * 100:.2g} %"
-
-
 def same(values: Sequence) -> str:
     """A number that all arms should share; a range where they do not."""
     low, high = min(values), max(values)
-    return f"{low}" if low == high else f"{low}-{high}"
+    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
 
 
-def slides_text(table: pd.DataFrame) -> str:
-    return f"{same(table['n_slides'])} slides of {same(table['n_patients'])} patients"
+def n_text(table: pd.DataFrame) -> str:
+    """What a panel stands on, from its table: patients where it knows of them, else slides; else nothing."""
+    for what in ("patients", "slides"):
+        values = table[f"n_{what}"].dropna() if f"n_{what}" in table else []
+        if len(values):
+            return f"n = {same(values)} {what[:-1] if max(values) == 1 else what}"
+    n = table["slide_id"].nunique() if "slide_id" in table else 0
+    return f"n = {n} slide{'s' * (n != 1)}" if n else ""
 
 
-def interval_caption(table: pd.DataFrame) -> str:
-    first = table.iloc[0]
-    text = f"{first['level'] * 100:g} % intervals, {first['draws']:,} draws of {first['n_patients']} patients"
-    where = {"grid": "common grid, inside tissue", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
-    text += f" ({', '.join(t for t in (POOLINGS[first['pooling']], where) if t)})"
-    if isinstance(first["warning"], str) and first["warning"]:
-        text += "\n" + textwrap.fill(f"Caution: {first['warning']}.", 110)
-    return text
+def wrap(text: str, width_in: float, *, size: float = 8) -> str:
+    """Break a text into lines that fit a width."""
+    wide = max(8, int(width_in * 72 / (0.53 * size)))
+    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, wide) or [""])
 
 
-def unit_axis(ax: Axes, axis: str, *, low: float = 0.0) -> None:
-    low = -0.03 if low >= 0 else low - 0.05
-    (ax.set_xlim if axis == "x" else ax.set_ylim)(low, 1.03)
+def legend(figure: Figure, entries: dict[str, dict], *, title: str = "") -> None:
+    """Entries (properties of line and marker by name) above all panels, in as many columns as the width holds."""
+    handles = [Line2D([], [], label=name, **({"linestyle": "none"} | look)) for name, look in entries.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(entries, figure.get_figwidth()),
+                  title=title or None, columnspacing=1.2, handletextpad=0.5)  # fmt: skip
 
 
-def magnification_axis(ax: Axes, magnifications: np.ndarray) -> None:
-    ax.set_xscale("log")
-    ax.set_xticks(magnifications, [f"{m:g}x" for m in magnifications])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlim(magnifications.min() / 1.25, magnifications.max() * 1.25)
-    ax.set_xlabel("magnification")
+def legend_columns(names: Iterable[str], width_in: float) -> int:
+    longest = max(map(len, names), default=1)
+    return max(1, min(len(list(names)), int((width_in - 0.2) / (0.058 * longest + 0.45))))
 
 
-def minutes_axis(axis) -> None:
-    axis.set_major_locator(LogLocator(base=10, subs=(1.0,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+def listed(table: pd.DataFrame, value: str, name: str, low: str | None = None, high: str | None = None) -> str:
+    """Values of a table in words, with their intervals: all of a few, else the ends; and how many are undefined."""
+
+    def told(row: pd.Series) -> str:
+        text = f"{row[name]} {row[value]:.3g}"
+        both = bool(low and high) and pd.notna(row[low]) and pd.notna(row[high])
+        return text + (f" ({row[low]:.3g} to {row[high]:.3g})" if both else "")
+
+    known = table.dropna(subset=[value])
+    parts = [told(row) for _, row in known.iterrows()] if len(known) <= 4 else [
+        "highest " + told(known.loc[known[value].idxmax()]), "lowest " + told(known.loc[known[value].idxmin()])
+    ]  # fmt: skip
+    undefined = len(table) - len(known)
+    return ", ".join([*parts, *([f"{undefined} undefined"] if undefined else [])]) or "nothing to show"
 
 
-def person_band(ax: Axes, axis: str) -> None:
-    low, high = published.PERSON_MINUTES_PER_SLIDE
-    (ax.axvspan if axis == "x" else ax.axhspan)(
-        low, high, color=BAND, zorder=0, linewidth=0, label=f"a person: {low:g}-{high:g} min"
-    )
-    ax.text(
-        np.sqrt(low * high), 0.01, f"a person\n{low:g}-{high:g} min", ha="center", va="bottom", fontsize=8,
-        color="0.35",
-        transform=ax.get_xaxis_transform(), zorder=1,
-    )  # fmt: skip
-
-
-def legend_above(figure: Figure, ax: Axes | None = None, *, ncols: int) -> None:
-    handles, labels = (ax or figure.axes[0]).get_legend_handles_labels()
-    kept = [(h, label) for h, label in zip(handles, labels, strict=True) if not label.startswith("a person")]
-    if kept:
-        figure.legend(*zip(*kept, strict=True), loc="outside upper center", ncols=ncols, frameon=False, fontsize=9)
-
-
-def legend_right(figure: Figure) -> None:
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-
-
-def done(figure: Figure, *axes: Axes) -> Figure:
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=9)
-    # What a cell returns is shown by the notebook; left open, pyplot would show it a second time.
+def done(figure: Figure, alt: str) -> Figure:
+    """Close a figure for pyplot (it would be shown twice), and tie to it the words that say what it shows."""
+    figure.tlskit_alt = " ".join(alt.split())
+    # Jupyter asks an object for its bundle before it draws it: the words go into the output's metadata.
+    figure._repr_mimebundle_ = partial(_alt_bundle, figure.tlskit_alt)
     plt.close(figure)
     return figure
+
+
+def words(text: str, size: str) -> Figure:
+    """A figure of words, where there is nothing to draw."""
+    figure = plt.figure(figsize=(WIDTHS_IN[size], 0.8))
+    figure.text(0.5, 0.5, wrap(text, WIDTHS_IN[size]), ha="center", va="center", fontsize=8)
+    return done(figure, text)
+
+
+def _alt_bundle(alt: str, include=None, exclude=None) -> tuple[dict, dict]:
+    return {}, {"image/png": {"alt": alt}}
+
+
+def alt_text(figure: Figure, otherwise: str = "") -> str:
+    """What a figure shows, in words, for who does not see it; `otherwise` where its maker said nothing."""
+    return getattr(figure, "tlskit_alt", "") or otherwise

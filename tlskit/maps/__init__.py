@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["inference", "probmaps"],
     submod_attrs={
-        "inference": ["predict_cohort"],
+        "inference": ["choose_engine", "predict_cohort"],
         "probmaps": ["ProbMap", "open_map"],
         "screening": ["distance_um", "make_screen", "screen_of", "windows_over"],
     },

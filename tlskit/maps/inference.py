@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit.errors import MapError, OutOfMemoryError, SlideError
+from tlskit.errors import MapError, OutOfMemoryError, ParameterError, SlideError
 from tlskit.files import disk_full, is_disk_full
 from tlskit.maps.probmaps import open_map
 from tlskit.maps.slide_inference import (
@@ -24,6 +24,7 @@ from tlskit.maps.slide_inference import (
     map_metadata,
     predict_slide,
     reading_of,
+    source_of,
 )
 from tlskit.maps.windows import layout_for, typical_windows
 from tlskit.networks import engines, hardware
@@ -53,11 +54,10 @@ def predict_tiles(
     workers: int = 2,
     tile_store: str = "slide",
     tiles_dir=None,
-    engine: str = "auto",
+    engine="auto",
     precision: str = "auto",
     device: str = "auto",
     threads: int | None = None,
-    engine_note=None,
     progress: bool = True,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Predict the tiles of a table, in its order.
@@ -72,10 +72,10 @@ def predict_tiles(
         Tiles in a batch; threads that read them (0 reads in between).
     tile_store, tiles_dir
         See `datasets.TileDataset`.
-    engine, precision, device, threads
+    engine : str or engines.EngineSource
+        One of `engines.ENGINES`, or a source that says afterwards what was chosen.
+    precision, device, threads
         See `engines.make_engine`.
-    engine_note : path, optional
-        See `engines.EngineSource`.
     progress : bool
         Show a bar.
 
@@ -103,10 +103,9 @@ def predict_tiles(
     order = np.arange(len(tiles), dtype=np.int64)
     chunks = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     try:
-        source = engines.EngineSource(
-            checkpoint, window_px=checkpoint.tile_px, engine=engine, precision=precision, device=device,
-            threads=threads, note=engine_note,
-        )  # fmt: skip
+        source = source_of(
+            engine, checkpoint, window_px=checkpoint.tile_px, precision=precision, device=device, threads=threads
+        )
         made = source.get(read(_spread(order, 0 if source.is_chosen else engines.CHECK_WINDOWS))[1])
         with tqdm(total=len(order), desc="tiles", unit="tile", disable=not progress) as bar:
             for index, windows, truth in ahead(read, chunks, workers=workers):
@@ -173,6 +172,8 @@ def choose_engine(
         The ladder, a row a rung that was tried: engine, precision, kept, n_windows, max_dprob, p999_dprob, flipped,
         dice, objects_changed (see `networks.agreement.Agreement`).
     """
+    if len(tiles) == 0:
+        raise ParameterError("There is no tile to choose an engine by: give validation tiles that hold target.")
     dataset = _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir)
     try:
         picked = _spread(np.arange(len(tiles)), n_tiles)

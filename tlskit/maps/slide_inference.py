@@ -29,6 +29,7 @@ __all__ = [
     "map_metadata",
     "predict_slide",
     "reading_of",
+    "source_of",
 ]
 
 #: Width of the strips a slide is processed in; what is held in memory is proportional to it. Its choice cannot change
@@ -181,7 +182,7 @@ def predict_slide(
     if batch_size < 1:
         raise ParameterError(f"`batch_size` should be at least 1, not {batch_size!r}.")
     layout = layout_for(checkpoint, overlap=overlap)
-    source = _source_of(
+    source = source_of(
         engine, checkpoint, window_px=layout.window_px, precision=precision, device=device, threads=threads
     )
     with contextlib.ExitStack() as opened:
@@ -250,7 +251,7 @@ def predict_slide(
     )  # fmt: skip
 
 
-def _source_of(engine, checkpoint, *, window_px: int, **options) -> engines.EngineSource:
+def source_of(engine, checkpoint, *, window_px: int, **options) -> engines.EngineSource:
     """The source that was brought along, or one for this slide alone."""
     if not isinstance(engine, engines.EngineSource):
         return engines.EngineSource(checkpoint, engine=engine, window_px=window_px, **options)

@@ -326,4 +326,7 @@ class EngineSource:
         subject = self._subject()
         others = [note for note in self._notes() if any(note.get(name) != value for name, value in subject.items())]
         note = subject | {"engine": self.made.name, "precision": self.made.precision, "tried": self.tried}
-        write_text(self._note, json.dumps([*others, note], indent=1) + "\n")
+        try:
+            write_text(self._note, json.dumps([*others, note], indent=1) + "\n")
+        except PermissionError:  # a network of another person's: the choice is made again each time
+            log.info("%s cannot be written; what runs the network is chosen again next time", self._note)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tlskit.errors import ParameterError
@@ -21,6 +23,7 @@ __all__ = [
     "pick_device",
     "pick_precision",
     "tune_allocator",
+    "whole_float32",
 ]
 
 #: ``exact`` is float32 throughout; ``bf16`` and ``fp16`` are mixed precision (weights stay float32).
@@ -108,6 +111,23 @@ def pick_precision(precision: str = "auto", device: str | torch.device = "auto")
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return "bf16"
     return "exact"
+
+
+@contextlib.contextmanager
+def whole_float32(wanted: bool = True) -> Iterator[None]:
+    """float32 on a GPU means float32: no products of 10 bits (TF32) within, unless `wanted` is false."""
+    import torch
+
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        if wanted:
+            for backend in backends:
+                backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def is_out_of_memory(error: BaseException) -> bool:

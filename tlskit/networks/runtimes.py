@@ -18,7 +18,7 @@ from torch import nn
 
 from tlskit.networks.agreement import Agreement
 from tlskit.networks.fusion import fold
-from tlskit.networks.hardware import pick_precision
+from tlskit.networks.hardware import pick_precision, whole_float32
 from tlskit.tiles import check_normalisation, cores_each, normalise
 
 __all__ = ["Applied", "Decoding", "Encoding", "Engine", "TorchEngine", "has_parts", "streams", "torch_engine"]
@@ -155,7 +155,7 @@ class TorchEngine(Engine):
         self.compile_s = time.perf_counter() - start
 
     def submit(self, windows):
-        with torch.inference_mode(), _no_tf32(self.precision in ("exact", "mixed")):
+        with torch.inference_mode(), whole_float32(self.precision in ("exact", "mixed")):
             return self._probability(torch.from_numpy(windows).to(self._device))
 
     def result(self, ticket):
@@ -226,7 +226,7 @@ class _TorchCudaEngine(TorchEngine):
                 on_device = torch.from_numpy(windows).to(self._device, non_blocking=True)
             main.wait_stream(self._copies)
             on_device.record_stream(main)
-            with _no_tf32(self.precision in ("exact", "mixed")):
+            with whole_float32(self.precision in ("exact", "mixed")):
                 probability = self._probability(on_device)
             fetched = torch.empty(probability.shape, dtype=torch.float32, pin_memory=True)
             fetched.copy_(probability, non_blocking=True)
@@ -261,18 +261,3 @@ def streams(threads: int, window_px: int) -> int:
         return 1
     # Nine cores are three times three: no core is left without work, where that can be.
     return max(range(1, max(1, min(threads, MAX_STREAMS)) + 1), key=lambda count: (threads // count * count, count))
-
-
-class _no_tf32:
-    """float32 on a GPU means float32: no 10-bit products while an exact engine runs."""
-
-    def __init__(self, wanted: bool):
-        self._wanted = wanted
-
-    def __enter__(self):
-        self._before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-        if self._wanted:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-
-    def __exit__(self, *_):
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before

@@ -20,9 +20,9 @@ import torch
 from tlskit import units
 from tlskit.cohort import slide_rows
 from tlskit.errors import CheckpointError, ParameterError, TrainingError
-from tlskit.files import sha256_of_file
+from tlskit.files import resolve, sha256_of_file
 from tlskit.metrics import COUNTS
-from tlskit.networks.hardware import pick_device, pick_precision, tune_allocator
+from tlskit.networks.hardware import pick_device, pick_precision, tune_allocator, whole_float32
 from tlskit.networks.loop import HISTORY_COLUMNS, THRESHOLD, fit, history_table
 from tlskit.networks.models import Checkpoint, build_model, load_checkpoint, save_checkpoint
 from tlskit.networks.settings import EMPTY_BATCHES, NEEDS_TARGET, setting_faults
@@ -205,6 +205,7 @@ def train(
     }
     params = {
         "encoder_weights": Path(encoder_weights).name,
+        "encoder_weights_sha256": _sha256_of_weights(encoder_weights),
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
         "batch_size": batch_size,
@@ -255,10 +256,11 @@ def train(
         torch.manual_seed(seed)
         model = build_model(encoder=encoder, encoder_weights=encoder_weights)
         try:
-            done = fit(
-                model, data, params,
-                drawing=drawing, state_path=state_path, resumed=resumed, device=device, workers=workers,
-            )  # fmt: skip
+            with whole_float32(params["precision"] == "exact"):
+                done = fit(
+                    model, data, params,
+                    drawing=drawing, state_path=state_path, resumed=resumed, device=device, workers=workers,
+                )  # fmt: skip
         finally:
             for dataset in data.values():
                 dataset.close()
@@ -339,6 +341,12 @@ def _with_counts(tiles: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
     """Rows of `tiles` with a pixel that counts, beside their counts; `counts` as `loop.fit` gives them."""
     number, *cells = counts[counts[:, 1:].any(axis=1)].T  # a tile that was lost, or ignored as a whole, has none
     return tiles.iloc[number].reset_index(drop=True).assign(**dict(zip(COUNTS, cells, strict=True)))
+
+
+def _sha256_of_weights(encoder_weights: str | Path) -> str:
+    """Of the file of initial weights; another file under the same name makes another network."""
+    path = resolve(encoder_weights)
+    return sha256_of_file(path) if str(encoder_weights) not in ("none", "imagenet") and path.is_file() else ""
 
 
 def _fingerprint(settings: dict, parts: dict[str, pd.DataFrame], manifest: pd.DataFrame) -> str:

@@ -117,6 +117,13 @@ def also_holds(
             kinds = ", ".join(f"{n} {key}" for key, n in lost.items())
             remedy = "Draw them as polygons." if what == "not_areas" else "Make them annotations in QuPath."
             told.append(Told("warning", "class", f"Of the target's class, but not used: {kinds}.", remedy))
+    empty = sum(n for name, n in found.report["empty_of"].items() if name in wanted_names(target_class))
+    if empty:
+        what = f"Of the target's class, but empty or collapsed to a line: {counted(empty, 'object')}."
+        told.append(Told("warning", "class", what, "Draw or delete them in QuPath."))
+    if found.report["elsewhere"]:
+        what = f"{counted(found.report['elsewhere'], 'area')} in the file, but not where its outlines stand: not used."
+        told.append(Told("warning", "class", what, "Export it again from the program in which it was drawn."))
     background = {name: n for name, n in background.items() if n > 0}
     if background:
         told.append(Told("note", "class", f"It also holds {_with_numbers(background)}: background."))

@@ -31,6 +31,12 @@ _OBJECT_TYPES = {
 #: What QuPath 0.2 wrote as `id` instead of a type.
 _OLD_IDS = [word for word in _OBJECT_TYPES if word.endswith("Object")]
 
+#: Keys under which outlines, or what tells of them, stand.
+_HOLDERS = (
+    "type", "features", "geometry", "geometries", "coordinates", "properties", "classification", "childObjects",
+    "children",
+)  # fmt: skip
+
 #: Keys of a class that says nothing: QuPath's "no class" with a colour.
 _NO_NAME = {"color", "colorRGB"}
 
@@ -50,7 +56,9 @@ def parse_geojson(content: bytes, *, object_types: Sequence[str]) -> Annotations
     """
     text = decoded(content)
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once)
+    except AnnotationError:
+        raise
     except RecursionError as error:
         raise AnnotationError("is JSON nested deeper than any GeoJSON") from error
     except ValueError as error:
@@ -58,9 +66,32 @@ def parse_geojson(content: bytes, *, object_types: Sequence[str]) -> Annotations
     found = Collector("QuPath GeoJSON")
     try:
         _enter(data, found, object_types)
+        found.report["elsewhere"] += _areas_in(data)
     except RecursionError as error:
         raise AnnotationError("has objects nested deeper than any GeoJSON") from error
     return found.finish()
+
+
+def _once(pairs: list[tuple]) -> dict:
+    """An object of JSON, where each key that holds outlines stands once: of two, JSON keeps the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = [key for key in _HOLDERS if keys.count(key) > 1]
+        if twice:
+            raise AnnotationError(f"holds `{twice[0]}` twice in one object: one of them would be lost. Export it again")
+    return value
+
+
+def _areas_in(value) -> int:
+    """Number of polygons and multipolygons that stand anywhere in a JSON value, a cell's nuclei left out."""
+    if isinstance(value, list):
+        return sum(_areas_in(item) for item in value)
+    if not isinstance(value, dict):
+        return 0
+    if value.get("type") in ("Polygon", "MultiPolygon") and isinstance(value.get("coordinates"), list):
+        return 1
+    return sum(_areas_in(held) for key, held in value.items() if key not in ("coordinates", "nucleusGeometry"))
 
 
 def _enter(value, found: Collector, object_types: Sequence[str]) -> None:
@@ -88,6 +119,7 @@ def _object(feature: dict, found: Collector, object_types: Sequence[str]) -> Non
     if kind != "root":  # QuPath's holder of all the others, without place or class
         found.report["objects"] += 1
         number = found.report["objects"]
+        found.report["elsewhere"] -= _areas_in(feature.get("geometry"))
         try:
             _collect(feature.get("geometry"), kind, properties, found, object_types)
         except AnnotationError as error:
@@ -119,7 +151,7 @@ def _collect(geometry, kind: str, properties: dict, found: Collector, object_typ
         found.count("skipped", f"{kind}: {class_name}" if class_name else kind)
         return
     if geometry is None:
-        found.count("without_area")
+        found.empty(class_name)
         return
     parts: list = []
     other = _parts(geometry, parts)

@@ -87,8 +87,8 @@ class Collector:
         self.outlines: list[Outline] = []
         self.report = {
             "format": kind, "objects": 0, "areas": 0, "classes": {}, "skipped": {}, "not_areas": {}, "without_area": 0,
-            "ellipses": 0, "off_plane": 0, "negatives": 0, "repaired": [], "named_but_unclassified": {},
-            "other_types": {}, "mpp": None, "notes": [],
+            "empty_of": {}, "ellipses": 0, "off_plane": 0, "negatives": 0, "repaired": [], "named_but_unclassified": {},
+            "other_types": {}, "elsewhere": 0, "mpp": None, "notes": [],
         }  # fmt: skip
 
     def count(self, what: str, key: str | None = None) -> None:
@@ -98,11 +98,16 @@ class Collector:
         else:
             self.report[what][key] = self.report[what].get(key, 0) + 1
 
+    def empty(self, class_name: str | None) -> None:
+        """One more object without area."""
+        self.count("without_area")
+        self.count("empty_of", class_name or UNCLASSIFIED)
+
     def area(self, parts: Sequence[Sequence], **attributes) -> None:
         """One more outline, of the rings of its parts."""
         geometry, repair = as_area(parts)
         if geometry is None:
-            self.count("without_area")
+            self.empty(attributes.get("class_name"))
             return
         outline = Outline(geometry, number=self.report["objects"], **attributes)
         if repair is not None:

@@ -21,7 +21,7 @@ from shapely.geometry import Polygon
 from tlskit.errors import AnnotationError
 from tlskit.outlines.class_names import wanted_names
 from tlskit.outlines.contents import AGAIN, not_outlines, one_of_a_zip
-from tlskit.outlines.findings import describe, why_no_target
+from tlskit.outlines.findings import counted, describe, why_no_target
 from tlskit.outlines.geojson import parse_geojson
 from tlskit.outlines.outline import UNCLASSIFIED, Annotations, Outline
 from tlskit.outlines.placing import Placement, placement
@@ -87,10 +87,11 @@ def read_annotations(
     Annotations
         ``outlines``: in level-0 px, valid. ``report``: ``format``; ``objects`` in the file and ``areas`` read;
         ``classes`` (name to number of areas); ``skipped`` (objects of other types); ``not_areas`` (lines, points);
-        ``without_area`` (empty or collapsed); ``ellipses`` and ``off_plane`` (among the areas); ``negatives`` (areas
-        cut out); ``repaired`` (one dict each: number, class_name, reason, area_before_px0, area_after_px0);
-        ``named_but_unclassified``; ``other_types`` (words for a type that QuPath reads as annotation); ``mpp`` (um/px
-        that an ImageScope file states); ``notes``.
+        ``without_area`` (empty or collapsed), ``empty_of`` (class name to their number); ``elsewhere`` (areas that
+        stand where no outlines are looked for: not read); ``ellipses`` and ``off_plane`` (among the areas);
+        ``negatives`` (areas cut out); ``repaired`` (one dict each: number, class_name, reason, area_before_px0,
+        area_after_px0); ``named_but_unclassified``; ``other_types`` (words for a type that QuPath reads as annotation);
+        ``mpp`` (um/px that an ImageScope file states); ``notes``.
 
     Raises
     ------
@@ -115,6 +116,11 @@ def read_annotations(
             found = _moved(found, origin_px0)
     except AnnotationError as error:
         raise AnnotationError(f"{path} {error}.") from error
+    if found.report["elsewhere"] and not found.report["objects"]:
+        raise AnnotationError(
+            f"{path} holds {counted(found.report['elsewhere'], 'area')}, but none where {found.report['format']} has "
+            f"its outlines. {AGAIN}."
+        )
     for repair in found.report["repaired"]:
         log.debug("%s: repaired %s", path, repair)
     return found

@@ -51,13 +51,26 @@ def parse_xml(content: bytes, *, negative_groups: Sequence[str] = NEGATIVE_GROUP
     except (ParseError, ValueError, LookupError) as error:
         raise AnnotationError(f"is no XML ({error}); it may be cut off. Export it again") from error
     if root.tag == "ASAP_Annotations":
-        return _asap(root, negative_groups)
+        found = _asap(root, negative_groups)
+        found.report["elsewhere"] = _rings_beside(root, "Annotations/Annotation/Coordinates", ("Coordinate",))
+        return found
     if root.tag == "Annotations":
-        return _imagescope(root)
+        found = _imagescope(root)
+        found.report["elsewhere"] = _rings_beside(root, "Annotation/Regions/Region/Vertices", ("Vertex", "V"))
+        return found
     raise AnnotationError(
         f"is XML of neither ASAP (<ASAP_Annotations>) nor ImageScope or HALO (<Annotations>): it begins with "
         f"<{root.tag[:60]}>"
     )
+
+
+def _rings_beside(root: Element, place: str, points: tuple[str, ...]) -> int:
+    """Number of elements that hold points (with an x and a y, in any case), but at another place or of other names."""
+    read = {id(ring) for ring in root.iterfind(place) if any(point.tag in points for point in ring)}
+    return sum(
+        id(element) not in read and any({"x", "y"} <= {name.lower() for name in point.keys()} for point in element)
+        for element in root.iter()
+    )  # fmt: skip
 
 
 def _asap(root: Element, negative_groups: Sequence[str]) -> Annotations:

@@ -48,14 +48,15 @@ def refuse_impossible(arms: Sequence[dict]) -> None:
     Raises
     ------
     ParameterError
-        If the patients cannot be split as asked, a set that is learnt or chosen on holds no target, or no slide can
-        hold a tile of an arm.
+        If a slide stands in it twice, the patients cannot be split as asked, a set that is learnt or chosen on holds
+        no target, or no slide can hold a tile of an arm.
     """
     first = arms[0]
     if not _ASKED_OF <= first.keys():  # notebooks of another kind, which split and tile in their own way
         return
     slides = cohort.read_manifest(resolve(first["manifest"]))
     try:
+        cohort.check_copies(slides)
         split = cohort.split_patients(
             slides, ratios=first["split_ratios"], folds=first["folds"], seed=first["split_seed"]
         )

@@ -200,15 +200,24 @@ def started(engine: Engine, shared_dir: Path, refused: list[str] | None = None) 
             return
         security = stack.enter_context(_keys(shared_dir, engine))
         if engine.kind == "local":
-            cluster = distributed.LocalCluster(
-                n_workers=engine.workers, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None,
-                host="127.0.0.1", local_directory=stack.enter_context(_scratch()), silence_logs=50, security=security,
-                protocol="tls://" if security else "tcp://",
-            )  # fmt: skip
+            cluster = _local(engine, security, stack.enter_context(_scratch()))
         else:
             cluster = _jobs(engine, security, [] if refused is None else refused)
         stack.enter_context(cluster)
         yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
+
+
+def _local(engine: Engine, security: Security | None, folder: str):
+    from distributed import LocalCluster
+
+    try:
+        return LocalCluster(
+            n_workers=engine.workers, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None,
+            host="127.0.0.1", local_directory=folder, silence_logs=50, security=security,
+            protocol="tls://" if security else "tcp://",
+        )  # fmt: skip
+    except RuntimeError as error:  # it was killed while it was started
+        raise RunError("A worker of this machine could not be started. Run the same command again.") from error
 
 
 @contextlib.contextmanager

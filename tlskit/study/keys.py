@@ -19,8 +19,8 @@ from tlskit.slides import content_id
 from tlskit.sources import bare, code_state
 
 __all__ = [
-    "COMPARE", "COMPARE_ARM", "READS", "STEPS", "cells_that_run", "code_cells", "cohort_content", "differences",
-    "ingredients", "key_of", "notebook_path", "plain_value",
+    "COMPARE", "COMPARE_ARM", "MEETINGS", "READS", "STEPS", "cells_that_run", "code_cells", "cohort_content",
+    "differences", "ingredients", "key_of", "notebook_path", "plain_value",
 ]  # fmt: skip
 
 #: Raised when what is written changes for all steps: everything that was made before is out of date.
@@ -38,6 +38,9 @@ STEPS = (
 
 #: The notebook that brings the arms together, and its folder inside a run.
 COMPARE, COMPARE_ARM = "compare_magnifications", "compare"
+
+#: Notebooks in which arms meet, each run after all arms, and their folders inside a run.
+MEETINGS = {COMPARE: COMPARE_ARM, "controls": "controls"}
 
 #: Which steps of its arm a step reads, directly; a step that is not named here reads all numbered ones before it.
 READS = {
@@ -132,7 +135,7 @@ def ingredients(step: str, parameters: Mapping, inputs: Mapping[str, str], conte
             counted[name] = f"{Path(counted[name]).name} {sha256_of_file(resolve(counted[name]))[:16]}"
     sources = cells_that_run(step)
     program = "\n".join(sources)
-    numbered = step != COMPARE
+    numbered = step not in MEETINGS
     return {
         "format": FORMAT,
         "step": step,

@@ -32,6 +32,7 @@ __all__ = [
     "arms_table",
     "check",
     "factors",
+    "has_controls",
     "notebook_parameters",
     "override",
     "parse_value",
@@ -193,6 +194,10 @@ def read_preset(path: str | Path) -> dict:
         if name == SWEEP:
             _check_sweep(path.name, value)
         elif isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, (list, dict)) for v in value)):
+            one = next((v for v in value if isinstance(v, dict) and len(v) == 1), None) if name in CLASSES else None
+            if isinstance(value, list) and one is not None:
+                class_name = ": ".join(str(part) for part in next(iter(one.items())))
+                raise ParameterError(f"{path.name}: in {name}, a name with a colon stands in quotes: '{class_name}'.")
             raise ParameterError(f"{path.name}: {name} is nested. A preset is flat, so that papermill can read it too.")
     _check_papermill_agrees(path.name, preset, yaml.load(text, _AsPapermill))
     return preset
@@ -304,6 +309,16 @@ def arms(preset: dict) -> list[dict]:
         seen[same] = arm["arm"]
         made.append(arm)
     return made
+
+
+def has_controls(preset: dict) -> bool:
+    """Whether two arms of one magnification differ in more than which training of an arm they are."""
+    names = [name for name in factors(preset) if name not in ("magnification", "seed", "fold")]
+    found: dict[str, set] = {}
+    for arm in arms(preset):
+        state = json.dumps([arm.get(name) for name in names], default=str)
+        found.setdefault(str(arm.get("magnification")), set()).add(state)
+    return any(len(states) > 1 for states in found.values())
 
 
 def arms_table(preset: dict, defaults: dict | None = None) -> pd.DataFrame:

@@ -88,7 +88,11 @@ def predict(
     list of Predicted
         One a slide.
     """
-    out, network = Path(out), models.load_checkpoint(checkpoint)
+    out, network, checkpoint = Path(out), models.load_checkpoint(checkpoint), Path(checkpoint)
+    from_where = "as asked for"
+    if options.get("threshold") is None:
+        options["threshold"], from_where = predictions.usual_threshold(checkpoint, network)
+    report(f"threshold {options['threshold']:.3g}, {from_where}")
     rows, asked, content, wanted = _asked(network, slides, out, mpp, options)
     claims = Claims(out / ".claims")
 
@@ -109,7 +113,8 @@ def predict(
                     waiting.append(row)
                     continue
                 with claims.releasing(row.slide_id):
-                    if _known(out, row.slide_id, row.slide_path) not in (content[row.slide_id], "missing"):
+                    lies = {_known(out, row.slide_id, row.slide_path), content[row.slide_id]}
+                    if len(lies - {"missing"}) > 1:
                         report(f"{row.slide_id}: another slide of this name came into {out.name} meanwhile: run again")
                     elif not ended(row.slide_id):
                         yield row
@@ -146,7 +151,7 @@ def predict(
     try:
         inference.predict_cohort(
             network, rows, out / "maps", overlap=asked["overlap"], batch_size=asked["batch_size"],
-            engine=asked["engine"], precision=asked["precision"], engine_note=out / "engine.json",
+            engine=asked["engine"], precision=asked["precision"], engine_note=checkpoint.with_name("engine.json"),
             on_failure=failed, turns=turns, on_map=outlined, progress=progress,
         )  # fmt: skip
     except SlideError:  # none could be predicted: each has been told
@@ -179,6 +184,8 @@ def predict_on(
     network = models.load_checkpoint(checkpoint)  # one that cannot be read is told before a worker is asked for
     out = resolve(out).absolute()
     paths = [str(Path(path).absolute()) for path in slides]
+    if options.get("threshold") is None:
+        options["threshold"], _ = predictions.usual_threshold(Path(checkpoint), network)
     wanted = _asked(network, paths, out, mpp, options)[3]
     launch = secrets.token_hex(8)
     given = {
@@ -221,7 +228,7 @@ def named_by_content(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
     """
     kept, seen, taken = [], {}, set()
     for row in rows.to_dict("records"):
-        content, stem = _content(row["slide_path"]), Path(row["slide_id"]).name
+        content, stem = _content(row["slide_path"]), from_slides([row["slide_path"]])["slide_id"].iloc[0]
         if content != "missing" and content in seen:
             log.warning(
                 "%s is the same slide as %s: it is predicted once.", Path(row["slide_path"]).name, seen[content]
@@ -243,7 +250,6 @@ def named_by_content(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
 def _asked(network, slides, out: Path, mpp: float | None, options: dict) -> tuple[pd.DataFrame, dict, dict, dict]:
     """The slides with their ids, the options, and by id the slides' content and the key of what is to be made."""
     rows, asked = named_by_content(from_slides(slides, mpp_where_missing=mpp), out), _with_defaults(options)
-    asked["threshold"] = network.threshold if asked["threshold"] is None else asked["threshold"]
     content = {row.slide_id: _content(row.slide_path) for row in rows.itertuples()}
     wanted = {}
     for slide_id, found in content.items():

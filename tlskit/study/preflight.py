@@ -49,7 +49,7 @@ def shown_on_page(preset: dict) -> tuple[Path, dict]:
 def _arms(preset: dict) -> list[dict]:
     """The parameters of each arm, those that the preset leaves out at their defaults."""
     defaults = {}
-    for step in (*sweep.STEPS, sweep.COMPARE):
+    for step in sweep.notebooks():
         declared = params.notebook_parameters(sweep.notebook_path(step))
         defaults |= {name: parameter.default for name, parameter in declared.items()}
     return [defaults | arm for arm in params.arms(preset)]

@@ -12,7 +12,7 @@ import yaml
 
 from tlskit.errors import ComparisonError, ParameterError, RunError, TlskitError
 from tlskit.evaluation import arms, check_arms, collect, comparison, costs
-from tlskit.figures import auditcharts, charts, comparecharts, same
+from tlskit.figures import charts, comparecharts, same, set_theme
 from tlskit.files import write_text
 from tlskit.metrics import published
 from tlskit.study import keys, runs, standing
@@ -84,6 +84,7 @@ def write_report(
         folder, step = run_dir / keys.COMPARE_ARM, keys.COMPARE
         run = runs.Run(run_dir, folder, keys.COMPARE_ARM, step, _caption(run_dir), rebuilding)
     stands_on = check_arms(run_dir, slides=slides)
+    set_theme(arms=stands_on["arm"])
     options = {"threshold_by": threshold_by, "slides": slides}
     makers: list[tuple[str, Callable[[Section], None]]] = [
         ("The answer in short", lambda s: _answer(s, run, options, draws, batch_size)),
@@ -242,7 +243,7 @@ def _audit(section: Section, run: runs.Run, options: dict, batch_size: int) -> N
     )
     run.table(table, "audit")
     add_figure(
-        section, run, auditcharts.audit_chart(table), "audit", "IoU under every pooling and rule for empty units."
+        section, run, comparecharts.audit_chart(table), "audit", "IoU under every pooling and rule for empty units."
     )
     run.table(winners, "audit_winners")
     wide = winners.pivot_table(index=["level", "pooling"], columns="empty", values="iou", aggfunc="first", sort=False)
@@ -288,7 +289,7 @@ def _published(section: Section, run: runs.Run) -> None:
         "printed Dice and IoU do not. They are means over batches or tiles; on whole slides the two are nearly equal, "
         "which happens when most of what is averaged counts 1, as an empty batch does by convention."
     )
-    add_figure(section, run, auditcharts.published_audit_chart(), "published_audit", "Printed and implied scores.")
+    add_figure(section, run, comparecharts.published_audit_chart(), "published_audit", "Printed and implied scores.")
     columns = ["level", "magnification"]
     columns += [f"{score}_{kind}" for score in ("dice", "iou", "mcc") for kind in ("printed", "implied")]
     run.table(table, "published_audit")

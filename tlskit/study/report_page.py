@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tlskit.figures import score_name
+from tlskit.figures import alt_text, score_name
 from tlskit.files import writing
 from tlskit.metrics import SCORES, published
 from tlskit.study import runs
@@ -70,7 +70,8 @@ def add_table(
 def add_figure(section: Section, run: runs.Run, figure, name: str, caption: str) -> None:
     run.figure(figure, name)
     png = (run.arm_dir / "figures" / f"{name}.png").read_bytes()
-    section.figures.append({"caption": caption, "data": base64.b64encode(png).decode("ascii")})
+    shown = {"caption": caption, "alt": alt_text(figure, caption), "data": base64.b64encode(png).decode("ascii")}
+    section.figures.append(shown)
 
 
 def html_table(table: pd.DataFrame, caption: str, *, bold_within: list[str] | None = None) -> dict:

@@ -5,6 +5,7 @@
     outputs/<run>/  run.yaml  arms.csv  split.csv
       <arm>/        01_tiling.ipynb ...  status/  figures/  tables/  records/  geojson/  work/
       compare/      compare_magnifications.ipynb  status/  figures/  tables/
+      controls/     controls.ipynb ..., where arms of one magnification differ in more than their seed
 
 An *arm* is one combination of the swept parameters, named after its magnification (``20x``). What `Run.table` and
 `Run.figure` return is what they saved, so that what a cell shows is what is archived; and each file is entered in the
@@ -91,6 +92,12 @@ class Run:
         return self._folder("work") / "checkpoint.pt"
 
     @property
+    def engine_path(self) -> Path:
+        """Where 03 notes what runs the arm's network; 04, 05, 06 and ``tlskit predict`` take it up."""
+        self._begin_in("03_training")
+        return self._folder("work") / "engine.json"
+
+    @property
     def split_path(self) -> Path:
         """The run's one split of patients, shared by all arms."""
         return self.dir / "split.csv"
@@ -105,9 +112,11 @@ class Run:
     def figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure as PNG and PDF under ``figures/<step number>_<name>`` and return it.
 
-        The run's caption is added below the figure before it is saved.
+        The run's caption is added below the figure before it is saved; what it shows in words goes into the file.
         """
         import matplotlib.pyplot as plt
+
+        from tlskit.figures import alt_text
 
         self._begin()
         parts = [f"run {self.dir.name}", self.arm if self.arm_dir.name == self.arm else "", self.caption]
@@ -128,7 +137,9 @@ class Run:
             )  # fmt: skip
         stem = self._folder("figures") / f"{self._prefix}{name}"
         # No date and no program in the metadata: the same numbers give the same bytes.
-        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Creator": None})):
+        alt = alt_text(figure) or None
+        of_pdf = {"CreationDate": None, "Creator": None, "Subject": alt}
+        for suffix, metadata in ((".png", {"Software": None, "Description": alt}), (".pdf", of_pdf)):
             with writing(stem.with_name(stem.name + suffix)) as path:
                 figure.savefig(path, dpi=FIGURE_DPI, bbox_inches="tight", pad_inches=0.1, metadata=metadata)
             self._wrote(stem.with_name(stem.name + suffix))
@@ -251,7 +262,7 @@ def open_run(
         Name of the notebook, such as ``"01_tiling"``.
     magnification, arm
         Name the arm's folder: `arm` where it is given, else the magnification (``4`` gives ``4x``), else
-        ``compare``, where the arms meet.
+        that where arms meet, ``compare`` or as of `keys.MEETINGS`.
     caption
         Printed under every figure of this step.
     outputs_dir
@@ -272,7 +283,8 @@ def open_run(
     ParameterError
         If a parameter is of another kind than the notebook declares.
     """
-    arm = arm or (magnification_name(magnification) if magnification is not None else "compare")
+    meeting = keys.MEETINGS.get(step, keys.COMPARE_ARM)
+    arm = arm or (magnification_name(magnification) if magnification is not None else meeting)
     for what, name in (("run_name", run_name), ("arm", arm), ("step", step)):
         if not params.NAME.fullmatch(str(name)):
             raise RunError(
@@ -280,7 +292,7 @@ def open_run(
             )
     run_dir = resolve(outputs_dir) / run_name
     inputs = None
-    if step == keys.COMPARE and given is not None:
+    if step in keys.MEETINGS and given is not None:
         inputs = standing.keys_of_arms(run_dir, standing.choose_arms(run_dir, arms))
     ledger = Ledger(run_dir, arm, step, given, inputs)
     run = Run(dir=run_dir, arm_dir=run_dir / arm, arm=arm, step=step, caption=caption, ledger=ledger)

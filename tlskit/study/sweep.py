@@ -23,12 +23,23 @@ import yaml
 from tlskit.errors import DiskFullError, ManifestError, ParameterError, RunError
 from tlskit.files import LEASE_S, clean_temporaries, portable, project_root, resolve, write_text
 from tlskit.study import beforehand, kernel, keys, params, standing, status
-from tlskit.study.keys import COMPARE, COMPARE_ARM, STEPS, notebook_path
+from tlskit.study.keys import COMPARE, MEETINGS, STEPS, notebook_path
 from tlskit.study.ledger import claims_of, heavy_products
 from tlskit.study.provenance import provenance
 from tlskit.study.status import STATUS_COLUMNS, read_status
 
-__all__ = ["COMPARE", "STEPS", "Job", "notebook_path", "plan", "prepare", "run_dir_of", "run_sweep", "summary"]
+__all__ = [
+    "COMPARE",
+    "STEPS",
+    "Job",
+    "notebook_path",
+    "notebooks",
+    "plan",
+    "prepare",
+    "run_dir_of",
+    "run_sweep",
+    "summary",
+]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +48,9 @@ HOLD = "run"
 
 #: Key of a preset, as `prepare` returns it, that says that it was narrowed to some of its arms.
 PARTIAL = "partial"
+
+#: Which presets ask for the notebooks of `keys.MEETINGS`; the comparison is made last: its page may show theirs.
+ASKED_BY = {"controls": params.has_controls}
 
 #: Seconds between two looks at steps that others have claimed.
 POLL_S = 1.0
@@ -77,10 +91,20 @@ def prepare(preset_path: str | Path, overrides: dict | None = None) -> dict:
     """
     written, overrides = params.read_preset(preset_path), overrides or {}
     preset = params.override(written, overrides)
-    params.check(preset, [notebook_path(step) for step in (*STEPS, COMPARE)])
+    params.check(preset, [notebook_path(step) for step in notebooks()])
     if set(overrides) & set(params.factors(written)):
         preset[PARTIAL] = True
     return preset
+
+
+def notebooks() -> list[str]:
+    """Names of the notebooks that a sweep of this project can run, in order."""
+    return [*STEPS, *(step for step in ASKED_BY if notebook_path(step).is_file()), COMPARE]
+
+
+def meetings(preset: dict) -> list[str]:
+    """The notebooks in which the arms of a preset meet: the comparison, and those that it asks for."""
+    return [step for step in notebooks() if step == COMPARE or (step in ASKED_BY and ASKED_BY[step](preset))]
 
 
 def run_dir_of(preset: dict) -> Path:
@@ -109,8 +133,9 @@ def plan(
     whole = _whole(preset, run_dir)
     names = [arm["arm"] for arm in params.arms(_plain(preset))]
     jobs = _jobs(whole, run_dir, names, retry)
-    known_arms = [*names, COMPARE_ARM]
-    for what, chosen, known in (("arm", arms, known_arms), ("step", steps, [*STEPS, COMPARE])):
+    met = meetings(whole)
+    known_arms = [*names, *(MEETINGS[step] for step in met)]
+    for what, chosen, known in (("arm", arms, known_arms), ("step", steps, [*STEPS, *met])):
         unknown = sorted(set(chosen or []) - set(known))
         if unknown:
             raise ParameterError(f"This preset has no {what} {', '.join(unknown)}; it has {', '.join(known)}.")
@@ -140,8 +165,9 @@ def _whole(preset: dict, run_dir: Path) -> dict:
 
 
 def _jobs(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[Job]:
-    """All jobs of the run: those of the arms `names` first, the others next, the comparison last."""
-    declared = {step: params.notebook_parameters(notebook_path(step)) for step in (*STEPS, COMPARE)}
+    """All jobs of the run: those of the arms `names` first, the others next, those in which arms meet last."""
+    met = meetings(preset)
+    declared = {step: params.notebook_parameters(notebook_path(step)) for step in (*STEPS, *met)}
     defaults = _defaults()
     root = project_root()
     for name in ("manifest", "outputs_dir", *keys.FILES):  # no folder of this machine in an executed notebook
@@ -180,7 +206,8 @@ def _jobs(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[Jo
     if preset.get("compare_arms", defaults.get("compare_arms")) == "ready":
         compared = [arm for arm in compared if all(jobs[arm, step].done for step in STEPS)]
     inputs = {f"{arm}/{step}": jobs[arm, step].key for arm in compared for step in STEPS}
-    add(COMPARE_ARM, COMPARE, fixed, inputs, tuple((arm, step) for arm in compared for step in STEPS))
+    for step in met:
+        add(MEETINGS[step], step, fixed, inputs, tuple((arm, before) for arm in compared for before in STEPS))
     return list(jobs.values())
 
 
@@ -266,9 +293,9 @@ def run_sweep(
 
 def look_beforehand(preset: dict, jobs: list[Job]) -> None:
     """Refuse what cannot work, and a faulty manifest, before a kernel starts or a folder is made."""
-    if any(not job.done for job in jobs) and "folds" in _defaults():
+    keys.cohort_content(jobs[0].parameters["manifest"])  # faults of the manifest are all told before a kernel starts
+    if not all(job.done for job in jobs):
         beforehand.refuse_impossible([_defaults() | arm for arm in params.arms(_plain(preset))])
-    keys.cohort_content(jobs[0].parameters["manifest"])  # faults of the manifest are all told
 
 
 class _Turn:
@@ -355,18 +382,18 @@ class _Turn:
         waits = self._states(job)
         if any(name in self.left for name, _ in waits):
             return ""
-        if job.step == COMPARE and _arms_asked(self.preset) == "ready":
+        if job.step in MEETINGS and _arms_asked(self.preset) == "ready":
             done = {arm for arm, _ in job.before} - {name[0] for name, _ in waits}
             return "" if done or not waits else self._block(job, "no arm is ready to be compared")
         stopped = [name for name, _ in waits if name in self.failed or name in self.blocked]
-        if stopped and job.step == COMPARE:
+        if stopped and job.step in MEETINGS:
             arms = ", ".join(dict.fromkeys(arm for arm, _ in stopped))
             return self._block(job, f"arm {arms} failed; `-p compare_arms=ready` compares the others")
         if stopped:
             return self._block(job, "an earlier step of this arm failed")
         if waits:
             (arm, step), why = waits[0]
-            kind = "waits" if job.step == COMPARE and len(self.jobs) > 1 else "blocked"
+            kind = "waits" if job.step in MEETINGS and len(self.jobs) > 1 else "blocked"
             return self._block(job, f"{arm} {step} is to be run first ({why})", kind)
         return ""
 
@@ -496,5 +523,5 @@ def summary(run_dir: Path, jobs: list[Job], blocked: dict | None = None) -> pd.D
 
 def _defaults() -> dict:
     """Values that the notebooks declare."""
-    declared = [params.notebook_parameters(notebook_path(step)) for step in (*STEPS, COMPARE)]
+    declared = [params.notebook_parameters(notebook_path(step)) for step in notebooks()]
     return {name: parameter.default for step in declared for name, parameter in step.items()}
