@@ -128,6 +128,14 @@ def predict(
     ] = "auto",
     min_object_um2: Annotated[float, typer.Option(help="Smaller objects are dropped.")] = 1000.0,
     mpp: Annotated[float | None, typer.Option(help="um/px of those slides that do not say it.")] = None,
+    screen: Annotated[
+        Path | None, typer.Option(help="A coarser network, work/checkpoint.pt, that says where the other one looks.")
+    ] = None,
+    screen_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Where the coarser one reaches this; by default as notebook cascade chose."),
+    ] = None,
+    screen_grow_um: Annotated[float | None, typer.Option(min=0, help="And this much round it.")] = None,
     on: On = None,
     stage: Stage = None,
 ) -> None:
@@ -136,12 +144,22 @@ def predict(
     A slide that is there already is passed over. Given twice at a time, the command shares the slides.
     """
     _stage_in(stage)
+    from tlskit.networks import models
     from tlskit.study import launch, predicting
 
+    if screen is None and (screen_threshold is not None or screen_grow_um is not None):
+        raise typer.BadParameter("it is of a screen: give --screen, too.", param_hint="--screen-threshold")
+    if screen is not None and on is not None:
+        raise typer.BadParameter("two networks are not spread over workers: leave out --on.", param_hint="--screen")
     options = {
         "mpp": mpp, "threshold": threshold, "overlap": overlap, "batch_size": batch_size, "engine": engine,
         "precision": precision, "min_object_um2": min_object_um2, "report": typer.echo,
     }  # fmt: skip
+    if screen is not None:
+        options["screen_for"], options["screen"] = _screens(
+            screen, models.load_checkpoint(checkpoint), checkpoint, out, screen_threshold, screen_grow_um,
+            overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
+        )  # fmt: skip
     if on is None:
         found, outcome = predicting.predict(slide, checkpoint, out, **options), None
     else:
@@ -184,7 +202,7 @@ def export_qupath_scripts(
     folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("."),
     target_class: Annotated[str, typer.Option(help="QuPath class of the outlines.")] = "TLS",
 ) -> None:
-    """Write two QuPath scripts: outlines and manifest out of a project, predictions into it."""
+    """Write three QuPath scripts: outlines and manifest out of a project, predictions into it, a map over a slide."""
     from tlskit.outlines import qupath
 
     for path in qupath.write_scripts(folder, target_class=target_class):
@@ -273,6 +291,32 @@ def _stage_in(folder: Path | None) -> None:
         from tlskit.slides import staging
 
         os.environ[staging.VARIABLE] = str(folder)
+
+
+def _screens(
+    screen: Path, network, checkpoint: Path, out: Path, threshold: float | None, grow_um: float | None, **options
+):
+    """Where a coarser network lets another one look (None: everywhere, as notebook cascade chose), and in words."""
+    from tlskit.evaluation import cascades
+    from tlskit.maps import check_networks, screens_of
+    from tlskit.networks import models
+
+    if (threshold is None) != (grow_um is None):
+        raise typer.BadParameter("give both, or neither.", param_hint="--screen-threshold, --screen-grow-um")
+    coarse = models.load_checkpoint(screen)
+    check_networks(coarse, network)
+    said = f"from {threshold} as asked for, grown by {grow_um} um"
+    if threshold is None:
+        setting = cascades.screen_setting(checkpoint.resolve().parent.parent.parent, coarse, network)
+        threshold, grow_um, said = setting["screen_threshold"], setting["grow_um"], setting["said"]
+    typer.echo(f"screen by {coarse.magnification:g}x: {said}")
+    if threshold is None:
+        return None, ""
+    screens = screens_of(
+        coarse, out / "screens", threshold=threshold, grow_um=grow_um, engine_note=screen.with_name("engine.json"),
+        **options,
+    )  # fmt: skip
+    return screens, f"{coarse.sha256} {threshold} {grow_um}"
 
 
 def _overrides(parameter: list[str] | None) -> dict:

@@ -49,7 +49,7 @@ def count(path):
     shape = (round(HEIGHT * MPP / 8), round(WIDTH * MPP / 8))
     on_tissue = Tissue(np.ones(shape, bool), 8.0, MPP)
     with probmaps.open_map(path) as prob_map:
-        opened = evaluation._Opened(prob_map, Truth(outlines(), mpp0=MPP), on_tissue, (WIDTH, HEIGHT))
+        opened = evaluation._Opened(prob_map, Truth(outlines(), mpp0=MPP), on_tissue, (WIDTH, HEIGHT), on_tissue)
         ids = {"slide_id": "s", "patient_id": "p", "cancer_type": "c"}
         return evaluation._slide_counts(ids, opened, {"fixed": 0.5}, TILE_PX)
 

@@ -21,11 +21,12 @@ def browser():
 
 @pytest.fixture
 def page(browser):
-    """A tab of 1280 x 900 px; `page.requests` are the addresses that it has asked for."""
+    """A tab of 1280 x 900 px; `page.requests` are what it has asked for, `page.errors` what was thrown."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     tab = context.new_page()
     tab.set_default_timeout(120_000)  # of a busy machine
-    tab.requests = []
+    tab.requests, tab.errors = [], []
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
     tab.on("request", lambda request: tab.requests.append(request.url))
     yield tab
     context.close()
@@ -56,10 +57,16 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def app_url(project, browser):
-    """Address of the page, served by `tlskit app`."""
-    with app(project) as (url, _):
-        yield url
+def app_server(project, browser):
+    """Address of the page, served by `tlskit app`, and the process that serves it."""
+    with app(project) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def app_url(app_server):
+    """Address of the page."""
+    return app_server[0]
 
 
 @pytest.fixture(scope="session")

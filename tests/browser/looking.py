@@ -36,3 +36,10 @@ def objects(page, threshold: float) -> dict[str, int]:
     page.wait_for_selector(f'table[data-threshold="{threshold:.2f}"] .tlskit-objects')
     found = page.eval_on_selector_all(".tlskit-objects", "nodes => nodes.map(n => [n.dataset.count, n.textContent])")
     return {name: int(text) for name, text in found}
+
+
+def select_slide(page, name: str) -> None:
+    """Choose a slide of the run, and wait until it is painted."""
+    painted(page)
+    page.get_by_label("Slide", exact=True).select_option(label=name)
+    painted(page, slide=name)

@@ -78,7 +78,7 @@ def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(page, ap
     painted(page)
     page.get_by_role("button", name="Segment", exact=True).focus()
     page.keyboard.press("Enter")
-    page.get_by_text("Done. Move the threshold").wait_for(timeout=200_000)
+    page.get_by_text("Done: S1.tiff. Move the threshold").wait_for(timeout=200_000)
     painted(page, map="1x")
     handle = slider(page, "Threshold")
     handle.focus()
@@ -98,7 +98,7 @@ def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(page, ap
     assert len(outlines) == len(rows) >= 1
     # Never the name of the truth: what is downloaded may be exported from QuPath again.
     assert {feature["properties"]["classification"]["name"] for feature in outlines} == {"predicted TLS 1x"}
-    assert rows[0]["slide_id"] == "S1" and float(rows[0]["threshold"]) == 0.01
+    assert rows[0]["slide_id"] == "S1.tiff" and float(rows[0]["threshold"]) == 0.01
     made = list((project / "outputs" / "segmented" / "made-1x").glob("S1-*.tif"))
     with probmaps.open_map(made[0]) as probmap:
         found = findings.Findings(probmap, (), mpp0=probmap.metadata["mpp0"], goal_mpp=4.0)

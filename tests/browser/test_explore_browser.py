@@ -52,7 +52,8 @@ def test_an_outline_is_drawn_by_keyboard_and_saved(notebook, project):
     from tlskit.outlines import reading as annotations
 
     page = notebook
-    painted(page)
+    state = painted(page)
+    assert state["drawn"] == "0"
     canvas = page.locator(".tlskit-view canvas").first
     canvas.focus()
     for key in ("d", " ", "ArrowRight", " ", "ArrowDown", " ", "Enter"):

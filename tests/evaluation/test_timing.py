@@ -57,9 +57,9 @@ def test_a_slide_without_tissue_has_no_time_per_tissue():
 
 def test_a_projection_is_windows_on_tissue_times_seconds_a_window():
     made = timing.project_timings(table([[9.0, 4.0, 8.0, 6.0], [99.0, 16.0, 20.0, 18.0]])).iloc[0]
-    # 80,000 x 60,000 px at 0.25 um/px is 20 x 15 mm; 40 % of that is 120 mm2; a window advances 256 * 0.5 um
+    # 80,000 x 60,000 px at 0.25 um/px is 20 x 15 mm; 40 % of that is 120 mm2; windows of 512 * 0.5 um advance by half
     assert made["tissue_mm2"] == pytest.approx(120)
-    windows = 120 / 0.128**2
+    windows = (20 * 0.4**0.5 + 0.256) * (15 * 0.4**0.5 + 0.256) / 0.128**2
     assert made["windows"] == round(windows)
     assert made["s_per_window"] == pytest.approx(24 / 40)
     assert made["minutes"] == pytest.approx(windows * 24 / 40 / 60)
@@ -68,9 +68,25 @@ def test_a_projection_is_windows_on_tissue_times_seconds_a_window():
     assert made["measured_windows"] == 120
 
 
-def test_a_projection_needs_something_to_stand_on():
-    with pytest.raises(ParameterError, match="no timed slide had a window"):
-        timing.project_timings(table([[9.0]], windows=(0,), tissue_mm2=(0.0,)))
+def test_the_windows_of_a_projection_are_those_of_a_real_plan_in_the_mean():
+    """At 1x the windows at the rim are more than those within: tissue over stride squared would be half of it."""
+    mpp, step_um, side_um = 10.0, 256 * 10.0, 512 * 10.0
+    made = timing.project_timings(table([[9.0]], mpp=mpp)).iloc[0]
+    width, height = (side * 0.25 * 0.4**0.5 for side in (80_000, 60_000))
+    rng, counts = np.random.default_rng(0), []
+    for x, y in rng.uniform(0, step_um, (2000, 2)):
+        touching = [(np.arange(-9, 20) * step_um + a < side) & (np.arange(-9, 20) * step_um + a + side_um > 0)
+                    for a, side in ((x, width), (y, height))]  # fmt: skip
+        counts.append(touching[0].sum() * touching[1].sum())
+    assert made["windows"] == pytest.approx(min(np.mean(counts), 8 * 6), rel=0.02)
+    assert made["windows"] > 2 * 120 / (step_um / 1000) ** 2
+
+
+def test_a_projection_needs_something_to_stand_on(caplog):
+    nothing = timing.project_timings(table([[9.0]], windows=(0,), tissue_mm2=(0.0,)))
+    assert nothing["minutes"].isna().all() and "No timed slide holds tissue" in caplog.text
+    with pytest.raises(ParameterError, match="no slide was timed to its end"):
+        timing.project_timings(table([[9.0]]).query("kind == 'none'"))
     with pytest.raises(ParameterError, match="tissue_fraction"):
         timing.project_timings(table([[9.0]]), tissue_fraction=40)
     with pytest.raises(ScaleError):

@@ -12,10 +12,11 @@ from shapely.geometry import Polygon
 
 from tlskit.errors import ParameterError, RunError
 from tlskit.evaluation import slide_findings as findings
-from tlskit.explore import app
+from tlskit.explore import app, drawings
 from tlskit.explore import explorers as explore
 from tlskit.explore import folder_chooser as chooser
 from tlskit.explore import static_views as views
+from tlskit.explore.measures import Measures
 from tlskit.explore.widgets import Message, note
 from tlskit.maps import probmaps
 from tlskit.metrics.scores import COUNTS
@@ -264,19 +265,23 @@ def test_an_unreadable_slide_is_a_sentence(tmp_path, run_dir):
 
 def test_downloads_hold_the_objects_at_the_threshold(study, run_dir):
     desk = explore.slide(study)
-    measures = app._Measures(desk, desk.message)
+    measures = Measures(desk, desk.message)
     desk.magnification.index = 1
     desk.threshold.value = 0.3
     name, _, data = measures.make_geojson()
-    assert name == "S1_4x_0.30.geojson"
+    assert name == "S1_4x_threshold-0.30_2.5um-per-px_network-unknown.geojson"
     features = json.loads(data)["features"]
     assert {feature["properties"]["classification"]["name"] for feature in features} == {f"predicted {HTML} 4x"}
     _, _, table = measures.make_csv()
     rows = table.decode().splitlines()
     assert len(rows) == 1 + len(features)
-    assert rows[0] == "slide_id,map,threshold,object_id,area_um2,diameter_um,x_px0,y_px0"
+    assert rows[0] == (
+        "slide_id,map,threshold,map_um_per_px,measured_um_per_px,checkpoint_sha256,"
+        "object_id,area_um2,diameter_um,x_px0,y_px0"
+    )
+    assert rows[1].startswith("S1,4x,0.3,2.5,2.5,")
     found = desk.findings_of("4x")
-    total = sum(float(row.split(",")[4]) for row in rows[1:])
+    total = sum(float(row.split(",")[7]) for row in rows[1:])
     assert total == pytest.approx(found.mask(0.3).sum() * found.mpp**2, rel=0.05)
     desk.close()
 
@@ -285,3 +290,40 @@ def _point(field):
     from shapely.geometry import Point
 
     return Point(*field[:2])
+
+
+def test_a_copy_keeps_its_holes_and_a_training_slide_says_so_in_red(desk, study, monkeypatch):
+    ring = Polygon([(0, 0), (900, 0), (900, 900), (0, 900)], [[(300, 300), (600, 300), (600, 600), (300, 600)]])
+    monkeypatch.setattr(desk, "_copyable", lambda: ([ring], 1.0))
+    desk.hand._copy_source = desk._copyable
+    desk.view.field = [450.0, 450.0, 1000.0]  # in the middle of the hole
+    desk.copy.click()
+    assert len(desk.view.drawn[-1]["rings"]) == 2
+    assert drawings.polygon_of(desk.view.drawn[-1]).area == ring.area
+    assert "Test slide" in desk.heading.value
+    arms = {name: "train" for name in desk.sheet.maps}
+    sheet = explore.sheet_of(study, "S2")
+    desk.show(type(sheet)(**{**sheet.__dict__, "sets": arms}))
+    assert "tlskit-warning" in desk.heading.value and "Training slide" in desk.heading.value
+
+
+def test_what_was_said_before_a_browser_listens_is_said_again(desk, monkeypatch):
+    until(lambda: desk.objects.value != "")
+    sent = []
+    monkeypatch.setattr(type(desk.objects), "send_state", lambda self, *_: sent.append(self))
+    desk.view._on_message(desk.view, {"kind": "ready"}, [])
+    assert desk.objects in sent and desk.scores in sent
+
+
+def test_an_outline_is_given_a_class_and_another_windows_comes_along(desk, study):
+    path = study.dir / "explore" / "geojson" / "S2.geojson"
+    path.unlink(missing_ok=True)
+    desk.picker.value = "S2"
+    desk.view.drawn = [{"rings": [[[10, 10], [300, 10], [300, 300]]], "class": "TLS"}]
+    there = drawings.read_drawn(path)
+    drawings.save_drawn(path, [*there, {"rings": [[[500, 10], [700, 10], [700, 300]]], "class": "stroma"}], there)
+    desk.view.selected = 0
+    desk.class_name.value = "follicle"
+    desk.hand.give.click()
+    assert [one["class"] for one in desk.view.drawn] == ["follicle", "stroma"]
+    assert "1 of them came from another window" in desk.hand.state.value

@@ -8,9 +8,10 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["comparison", "costs", "predictions"],
+    submodules=["cascade_scores", "cascades", "comparison", "costs", "predictions"],
     submod_attrs={
         "arm_tables": ["arms", "check_arms", "collect"],
+        "cascade_pictures": ["lost_and_spared"],
         "comparison": [
             "agreement_table",
             "audit",

@@ -243,8 +243,9 @@ def evaluate_grid(
 class _Opened(NamedTuple):
     map: ProbMap
     truth: Truth
-    tissue: tissue.Tissue
+    tissue: tissue.Tissue  # that counts
     size_px0: tuple[int, int]
+    all_tissue: tissue.Tissue  # what is ignored included: networks look there, too
 
 
 def _over_slides(
@@ -270,8 +271,9 @@ def _over_slides(
                         of_manifest, slide, target_class, ignore_class=ignore_class, region_class=region_class,
                         missing=missing_target,
                     )  # fmt: skip
-                    found = _counted_tissue(slide, truth)
-                    results.append(work(ids, _Opened(prob_map, truth, found, slide.size_px0)))
+                    found = tissue.tissue_mask(slide)
+                    counted = _counted_tissue(found, truth)
+                    results.append(work(ids, _Opened(prob_map, truth, counted, slide.size_px0, found)))
         except Exception as error:
             if on_failure is None:
                 raise
@@ -290,9 +292,8 @@ def _check_scale(prob_map: ProbMap, slide) -> None:
         )
 
 
-def _counted_tissue(slide, truth: Truth) -> tissue.Tissue:
-    """The slide's tissue, without what is ignored."""
-    found = tissue.tissue_mask(slide)
+def _counted_tissue(found: tissue.Tissue, truth: Truth) -> tissue.Tissue:
+    """A slide's tissue, without what is ignored."""
     if not truth.ignored:
         return found
     height, width = found.mask.shape

@@ -121,8 +121,8 @@ def write_outlines(
 ) -> pd.DataFrame:
     """Write ``<out_dir>/<slide_id>.geojson`` for every map, to be dragged onto its slide in QuPath.
 
-    Each says which network (the SHA-256 of its checkpoint) and which threshold made it. That of a slide that fails is
-    removed: it would be of an earlier call.
+    Each says which network (the SHA-256 of its checkpoint), which threshold, and which screen made it. That of a slide
+    that fails is removed: it would be of an earlier call.
 
     Parameters
     ----------
@@ -154,9 +154,11 @@ def write_outlines(
             about["outline_origin"] = origin = getattr(rows[made.slide_id], "outline_origin", "") or "scan"
             with probmaps.open_map(made.map_path) as probmap:
                 about["checkpoint_sha256"] = probmap.metadata.get("checkpoint_sha256", "")
+                if screen := probmap.metadata.get("parameters", {}).get("screen"):
+                    about["screen"] = screen
             about |= {
                 "slide_id": made.slide_id, "magnification": magnification, "threshold": threshold,
-                "min_object_um2": min_object_um2,
+                "min_object_um2": min_object_um2, "class_name": prediction_class(target_class, magnification),
             }  # fmt: skip
             polygons, measured = outline_map(
                 made.map_path, mpp0=mpp0, threshold=threshold, min_object_um2=min_object_um2
@@ -164,7 +166,7 @@ def write_outlines(
             write_geojson(
                 Path(out_dir) / f"{made.slide_id}.geojson",
                 polygons,
-                class_name=prediction_class(target_class, magnification),
+                class_name=about["class_name"],
                 origin_px0=(0, 0) if origin == "slide" else about["bounds_px0"][:2],
                 about=about,
                 measurements=[{**row, "magnification": magnification} for row in measured.to_dict("records")],

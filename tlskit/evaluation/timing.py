@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import tempfile
 import time
@@ -21,6 +23,8 @@ from tlskit.metrics import PERSON_MINUTES_PER_SLIDE
 from tlskit.networks import describe_hardware, engines
 
 __all__ = ["project_timings", "summarise_timings", "time_inference"]
+
+log = logging.getLogger(__name__)
 
 #: Columns of what a measurement stands on, the same in every row of it.
 _SETTING = (
@@ -256,9 +260,11 @@ def project_timings(
 ) -> pd.DataFrame:
     """What a slide of usual size would take: windows on its tissue, times the seconds a window took here.
 
-    ``windows = tissue area / (stride * um/px) ** 2``, without the few more that straddle the tissue's edge. Seconds a
-    window are a slide's wall time over its windows, so that reading, blending and writing are in them; warm passes
-    where there are any. `minutes_low` and `minutes_high` come from the fastest and the slowest pass.
+    The tissue is thought of as one piece of the slide's proportions, w x h; windows of side S that advance by T touch
+    it in ``(w + S) (h + S) / T ** 2`` places in the mean (the area of its Minkowski sum with a window), at most all of
+    the slide. Tissue in many pieces takes more. Seconds a window are a slide's wall time over its windows, so that
+    reading, blending and writing are in them; warm passes where there are any. `minutes_low` and `minutes_high` come
+    from the fastest and the slowest pass.
 
     Parameters
     ----------
@@ -271,12 +277,14 @@ def project_timings(
     -------
     DataFrame
         One row: magnification, mpp, width_px0, height_px0, mpp0, tissue_fraction, tissue_mm2, windows, s_per_window,
-        minutes, minutes_low, minutes_high, person_minutes_low, person_minutes_high, measured_windows, and the setting.
+        minutes (nan where no timed slide holds tissue), minutes_low, minutes_high, person_minutes_low,
+        person_minutes_high, measured_windows, and the setting.
     """
     walls = timings[timings["kind"] == "wall"]
-    walls = walls[walls["windows"] > 0]
     if walls.empty:
-        raise ParameterError("There is nothing to project from: no timed slide had a window with tissue.")
+        raise ParameterError("There is nothing to project from: no slide was timed to its end.")
+    if not walls["windows"].any():
+        log.warning("No timed slide holds tissue: there is nothing to project from.")
     if not 0 < tissue_fraction <= 1:
         raise ParameterError(f"`tissue_fraction` should lie in (0, 1], not {tissue_fraction!r}.")
     if walls["warm"].any():
@@ -284,10 +292,13 @@ def project_timings(
     setting = {name: timings[name].iloc[0] for name in _SETTING if name in timings}
     units.downsample(setting["mpp"], mpp0)  # a scan too coarse for this magnification is an error
     tissue_mm2 = units.area_mm2(size_px0[0] * size_px0[1], mpp0) * tissue_fraction
-    windows = tissue_mm2 / units.area_mm2(float(setting["stride_px"]) ** 2, setting["mpp"])
+    window_um, step_um = (setting[name] * setting["mpp"] for name in ("window_px", "stride_px"))
+    sides_um = [side * mpp0 for side in size_px0]
+    windows = math.prod(side * math.sqrt(tissue_fraction) + window_um for side in sides_um) / step_um**2
+    windows = min(windows, math.prod(math.ceil(side / step_um) for side in sides_um))
     # A slide with many windows tells more than one with few: seconds over windows, pass by pass of the whole set.
     passes = walls.groupby("repeat")[["seconds", "windows"]].sum()
-    per_window = passes["seconds"] / passes["windows"]
+    per_window = passes["seconds"] / passes["windows"].where(passes["windows"] > 0)
     return pd.DataFrame(
         [
             {

@@ -5,7 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "app": ["page", "serve"],
+        "app": ["page"],
+        "server": ["serve"],
         "explorers": ["slide", "threshold", "tiles", "timing"],
         "static_views": ["slide_field", "threshold_curves", "tile_page", "timing_figure"],
     },

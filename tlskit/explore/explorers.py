@@ -89,6 +89,7 @@ def slide(
             desk.message.say("")
             desk.show(sheet_of(archive, picker.value))
         except (TlskitError, OSError) as error:
+            desk.clear()
             desk.message.fail(error)
 
     if slide_id is not None:
@@ -103,6 +104,12 @@ def sheet_of(archive: Archive, slide_id: str) -> Sheet:
     """A slide of a run with its maps, truth and histograms."""
     arms = [arm for arm in archive.arms if arm.has_map(slide_id)]
     target, slide = archive.target_class, archive.open_slide(slide_id)
+    other = [arm.name for arm in archive.arms if arm not in arms and arm.map_path(slide_id).is_file()]
+    notes = [
+        f"The map of {name} is damaged or of another network than the arm's: it is not shown. "
+        "Run the study's sweep again to make it new."
+        for name in other
+    ]
     return Sheet(
         slide_id=slide_id,
         slide=slide,
@@ -111,6 +118,8 @@ def sheet_of(archive: Archive, slide_id: str) -> Sheet:
         histograms={arm.name: arm.histograms[slide_id] for arm in arms if slide_id in arm.histograms},
         thresholds={arm.name: arm.thresholds["validation"] for arm in arms if "validation" in arm.thresholds},
         class_name=target if isinstance(target, str) else target[0],
+        sets={arm.name: archive.set_of(slide_id, arm) for arm in archive.arms},
+        notes=notes,
         processing={k: archive.settings[k] for k in ("min_object_um2", "closing_um") if k in archive.settings},
     )
 

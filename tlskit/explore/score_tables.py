@@ -4,23 +4,50 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-__all__ = ["object_table", "score_table"]
+__all__ = ["heading", "object_table", "origin_of", "score_table"]
+
+_RED = "#a01414"
+_SETS = {"train": "training slide", "val": "validation slide", "test": "test slide"}
 
 
 def _number(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.3f}"
 
 
-def score_table(scores: Mapping[str, dict], threshold: float, has_map: bool, truth) -> str:
+def origin_of(probmap) -> str:
+    """What a map's numbers stand on: um/px and the network, by the first digits of its hash."""
+    network = probmap.metadata.get("checkpoint_sha256", "")
+    return f"{probmap.mpp:g} um/px, " + (f"network {network[:8]}" if network else "network not recorded")
+
+
+def heading(slide_id: str, set_name: str, name: str, origin: str, is_old: bool, notes: Sequence[str] = ()) -> str:
+    """Which slide it is, of which set, and whose map lies over it; in red what a reader must not overlook."""
+    said = f'<h2 class="tlskit-slide" style="font:600 17px system-ui,sans-serif;margin:0">{html.escape(slide_id)}</h2>'
+    if set_name == "train":
+        said += _red("Training slide: the network has learnt from it. Nothing here says how well it works.")
+    elif set_name:
+        said += _small(_SETS.get(set_name, set_name).capitalize())
+    if name and is_old:
+        said += _red(f"Old map: {name} ({origin}) is of an earlier network than the one that is chosen now.")
+    elif name:
+        said += _small(f"Map {name}: {origin}")
+    return said + "".join(_red(text) for text in notes)
+
+
+def score_table(
+    scores: Mapping[str, dict], threshold: float, has_map: bool, truth, set_name: str = "", origin: str = ""
+) -> str:
     """One row a map; the names of the maps only where there is more than one row."""
     if not has_map:
         return _small("No model has been run on this slide yet.")
     if truth is None:
         return _small("Nobody has outlined this slide: no scores.")
     if not scores:
-        return _small("Scores appear once 05_wsi_evaluation has been run for this slide.")
+        if set_name == "train":
+            return _small("A training slide: it is not scored.")
+        return _small("05_wsi_evaluation has not counted this slide with this network: no scores.")
     labels = {"iou": "IoU", "dice": "Dice", "precision": "Precision", "recall": "Recall"}
     head = _cells(["", *labels.values()] if len(scores) > 1 else labels.values())
     rows = [
@@ -36,18 +63,19 @@ def score_table(scores: Mapping[str, dict], threshold: float, has_map: bool, tru
         f'<table class="tlskit-scores" data-threshold="{threshold:.2f}" style="line-height:1.35">'
         + "".join(f"<tr>{row}</tr>" for row in (head, *rows))
         + "</table>"
-        + _small(f"{of_what}all pixels of the slide")
+        + _small(f"{of_what}all pixels of the slide, threshold {threshold:.2f}" + (f", {origin}" if of_what else ""))
     )
 
 
-def object_table(counts: dict, name: str, mpp: float, threshold: float) -> str:
+def object_table(counts: dict, name: str, mpp: float, threshold: float, origin: str = "") -> str:
+    """Objects found, missed and false at a threshold."""
     numbers = "".join(
         f'<td><b class="tlskit-objects" data-count="{kind}">{number}</b></td>' for kind, number in counts.items()
     )
     return (
         f'<table data-threshold="{threshold:.2f}" style="line-height:1.35">'
         f"<tr>{_cells(kind.capitalize() for kind in counts)}</tr><tr>{numbers}</tr></table>"
-    ) + _small(f"{name}, objects, counted at {mpp:g} um/px")
+    ) + _small(f"{name}, objects, threshold {threshold:.2f}, counted at {mpp:g} um/px; map: {origin}")
 
 
 def _cells(texts) -> str:
@@ -55,4 +83,8 @@ def _cells(texts) -> str:
 
 
 def _small(text: str) -> str:
-    return f'<div style="font-size:12px;color:#666;line-height:1.35">{html.escape(text)}</div>'
+    return f'<div style="font-size:12px;color:#555;line-height:1.35">{html.escape(text)}</div>'
+
+
+def _red(text: str) -> str:
+    return f'<div class="tlskit-warning" style="font-weight:600;color:{_RED};line-height:1.4">{html.escape(text)}</div>'

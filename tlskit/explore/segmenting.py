@@ -38,6 +38,8 @@ class Job:
         ``running``, ``done``, ``failed`` or ``cancelled``.
     done, total : int
         Windows; `total` is 0 until they are counted.
+    lost : int
+        Windows that could not be read, once it is done.
     reason : str
         Why it failed, as a sentence.
     """
@@ -45,6 +47,7 @@ class Job:
     def __init__(self, slide_path: str | Path, checkpoint_path: str | Path, out_path: str | Path):
         self.out_path = Path(out_path)
         self.state, self.done, self.total, self.reason = "running", 0, 0, ""
+        self.lost = 0
         self._answer: dict = {}
         self._last_words: deque[str] = deque(maxlen=20)
         # The package is found where it is here, also when it is not installed but on the path.
@@ -97,7 +100,7 @@ class Job:
         if self.state == "cancelled":
             return
         if code == 0 and self._answer.get("done"):
-            self.state = "done"
+            self.state, self.lost = "done", int(self._answer.get("lost", 0))
         else:
             last = self._last_words[-1] if self._last_words else ""
             self.reason = self._answer.get("error") or f"The segmentation ended with code {code}. {last}".strip()

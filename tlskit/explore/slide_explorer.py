@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,10 @@ import numpy as np
 
 from tlskit.evaluation import Findings, scores_at
 from tlskit.explore import viewer
-from tlskit.explore.score_tables import object_table, score_table
-from tlskit.explore.widgets import Explorer, guarded
-from tlskit.outlines import write_geojson
+from tlskit.explore.drawings import polygon_of, tidied
+from tlskit.explore.hand_outlines import HandOutlines
+from tlskit.explore.score_tables import heading, object_table, origin_of, score_table
+from tlskit.explore.widgets import Explorer, guarded, resend
 
 __all__ = ["Sheet", "SlideDesk"]
 
@@ -48,6 +49,12 @@ class Sheet:
         Of outlines that are saved.
     processing
         ``min_object_um2`` and ``closing_um``, as the run counts objects.
+    sets
+        ``train``, ``val`` or ``test`` by the map's name: what the slide was to that network.
+    old
+        Names of the maps that are of an earlier network: they are shown as such, and neither measured nor scored.
+    notes
+        Sentences about it that stand over the view.
     """
 
     slide_id: str
@@ -58,6 +65,9 @@ class Sheet:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     class_name: str = "TLS"
     processing: Mapping[str, float] = field(default_factory=dict)
+    sets: Mapping[str, str] = field(default_factory=dict)
+    old: Collection[str] = ()
+    notes: Sequence[str] = ()
 
 
 class SlideDesk(Explorer):
@@ -99,6 +109,7 @@ class SlideDesk(Explorer):
         self._ticket = 0
         self._counting = threading.Lock()
         self.view = viewer.slide_view(height_px=height_px)
+        self.view.on_ready = lambda: resend(self)
         self._make_controls(names, threshold)
         self._link_controls()
         self.children = [self._laid_out(above)]
@@ -128,9 +139,9 @@ class SlideDesk(Explorer):
         self.chosen = _button("Use the threshold from validation")
         self.next_miss, self.next_false = _button("Next miss"), _button("Next false alarm")
         self.scores, self.objects = ipywidgets.HTML(), ipywidgets.HTML()
-        self.copy = _button("Copy the outline in the middle", "copies the prediction, else the truth, to be corrected")
-        self.save = _button("Save outlines", "saves what is drawn as GeoJSON of this class, for QuPath")
-        self.class_name = ipywidgets.Text("TLS", description="Class", **common())
+        self.heading = ipywidgets.HTML()
+        self.hand = HandOutlines(self.view, copy_source=self._copyable, message=self.message)
+        self.copy, self.save, self.class_name = self.hand.copy, self.hand.save, self.hand.class_name
 
     def _link_controls(self) -> None:
         # In the browser, without the kernel: this is what makes a slider feel like one.
@@ -140,7 +151,7 @@ class SlideDesk(Explorer):
             (self.show_truth, "value", "show_truth"), (self.side_by_side, "value", "side_by_side"),
         ):  # fmt: skip
             ipywidgets.jsdlink((source, trait), (self.view, target))
-        self.look.observe(lambda change: setattr(self.view, "style", change["new"]), "value")
+        self.look.observe(lambda change: setattr(self.view, "layer", change["new"]), "value")
         for widget, trait in (
             (self.threshold, "value"), (self.magnification, "value"), (self.side_by_side, "value"),
             (self.view, "field"), (self.view, "drawn"),
@@ -149,21 +160,18 @@ class SlideDesk(Explorer):
         self.chosen.on_click(self._use_chosen)
         self.next_miss.on_click(lambda _: self.jump("misses"))
         self.next_false.on_click(lambda _: self.jump("false_alarms"))
-        self.copy.on_click(self._copy_outline)
-        self.save.on_click(self._save_outlines)
 
     def _laid_out(self, above: Sequence[ipywidgets.Widget]) -> ipywidgets.Widget:
         row = ipywidgets.Layout(flex_flow="row wrap", width="100%")
         panel = [
             *above, self.magnification, self.threshold, self.chosen, self.scores, self.objects,
             ipywidgets.HBox([self.next_miss, self.next_false], layout=row), self.message, self.look, self.opacity,
-            self.outlines, self.show_truth, self.side_by_side, self.class_name,
-            ipywidgets.HBox([self.copy, self.save], layout=row),
+            self.outlines, self.show_truth, self.side_by_side, self.hand,
         ]  # fmt: skip
         left = ipywidgets.Layout(flex="1 1 440px", min_width="400px")
         return ipywidgets.HBox(
             [
-                ipywidgets.VBox([self.view, self._code_box], layout=left),
+                ipywidgets.VBox([self.heading, self.view, self._code_box], layout=left),
                 ipywidgets.VBox(panel, layout=ipywidgets.Layout(flex="0 0 330px", width="330px")),
             ],
             layout=ipywidgets.Layout(flex_flow="row wrap", width="100%", grid_gap="14px"),
@@ -189,15 +197,39 @@ class SlideDesk(Explorer):
             self.magnification.options = [(name, i) for i, name in enumerate(names)] or [("none", 0)]
             self.magnification.index = names.index(keep) if keep in names else 0
         self.view.active = self.magnification.index or 0
-        self.view.show(sheet.slide, maps=sheet.maps, truth=sheet.truth or (), field=field)
+        self.class_name.value = self.view.draw_class = sheet.class_name
+        drawn = self.hand.take(
+            self._save_to(sheet.slide_id), origin_px0=sheet.slide.bounds_px0[:2], about={"slide_id": sheet.slide_id}
+        )
+        self.view.show(
+            sheet.slide, maps=sheet.maps, truth=sheet.truth or (), field=field, drawn=drawn, title=sheet.slide_id
+        )
+        self.copy.disabled = self.save.disabled = False
         for widget in (self.magnification, self.threshold, self.opacity, self.look, self.outlines):
             widget.disabled = not names
         self.magnification.layout.display = "none" if len(names) < 2 else ""
         self.side_by_side.disabled = len(names) < 2
         self.show_truth.disabled = not sheet.truth
-        self.next_miss.disabled = self.next_false.disabled = not names or sheet.truth is None
-        self.class_name.value = sheet.class_name
+        self.next_miss.disabled = self.next_false.disabled = sheet.truth is None or not set(names) - set(sheet.old)
         self._changed()
+
+    def clear(self) -> None:
+        """Take the slide off the desk: nothing of it may stand under another one's name."""
+        with self._counting:
+            self.sheet, self._findings = None, {}
+            self._ticket += 1
+        self.view.show(None)
+        self.magnification.options = [("none", 0)]
+        for widget in (
+            self.magnification, self.threshold, self.opacity, self.look, self.outlines, self.side_by_side,
+            self.show_truth, self.next_miss, self.next_false, self.chosen, self.copy, self.save,
+        ):  # fmt: skip
+            widget.disabled = True
+        for text in (self.heading, self.scores, self.objects):
+            text.value = ""
+        self.hand.state.say()
+        self.value = {}
+        self.show_code("")
 
     def close(self) -> None:
         """Close the desk, its slide and its maps."""
@@ -227,10 +259,17 @@ class SlideDesk(Explorer):
         )
         names = list(self.sheet.maps) if self.value["side_by_side"] else [name]
         scores = {
-            each: scores_at(self.sheet.histograms[each], threshold) for each in names if each in self.sheet.histograms
+            each: scores_at(self.sheet.histograms[each], threshold)
+            for each in names
+            if each in self.sheet.histograms and each not in self.sheet.old
         }
-        self.scores.value = score_table(scores, threshold, bool(name), self.sheet.truth)
-        if name and self.sheet.truth is not None:
+        sheet = self.sheet
+        shown = origin_of(sheet.maps[name]) if name else ""
+        every = set(sheet.sets.values())
+        set_name = sheet.sets.get(name, "") if name else every.pop() if len(every) == 1 else ""
+        self.heading.value = heading(sheet.slide_id, set_name, name, shown, name in sheet.old, sheet.notes)
+        self.scores.value = score_table(scores, threshold, bool(name), sheet.truth, set_name, shown)
+        if name and sheet.truth is not None and name not in sheet.old:
             self._count_later(name, threshold)
         else:
             self.objects.value = ""
@@ -261,7 +300,7 @@ class SlideDesk(Explorer):
                 found = self.findings_of(name)
                 counts = found.counts(threshold)
                 if ticket == self._ticket:
-                    self.objects.value = object_table(counts, name, found.mpp, threshold)
+                    self.objects.value = object_table(counts, name, found.mpp, threshold, origin_of(sheet.maps[name]))
 
         threading.Thread(target=count, args=(self,), name="tlskit-objects", daemon=True).start()
 
@@ -289,53 +328,17 @@ class SlideDesk(Explorer):
 
     def polygons(self) -> list:
         """Outlines drawn by hand, as valid polygons in level-0 px."""
-        from shapely.geometry import Polygon
-        from shapely.validation import make_valid
+        return [polygon_of(one) for one in tidied(self.view.drawn)]
 
-        found = []
-        for ring in self.view.drawn:
-            if len(ring) >= 3:
-                shape = make_valid(Polygon(ring))
-                found += [
-                    part for part in getattr(shape, "geoms", [shape]) if part.geom_type == "Polygon" and part.area > 0
-                ]
-        return found
-
-    @guarded
-    def _copy_outline(self, _) -> None:
-        from shapely.geometry import Point
-
-        if not self.view.field:
-            return
-        middle = Point(*self.view.field[:2])
+    def _copyable(self) -> tuple[list, float]:
+        """Predictions of the map that is shown, then true outlines; um per level-0 px."""
+        if self.sheet is None:
+            return [], 1.0
         sources = []
-        if self.map_name:
+        if self.map_name and self.map_name not in self.sheet.old:
             with self._counting:
                 sources += self.findings_of(self.map_name).outlines(self.threshold.value)
-        sources += list(self.sheet.truth or ())
-        for polygon in sources:
-            if polygon.contains(middle):
-                # Corners a pixel or so apart would be too many to move by hand.
-                simple = polygon.simplify(max(self.sheet.slide.mpp0, 4.0) / self.sheet.slide.mpp0)
-                self.view.drawn = [*self.view.drawn, viewer.rings(simple)[0]]
-                self.message.say("Copied. Drag its corners to correct it, then save.")
-                return
-        self.message.say("Neither a prediction nor a true outline lies in the middle of the view.")
-
-    @guarded
-    def _save_outlines(self, _) -> None:
-        polygons = self.polygons()
-        if not polygons:
-            self.message.say("Nothing is drawn yet: press Draw outline above the slide.")
-            return
-        path = self._save_to(self.sheet.slide_id)
-        write_geojson(
-            path, polygons, class_name=self.class_name.value.strip() or "TLS",
-            origin_px0=self.sheet.slide.bounds_px0[:2],
-        )  # fmt: skip
-        self.message.say(
-            f"{len(polygons)} outline(s) saved as {path.name} in {path.parent.name}; QuPath opens it.", "good"
-        )
+        return sources + list(self.sheet.truth or ()), self.sheet.slide.mpp0
 
 
 def _check(label: str, value: bool = True) -> ipywidgets.Checkbox:

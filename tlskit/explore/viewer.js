@@ -6,6 +6,7 @@ const TILE = 256;
 const KEEP = { slide: 500, map: 250 }; // tiles held in the browser
 const TRUTH = "#00e5ff";
 const DRAWN = "#ff4fd8";
+const UNDO = 100; // steps that are kept
 const YELLOW = [255, 214, 0];
 const RIM = "rgba(20,20,20,.75)";
 // From unlikely to likely; no end of it is as pale as glass or as pink as tissue (matplotlib's plasma).
@@ -96,7 +97,13 @@ function render({ model, el }) {
   let panes = [];
   let asked = "";
   let drawing = null; // vertices of the outline being drawn
-  let grabbed = null; // [outline, vertex] being moved
+  let grabbed = null; // [outline, ring, vertex] being moved
+  let before = []; // drawn outlines as they were, the newest last; a step back takes them from here
+  let after = []; // and puts what it took away here
+  let known = model.get("drawn");
+  let stepping = false;
+  let unsaved = 0; // changes that the kernel has not yet written
+  let shown = { title: model.get("title") };
   let pointer = null;
   let frame = 0, later = 0, asking = 0;
   const truth = { path: new Path2D(), rings: 0 };
@@ -111,7 +118,9 @@ function render({ model, el }) {
   button("\u2212", "zoom out (key -)", () => zoom(1.5));
   button("Fit", "show the whole slide (key Home)", () => fit());
   const drawButton = button("Draw outline", "draw an outline (key D); click or press Space at each corner, Enter ends it, Escape drops it", () => toggleDrawing());
-  const deleteButton = button("Delete outline", "delete the outline under the cross (key Delete)", () => removeHere());
+  button("Delete outline", "delete the outline that was clicked, else the one in the middle (key Delete)", () => removeHere());
+  const undoButton = button("Undo", "take the last change of the outlines back (Ctrl+Z)", () => step(before, after));
+  const redoButton = button("Redo", "make it again (Ctrl+Shift+Z)", () => step(after, before));
   const readout = element("span", { className: "tlskit-view-readout" });
   bar.append(readout);
 
@@ -173,12 +182,28 @@ function render({ model, el }) {
   function draw() {
     frame = 0;
     if (!panes.length || !panes[0].canvas.clientWidth) return;
+    if (!model.get("title") && size()[0] <= 1) return nothing();
     if (!(field[2] > 0)) return fit();
     const wanted = new Map();
     for (const pane of panes) drawPane(pane, wanted);
     ask(wanted);
     const um = (field[2] * model.get("mpp0")) / canvasWidth();
     readout.textContent = model.get("mpp0") ? `${(10 / um).toPrecision(2)}x, ${um.toPrecision(3)} um per screen pixel` : "";
+  }
+
+  function nothing() {
+    for (const { canvas, label } of panes) {
+      canvas.width = canvas.clientWidth;
+      canvas.height = canvas.clientHeight;
+      const context = canvas.getContext("2d");
+      context.fillStyle = "#555";
+      context.font = "15px system-ui, sans-serif";
+      context.textAlign = "center";
+      context.fillText("No slide is shown.", canvas.width / 2, canvas.height / 2);
+      label.style.display = "none";
+      Object.assign(canvas.dataset, { slide: "", map: "", positive: 0, missing: 0, drawn: 0 });
+    }
+    readout.textContent = "";
   }
 
   function drawPane(pane, wanted) {
@@ -210,7 +235,7 @@ function render({ model, el }) {
       const source = mapSource(pane.index);
       const level = levelFor(source, scale * ratio);
       const fat = scale * map.d * 2 ** level > 2.5;
-      const look = makeLook(cutOf(threshold), model.get("opacity"), model.get("style"), !fat, model.get("outlines"));
+      const look = makeLook(cutOf(threshold), model.get("opacity"), model.get("layer"), !fat, model.get("outlines"));
       const used = [];
       context.imageSmoothingEnabled = false;
       missing += layer(view, source, wanted, (tile) => paintMap(tile, look), used);
@@ -219,12 +244,37 @@ function render({ model, el }) {
       canvas.dataset.cut = look.cut;
       canvas.dataset.level = level;
     }
+    if (map) hatch(view, map);
     if (pane.follow && !wanted.size) lookAhead(view, wanted);
     outlines(view);
     furniture(view, cw, ch, map, pane === panes[0]);
     pane.label.textContent = map ? map.name : "";
     pane.label.style.display = map ? "" : "none";
-    Object.assign(canvas.dataset, { map: map ? map.name : "", positive: shown, missing, painted: performance.now() });
+    const hatched = map ? map.lost.length + map.unseen.length : 0;
+    Object.assign(canvas.dataset, { slide: model.get("title"), drawn: model.get("drawn").length, corners: drawing?.length ?? 0, hatched, map: map ? map.name : "", positive: shown, missing, painted: performance.now() });
+  }
+
+  function hatch(view, map) {
+    // Where the network did not look there is no answer: stripes, dark red where pixels were lost, grey where a screen
+    // kept it away.
+    const { context, scale, origin, end } = view;
+    for (const [boxes, colour] of [[map.lost, "rgba(150,0,0,.8)"], [map.unseen, "rgba(60,60,60,.55)"]]) {
+      if (!boxes.length) continue;
+      const area = new Path2D();
+      for (const [x, y, w, h] of boxes) {
+        if (x > end[0] || y > end[1] || x + w < origin[0] || y + h < origin[1]) continue;
+        area.rect((x - origin[0]) * scale, (y - origin[1]) * scale, Math.max(2, w * scale), Math.max(2, h * scale));
+      }
+      const [cw, ch] = [context.canvas.clientWidth, context.canvas.clientHeight];
+      context.save();
+      context.clip(area);
+      context.strokeStyle = colour;
+      context.lineWidth = 1.5;
+      context.beginPath();
+      for (let x = -ch; x < cw; x += 9) { context.moveTo(x, ch); context.lineTo(x + ch, 0); }
+      context.stroke();
+      context.restore();
+    }
   }
 
   function levelFor(source, pixels) {
@@ -340,10 +390,20 @@ function render({ model, el }) {
     context.lineJoin = "round";
     const thin = context.canvas.clientHeight < 350 ? 0.6 : 1; // small panes need thin lines
     if (model.get("show_truth")) stroke(context, truth.path, TRUTH, thin / scale);
-    for (const ring of model.get("drawn")) {
-      stroke(context, ringsPath([ring]), DRAWN, 1 / scale);
+    for (const [i, { rings, class: name }] of model.get("drawn").entries()) {
+      const chosen = i === model.get("selected");
+      stroke(context, ringsPath(rings), DRAWN, (chosen ? 1.8 : 1) / scale);
       context.fillStyle = DRAWN;
-      if (ring.length < 200) for (const [x, y] of ring) context.fillRect(x - 3 / scale, y - 3 / scale, 6 / scale, 6 / scale);
+      for (const ring of rings) if (ring.length < 200 || chosen)
+        for (const [x, y] of ring) context.fillRect(x - 3 / scale, y - 3 / scale, 6 / scale, 6 / scale);
+      const [x, y] = rings[0].reduce((top, p) => (p[1] < top[1] ? p : top));
+      context.font = `600 ${12 / scale}px system-ui, sans-serif`;
+      context.textAlign = "center";
+      context.strokeStyle = "#fff";
+      context.lineWidth = 4 / scale;
+      context.strokeText(name, x, y - 7 / scale);
+      context.fillStyle = "#8a0f6c";
+      context.fillText(name, x, y - 7 / scale);
     }
     if (drawing?.length) {
       const path = new Path2D();
@@ -378,7 +438,7 @@ function render({ model, el }) {
       context.textAlign = "left";
       context.fillText(length >= 1000 ? `${length / 1000} mm` : `${length} um`, 16, ch - 20);
     }
-    if (map && model.get("style") === "probability") {
+    if (map && model.get("layer") === "probability") {
       const [width, left, top] = [120, cw - 150, ch - 34];
       context.fillStyle = "rgba(255,255,255,.85)";
       context.fillRect(left - 10, top, width + 30, 26);
@@ -471,8 +531,45 @@ function render({ model, el }) {
 
   function setDrawn(drawn) {
     model.set("drawn", drawn);
-    model.save_changes();
+    tellDrawn();
     request();
+  }
+
+  function tellDrawn() {
+    unsaved++;
+    guard();
+    model.set("drawn_source", model.get("source")); // which slide it is, should another be on its way
+    model.save_changes();
+  }
+
+  function guard() {
+    // The page asks before it is left while there is work that the kernel has not written yet.
+    (window.tlskitUnsaved ??= new Map()).set(root, !!drawing?.length || unsaved > 0);
+    root.dataset.unsaved = unsaved;
+    undoButton.disabled = !before.length;
+    redoButton.disabled = !after.length;
+  }
+
+  function changedDrawn() {
+    const now = model.get("drawn");
+    if (!stepping && JSON.stringify(now) !== JSON.stringify(known)) {
+      before = [...before.slice(1 - UNDO), known];
+      after = [];
+    }
+    known = now;
+    guard();
+    request();
+  }
+
+  function step(from, to) {
+    if (drawing?.length && from === before) { drawing.pop(); return request(); }
+    if (!from.length) return;
+    to.push(model.get("drawn"));
+    stepping = true;
+    model.set("selected", -1);
+    setDrawn(from.pop());
+    stepping = false;
+    guard();
   }
 
   function toggleDrawing() {
@@ -482,6 +579,7 @@ function render({ model, el }) {
     note.textContent = drawing
       ? "Click at each corner, or move with the arrow keys and press Space; Enter ends the outline, Escape drops it."
       : "";
+    guard();
     request();
   }
 
@@ -489,24 +587,35 @@ function render({ model, el }) {
     const ring = drawing.filter((p, i) => i === 0 || Math.hypot(p[0] - drawing[i - 1][0], p[1] - drawing[i - 1][1]) > 0);
     if (ring.length < 3) { note.textContent = "An outline needs at least three corners."; return; }
     toggleDrawing();
-    setDrawn([...model.get("drawn"), ring.map(numbers)]);
+    model.set("selected", model.get("drawn").length);
+    setDrawn([...model.get("drawn"), { rings: [ring.map(numbers)], class: model.get("draw_class") }]);
   }
 
-  function removeHere() {
+  function outlineAt([x, y]) {
     const context = panes[0].canvas.getContext("2d");
     context.save();
     context.resetTransform();
-    const keep = model.get("drawn").filter((ring) => !context.isPointInPath(ringsPath([ring]), field[0], field[1], "evenodd"));
+    const found = model.get("drawn").findLastIndex(({ rings }) => context.isPointInPath(ringsPath(rings), x, y, "evenodd"));
     context.restore();
-    note.textContent = keep.length === model.get("drawn").length ? "No drawn outline lies under the middle of the view." : "";
-    setDrawn(keep);
+    return found;
+  }
+
+  function removeHere() {
+    const chosen = model.get("selected");
+    const drawn = model.get("drawn");
+    const gone = chosen >= 0 && chosen < drawn.length ? chosen : outlineAt(field);
+    note.textContent = gone < 0 ? "No drawn outline lies under the middle of the view; click one first." : "";
+    if (gone < 0) return;
+    model.set("selected", -1);
+    setDrawn(drawn.filter((_, i) => i !== gone));
   }
 
   function vertexNear(pane, event) {
     const [x, y] = place(pane, event);
     const reach = 8 / scaleOf(pane);
-    for (const [i, ring] of model.get("drawn").entries())
-      for (const [j, p] of ring.entries()) if (Math.hypot(p[0] - x, p[1] - y) < reach) return [i, j];
+    for (const [i, { rings }] of model.get("drawn").entries())
+      for (const [k, ring] of rings.entries())
+        for (const [j, p] of ring.entries()) if (Math.hypot(p[0] - x, p[1] - y) < reach) return [i, k, j];
     return null;
   }
 
@@ -531,8 +640,11 @@ function render({ model, el }) {
         drag.far ||= Math.hypot(dx, dy) > 4;
         if (grabbed) {
           const drawn = structuredClone(model.get("drawn"));
-          drawn[grabbed[0]][grabbed[1]] = numbers(place(pane, event));
+          drawn[grabbed[0]].rings[grabbed[1]][grabbed[2]] = numbers(place(pane, event));
+          stepping = true; // the whole way of a corner is one step, taken back at once
+          if (!drag.from) drag.from = known;
           model.set("drawn", drawn);
+          stepping = false;
         } else if (drag.far) {
           field[0] = drag.field[0] - dx / scaleOf(pane);
           field[1] = drag.field[1] - dy / scaleOf(pane);
@@ -542,12 +654,25 @@ function render({ model, el }) {
       if (drawing || grabbed) request();
     });
     canvas.addEventListener("pointerup", (event) => {
-      if (grabbed) model.save_changes();
-      else if (drawing && drag && !drag.far) { drawing.push(place(pane, event)); request(); }
+      if (grabbed && drag?.from) {
+        before = [...before.slice(1 - UNDO), drag.from];
+        after = [];
+        tellDrawn();
+      } else if (drawing && drag && !drag.far) { drawing.push(place(pane, event)); guard(); request(); }
+      else if (drag && !drag.far) {
+        model.set("selected", outlineAt(place(pane, event)));
+        model.save_changes();
+        request();
+      }
       drag = grabbed = null;
     });
     canvas.addEventListener("dblclick", () => (drawing ? finish() : null));
     canvas.addEventListener("keydown", (event) => {
+      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z") {
+        event.preventDefault();
+        event.stopPropagation();
+        return event.shiftKey ? step(after, before) : step(before, after);
+      }
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const step = field[2] / (event.shiftKey ? 4 : 12);
       const keys = {
@@ -556,10 +681,10 @@ function render({ model, el }) {
         "+": () => zoom(1 / 1.5), "=": () => zoom(1 / 1.5), "-": () => zoom(1.5), Home: () => fit(),
         d: () => toggleDrawing(), D: () => toggleDrawing(), Delete: () => removeHere(),
         ...(drawing && {
-          " ": () => { drawing.push([field[0], field[1]]); pointer = null; request(); },
+          " ": () => { drawing.push([field[0], field[1]]); pointer = null; guard(); request(); },
           Enter: () => finish(),
           Escape: () => toggleDrawing(),
-          Backspace: () => { drawing.pop(); request(); },
+          Backspace: () => { drawing.pop(); guard(); request(); },
         }),
       };
       if (!keys[event.key]) return;
@@ -583,8 +708,16 @@ function render({ model, el }) {
     tiles.clear();
     asked = "";
     note.textContent = "";
-    drawing = null;
-    field = [...model.get("field")];
+    if (shown.title !== model.get("title")) {
+      drawing = null;
+      drawButton.setAttribute("aria-pressed", "false");
+      before = [];
+      after = [];
+      field = [...model.get("field")];
+    }
+    shown = { title: model.get("title") };
+    known = model.get("drawn");
+    guard();
     makePanes();
   }
 
@@ -593,7 +726,9 @@ function render({ model, el }) {
   on("source", newSlide);
   on("truth", readTruth);
   on("side_by_side height_px", makePanes);
-  on("threshold opacity style outlines active show_truth drawn marker", request);
+  on("threshold opacity layer outlines active show_truth selected marker", request);
+  on("drawn", changedDrawn);
+  on("saved", () => { unsaved = 0; guard(); });
   on("field", () => {
     const given = model.get("field");
     if (numbers(field).join() !== given.join()) { field = [...given]; request(); }
@@ -601,7 +736,9 @@ function render({ model, el }) {
   model.on("msg:custom", receive);
   readTruth();
   makePanes();
-  return () => { watcher.disconnect(); model.off("msg:custom", receive); };
+  guard();
+  model.send({ kind: "ready" });
+  return () => { watcher.disconnect(); window.tlskitUnsaved?.delete(root); model.off("msg:custom", receive); };
 }
 
 export default { render };

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,12 +54,22 @@ class SlideView(anywidget.AnyWidget):
         Number of the map that is shown.
     side_by_side : bool
         Show all maps at once, linked.
-    style : str
+    layer : str
         ``mask``: what is positive; ``probability``: the map itself in colours.
     outlines, show_truth : bool
         Draw the edge of what is positive; draw the truth.
-    drawn : list
-        Outlines drawn by hand, each a list of (x, y) in level-0 px.
+    drawn : list of dict
+        Outlines drawn by hand: ``{"rings": [[[x, y], ...], ...], "class": name}`` in level-0 px, as in `drawings`.
+    drawn_source : int
+        `source` of the slide that they were drawn on.
+    saved : int
+        Counts up whenever what was drawn has been written.
+    selected : int
+        Number of the outline that was clicked, or -1.
+    draw_class : str
+        Class of the next outline.
+    title : str
+        What is shown, for readers of a screen; empty for nothing.
     marker : list of float
         A dashed circle: x, y, radius in level-0 px; empty for none.
     """
@@ -78,10 +88,15 @@ class SlideView(anywidget.AnyWidget):
     opacity = traitlets.Float(0.35).tag(sync=True)
     active = traitlets.Int(0).tag(sync=True)
     side_by_side = traitlets.Bool(False).tag(sync=True)
-    style = traitlets.Unicode("mask").tag(sync=True)
+    layer = traitlets.Unicode("mask").tag(sync=True)
     outlines = traitlets.Bool(True).tag(sync=True)
     show_truth = traitlets.Bool(True).tag(sync=True)
     drawn = traitlets.List([]).tag(sync=True)
+    drawn_source = traitlets.Int(0).tag(sync=True)
+    saved = traitlets.Int(0).tag(sync=True)
+    selected = traitlets.Int(-1).tag(sync=True)
+    draw_class = traitlets.Unicode("TLS").tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
     marker = traitlets.List([]).tag(sync=True)
     height_px = traitlets.Int(560).tag(sync=True)
 
@@ -95,6 +110,8 @@ class SlideView(anywidget.AnyWidget):
         self._cache: dict[tuple[int, str], tuple[dict, bytes]] = {}
         self._cached_bytes = 0
         self._worker: threading.Thread | None = None
+        #: Called when a browser has begun to show the view: what was said before that may have been said to nobody.
+        self.on_ready: Callable[[], None] = lambda: None
         self.on_msg(self._on_message)
 
     def show(
@@ -104,8 +121,13 @@ class SlideView(anywidget.AnyWidget):
         maps: Mapping[str, ProbMap] | None = None,
         truth: Sequence[Polygon] = (),
         field: Sequence[float] = (),
+        drawn: Sequence[dict] = (),
+        title: str = "",
     ) -> None:
-        """Show another slide. The slide and the maps shown before are closed."""
+        """Show another slide, or nothing. The slide and the maps shown before are closed.
+
+        Where `title` stays the same, so do the place that is looked at and an outline that is being drawn.
+        """
         maps = dict(maps or {})
         with self._reading:
             old = [self._slide, *self._maps]
@@ -119,7 +141,8 @@ class SlideView(anywidget.AnyWidget):
                 one.close()
         width, height = slide.size_px0 if slide is not None else (1, 1)
         # One message, and the number of the source last: the browser then finds all of it new.
-        with self.hold_sync():
+        # And nobody hears of the new outlines before he hears which slide they are of.
+        with self.hold_sync(), self.hold_trait_notifications():
             self.size_px0 = [width, height]
             self.mpp0 = float(slide.mpp0) if slide is not None else 0.0
             self.levels = max(1, int(np.ceil(np.log2(max(width, height) / TILE_PX))) - 1)
@@ -128,13 +151,19 @@ class SlideView(anywidget.AnyWidget):
                     "name": name,
                     "d": probmap.mpp / slide.mpp0,
                     "sizes_px": [list(size) for size in probmap.level_sizes_px],
+                    "lost": _boxes(probmap.invalid, probmap.mpp / slide.mpp0),
+                    "unseen": _boxes(probmap.unseen, probmap.mpp / slide.mpp0),
                 }
                 for name, probmap in maps.items()
             ]
             self.truth = [rings(polygon) for polygon in truth]
             self.active = min(self.active, max(0, len(maps) - 1))
-            self.drawn, self.marker, self.field = [], [], list(field)
+            if not field and title and title == self.title:
+                field = self.field
+            self.drawn, self.selected, self.marker, self.field = list(drawn), -1, [], list(field)
+            self.title = title
             self.source += 1
+            self.drawn_source = self.source
 
     def go_to(self, x_px0: float, y_px0: float, *, width_px0: float, mark_px0: float = 0.0) -> None:
         """Centre the view on a place; with a dashed circle of radius `mark_px0` around it."""
@@ -180,6 +209,8 @@ class SlideView(anywidget.AnyWidget):
         return {"key": key, "width": width, "height": height}, data
 
     def _on_message(self, _, content: dict, buffers) -> None:
+        if content.get("kind") == "ready":
+            self.on_ready()
         if content.get("kind") != "tiles" or content.get("source") != self.source:
             return
         with self._waking:
@@ -248,6 +279,11 @@ def slide_view(
     if slide is not None:
         view.show(slide, maps=maps, truth=truth)
     return view
+
+
+def _boxes(boxes, d: float) -> list[list[float]]:
+    """Boxes in working pixels as (x, y, width, height) in level-0 px."""
+    return [[round(float(v) * d, 2) for v in box] for box in boxes]
 
 
 def rings(polygon: Polygon) -> list[list[list[float]]]:

@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise ImportError("The explorers need anywidget and ipywidgets: pip install 'tlskit[app]'.") from error
 
-__all__ = ["Download", "Explorer", "Message", "guarded", "note", "png_of"]
+__all__ = ["Download", "Explorer", "Message", "guarded", "note", "png_of", "resend"]
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,17 @@ def guarded(method: Callable) -> Callable:
             return None
 
     return handler
+
+
+def resend(widget: ipywidgets.Widget) -> None:
+    """Say again what a widget and those in it show: what is said before a browser listens is lost.
+
+    Only of widgets that nobody can set in the browser, so that no hand is pushed aside.
+    """
+    if isinstance(widget, ipywidgets.HTML | ipywidgets.Button | ipywidgets.FloatProgress):
+        widget.send_state()
+    for child in getattr(widget, "children", ()):
+        resend(child)
 
 
 class Explorer(ipywidgets.VBox):

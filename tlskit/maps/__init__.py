@@ -10,8 +10,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["inference", "probmaps"],
     submod_attrs={
+        "cascading": ["check_networks", "screens_of"],
         "inference": ["choose_engine", "predict_cohort"],
         "probmaps": ["ProbMap", "open_map"],
-        "screening": ["distance_um", "make_screen", "screen_of", "windows_over"],
+        "screening": ["Windows", "distance_um", "make_screen", "screen_of", "windows_over"],
     },
 )

@@ -36,6 +36,7 @@ __all__ = [
     "choose_engine",
     "layout_for",
     "predict_cohort",
+    "predict_row",
     "predict_slide",
     "predict_tiles",
     "reading_of",
@@ -222,7 +223,7 @@ def predict_cohort(
     engine_note : path, optional
         See `engines.EngineSource`.
     screen_for : callable, optional
-        Given a slide_id, the `screening.Screen` to look through.
+        Given a row, the `screening.Screen` to look through, or None. The time that it takes is the slide's, too.
     on_failure : callable, optional
         Called with slide_id and exception for a slide that fails; without it the error is raised.
     turns : callable, optional
@@ -237,40 +238,26 @@ def predict_cohort(
     -------
     DataFrame
         One row a slide that has a map: slide_id, map_path, kept (True where the map was there), wall_s, windows,
-        windows_skipped, tissue_mm2, engine, precision, max_dprob, level, reader, n_lost, invalid_px, and the stages as
-        ``<stage>_s``. Of a kept map, times are nan.
+        windows_skipped, windows_screened, tissue_mm2, engine, precision, max_dprob, level, reader, n_lost, invalid_px,
+        and the stages as ``<stage>_s``. Of a kept map, times are nan.
     """
-    from tlskit.cohort import open_row, slide_rows
+    from tlskit.cohort import slide_rows
 
     if isinstance(manifest_rows, pd.DataFrame):
         manifest_rows = slide_rows(manifest_rows)
     manifest_rows, out_dir = list(manifest_rows), Path(out_dir)
-    layout = layout_for(checkpoint, overlap=overlap)
     source = engines.EngineSource(
-        checkpoint, engine=engine, precision=precision, window_px=layout.window_px, device=device, threads=threads,
-        note=engine_note,
+        checkpoint, engine=engine, precision=precision, window_px=layout_for(checkpoint, overlap=overlap).window_px,
+        device=device, threads=threads, note=engine_note,
     )  # fmt: skip
     shared = {"overlap": overlap, "progress": False, **options}
     rows: list[dict] = []
     failed: dict[str, Exception] = {}
     with tqdm(total=len(manifest_rows), desc="slides", unit="slide", disable=not progress) as bar:
         for number, row in enumerate(turns(manifest_rows) if turns else manifest_rows):
-            path, start = out_dir / f"{row.slide_id}.tif", time.perf_counter()
+            path = out_dir / f"{row.slide_id}.tif"
             try:
-                with open_row(row, **reading_of(checkpoint)) as slide:
-                    open_s = time.perf_counter() - start
-                    screen = screen_for(row.slide_id) if screen_for else None
-                    expected = map_metadata(
-                        checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked, screen
-                    )
-                    found = _kept(path, expected)
-                    if found is None:
-                        found = _row(_with_less_memory(
-                            predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source,
-                            screen=screen, **shared,
-                        ))  # fmt: skip
-                        found["wall_s"] += open_s
-                        found["open_s"] += open_s
+                found = predict_row(checkpoint, row, path, source, screen_for=screen_for, **shared)
                 if on_map is not None:
                     on_map(found)
                 rows.append(found)
@@ -291,6 +278,38 @@ def predict_cohort(
             f"None of {len(failed)} slides could be predicted. The first one, {slide_id}: {error}"
         ) from error
     return pd.DataFrame(rows)
+
+
+def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: float | None = None, **options) -> dict:
+    """The map of one row of a manifest, kept where it is what would be made: a row of `predict_cohort`'s table.
+
+    Parameters
+    ----------
+    source : engines.EngineSource
+    screen_for
+        Of `predict_cohort`.
+    path, overlap, options
+        Of `predict_slide`.
+    """
+    from tlskit.cohort import open_row
+
+    layout, start = layout_for(checkpoint, overlap=overlap), time.perf_counter()
+    screen = screen_for(row) if screen_for else None
+    screened = time.perf_counter()
+    with open_row(row, **reading_of(checkpoint)) as slide:
+        open_s = time.perf_counter() - screened
+        expected = map_metadata(checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked, screen)
+        found = _kept(Path(path), expected)
+        if found is None:
+            found = _row(_with_less_memory(
+                predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source, screen=screen,
+                overlap=overlap, **options,
+            ))  # fmt: skip
+            found["wall_s"] += open_s + screened - start
+            found["open_s"] += open_s
+            if screen_for:
+                found["screen_s"] = screened - start
+    return found
 
 
 def _with_less_memory(predict, *args, batch_size: int = 8, **options) -> Prediction:
@@ -325,8 +344,8 @@ def _row(prediction: Prediction) -> dict:
             prediction.slide_id, len(prediction.lost), prediction.invalid_px,
         )  # fmt: skip
     names = (
-        "wall_s", "windows", "windows_skipped", "tissue_mm2", "engine", "precision", "max_dprob", "level", "reader",
-        "invalid_px", "compile_s", "check_s",
+        "wall_s", "windows", "windows_skipped", "windows_screened", "tissue_mm2", "engine", "precision", "max_dprob",
+        "level", "reader", "invalid_px", "compile_s", "check_s",
     )  # fmt: skip
     return {
         "slide_id": prediction.slide_id,
@@ -356,7 +375,9 @@ def _kept(path: Path, expected: dict) -> dict | None:
         "map_path": str(path),
         "kept": True,
         "wall_s": float("nan"),
-        **{name: metadata[name] for name in ("windows", "windows_skipped", "tissue_mm2", "engine", "precision")},
+        **{name: metadata[name] for name in ("windows", "windows_skipped")},
+        "windows_screened": metadata.get("windows_screened", 0),
+        **{name: metadata[name] for name in ("tissue_mm2", "engine", "precision")},
         "max_dprob": float("nan"),
         **{name: metadata[name] for name in ("level", "reader")},
         "invalid_px": sum(w * h for _, _, w, h in metadata["invalid"]),

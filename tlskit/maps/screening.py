@@ -155,12 +155,40 @@ class Windows(NamedTuple):
         """Windows that a screen touches, (rows, columns) bool."""
         return screen.touches(*self.layout.boxes_px0(self.size_px, self.mpp, self.mpp0))
 
-    def cover(self, run: np.ndarray, grid_mpp: float, grid_px: tuple[int, int]) -> np.ndarray:
-        """Pixels of a grid of the same origin whose centre some window of `run` covers, (H, W) bool.
+    def spread(self, values: np.ndarray, grid_mpp: float, grid_px: tuple[int, int]) -> np.ndarray:
+        """The largest value of the windows over each pixel's centre, on a grid of the same origin.
 
-        `grid_px` is the grid's width and height.
+        Parameters
+        ----------
+        values : (rows, columns)
+            0 or more, of each window.
+        grid_mpp, grid_px
+            um/px of the grid; its width and height.
+
+        Returns
+        -------
+        (H, W), dtype of `values`; 0 where there is no window.
         """
-        total = np.pad(run.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        at = []
+        for length, count in zip(grid_px, values.shape[::-1], strict=True):
+            centre, starts = (np.arange(length) + 0.5) * grid_mpp / self.mpp, np.arange(count) * self.layout.stride_px
+            first = np.searchsorted(starts + self.layout.window_px, centre, side="right")
+            at.append((first, np.searchsorted(starts, centre, side="right") - first))
+        (columns, wide), (rows, high) = at
+        padded = np.pad(values, ((0, 1), (0, 1)))  # what lies behind the last window is under none
+        across = np.zeros((len(padded), len(columns)), values.dtype)
+        for step in range(int(wide.max(initial=0))):
+            here = np.where(step < wide, columns + step, -1)
+            np.maximum(across, padded[:, here], out=across)
+        found = np.zeros((len(rows), len(columns)), values.dtype)
+        for step in range(int(high.max(initial=0))):
+            here = np.where(step < high, rows + step, -1)
+            np.maximum(found, across[here], out=found)
+        return found
+
+    def depth(self, run: np.ndarray, grid_mpp: float, grid_px: tuple[int, int]) -> np.ndarray:
+        """How many windows of `run` lie over each pixel's centre, (H, W) int32, on a grid as in `spread`."""
+        total = np.pad(run.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         ends = []
         for length, count in zip(grid_px, run.shape[::-1], strict=True):
             centre, starts = (np.arange(length) + 0.5) * grid_mpp / self.mpp, np.arange(count) * self.layout.stride_px
@@ -168,13 +196,33 @@ class Windows(NamedTuple):
             ends.append((first, np.searchsorted(starts, centre, side="right")))
         (x_first, x_last), (y_first, y_last) = ends
         rows = total[y_last] - total[y_first]
-        return (rows[:, x_last] - rows[:, x_first]) > 0
+        return (rows[:, x_last] - rows[:, x_first]).astype(np.int32)
 
 
 def windows_over(prob_map: ProbMap, tissue: Tissue) -> Windows:
-    """The windows by which a map was made, and which of them lie on tissue."""
-    made = prob_map.metadata["parameters"]
+    """The windows by which a map was made, and which of them lie on tissue, or where the slide could not be read.
+
+    Raises
+    ------
+    MapError
+        If the map was made of windows in other tissue than `tissue`.
+    """
+    made, metadata = prob_map.metadata["parameters"], prob_map.metadata
     layout = Layout(int(made["window_px"]), int(made["stride_px"]), np.ones(1))
-    mpp0 = float(prob_map.metadata["mpp0"])
-    on_tissue = np.asarray(tissue.fractions(*layout.boxes_px0(prob_map.size_px, prob_map.mpp, mpp0))) > 0
+    mpp0 = float(metadata["mpp0"])
+    x, y, side = layout.boxes_px0(prob_map.size_px, prob_map.mpp, mpp0)
+    on_tissue = np.ones(x.shape, bool)
+    if made.get("tissue_only", True):
+        on_tissue = np.asarray(tissue.fractions(x.ravel(), y.ravel(), side.ravel())).reshape(x.shape) > 0
+    parts = ("windows", "windows_lost", "windows_screened")
+    planned = sum(int(metadata.get(part, 0)) for part in parts) if "windows" in metadata else int(on_tissue.sum())
+    if on_tissue.sum() != planned and metadata.get("lost"):  # what could not be read was tried, tissue or not
+        for box in metadata["lost"]:
+            across = (x + side > box["x_px0"]) & (x < box["x_px0"] + box["width_px0"])
+            on_tissue |= across & (y + side > box["y_px0"]) & (y < box["y_px0"] + box["height_px0"])
+    elif on_tissue.sum() != planned:
+        raise MapError(
+            f"{prob_map.path.name} was made of {planned} windows, and {on_tissue.sum()} lie on the tissue that is "
+            "found now: the slide has changed, or what is tissue. Predict it again."
+        )
     return Windows(layout, prob_map.size_px, prob_map.mpp, mpp0, on_tissue)

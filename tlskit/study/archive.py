@@ -192,6 +192,15 @@ class Archive:
         path = self.dir / "split.csv"
         return splitting.read_split(path) if path.is_file() else None
 
+    def set_of(self, slide_id: str, arm: Arm) -> str:
+        """What a slide was to an arm's network: ``train``, ``val`` or ``test``; empty before the patients are split."""
+        path = self.dir / "split.csv"
+        if not path.is_file():
+            return ""
+        split = splitting.read_split(path, fold=int(arm.values.get("02_patient_split", {}).get("fold", 0)))
+        found = split.loc[split["patient_id"] == str(self.row(slide_id).patient_id), "split"]
+        return str(found.iloc[0]) if len(found) else ""
+
     @property
     def target_class(self) -> str | list[str]:
         """Class(es) of the outlines."""

@@ -40,7 +40,7 @@ STEPS = (
 COMPARE, COMPARE_ARM = "compare_magnifications", "compare"
 
 #: Notebooks in which arms meet, each run after all arms, and their folders inside a run.
-MEETINGS = {COMPARE: COMPARE_ARM, "controls": "controls"}
+MEETINGS = {COMPARE: COMPARE_ARM, "controls": "controls", "cascade": "cascade"}
 
 #: Which steps of its arm a step reads, directly; a step that is not named here reads all numbered ones before it.
 READS = {

@@ -240,6 +240,7 @@ def heavy_products(arm_dir: Path, step: str) -> list[Path]:
         "01_tiling": [work / "tiles"],
         "02_patient_split": [arm_dir.parent / "split.csv"],
         "03_training": [work / "checkpoint.pt"],
+        "cascade": [work / "screens.json", *sorted(work.glob("maps/*.tif"))],
         "05_wsi_evaluation": [
             work / "threshold.json", *sorted(work.glob("maps/*.tif")), *sorted(arm_dir.glob("geojson/*.geojson")),
         ],

@@ -32,6 +32,7 @@ __all__ = [
     "arms_table",
     "check",
     "factors",
+    "has_cascade",
     "has_controls",
     "notebook_parameters",
     "override",
@@ -82,6 +83,8 @@ RANGES = {
     "overlap": (0, 0.9),
     "window_overlap": (0, 0.9),
     "threshold": (0, 1),
+    "screen_recall_floor": (0.01, 1),
+    "screen_slides": (0, 1_000_000),
     "min_tissue": (0, 1),
     "epochs": (1, 10_000),
     "batch_size": (1, 4096),
@@ -319,6 +322,16 @@ def has_controls(preset: dict) -> bool:
         state = json.dumps([arm.get(name) for name in names], default=str)
         found.setdefault(str(arm.get("magnification")), set()).add(state)
     return any(len(states) > 1 for states in found.values())
+
+
+def has_cascade(preset: dict) -> bool:
+    """Whether two arms differ in magnification alone: the coarser one can be a screen before the finer one."""
+    names = [name for name in factors(preset) if name != "magnification"]
+    found: dict[str, set] = {}
+    for arm in arms(preset):
+        state = json.dumps([arm.get(name) for name in names], default=str)
+        found.setdefault(state, set()).add(str(arm.get("magnification")))
+    return any(len(magnifications) > 1 for magnifications in found.values())
 
 
 def arms_table(preset: dict, defaults: dict | None = None) -> pd.DataFrame:

@@ -55,6 +55,8 @@ def predict(
     *,
     mpp: float | None = None,
     launch: str = "",
+    screen_for=None,
+    screen: str = "",
     progress: bool = True,
     report: Callable[[str], None] = log.info,
     **options,
@@ -75,6 +77,8 @@ def predict(
         um/px of those slides that do not say it.
     launch
         Random name of a launch on many workers: what failed in it is not tried again by the next of them.
+    screen_for, screen
+        Where a coarser network lets this one look (`maps.screens_of`), and what it is a function of.
     progress
         Show a bar.
     report
@@ -93,7 +97,7 @@ def predict(
     if options.get("threshold") is None:
         options["threshold"], from_where = predictions.usual_threshold(checkpoint, network)
     report(f"threshold {options['threshold']:.3g}, {from_where}")
-    rows, asked, content, wanted = _asked(network, slides, out, mpp, options)
+    rows, asked, content, wanted = _asked(network, slides, out, mpp, options, screen)
     claims = Claims(out / ".claims")
 
     def ended(slide_id: str) -> bool:
@@ -152,7 +156,7 @@ def predict(
         inference.predict_cohort(
             network, rows, out / "maps", overlap=asked["overlap"], batch_size=asked["batch_size"],
             engine=asked["engine"], precision=asked["precision"], engine_note=checkpoint.with_name("engine.json"),
-            on_failure=failed, turns=turns, on_map=outlined, progress=progress,
+            on_failure=failed, turns=turns, on_map=outlined, progress=progress, screen_for=screen_for,
         )  # fmt: skip
     except SlideError:  # none could be predicted: each has been told
         if not any(_status(out, slide_id).get("state") == "failed" for slide_id in content):
@@ -247,13 +251,15 @@ def named_by_content(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
     return pd.DataFrame(kept, columns=rows.columns)
 
 
-def _asked(network, slides, out: Path, mpp: float | None, options: dict) -> tuple[pd.DataFrame, dict, dict, dict]:
+def _asked(
+    network, slides, out: Path, mpp: float | None, options: dict, screen: str = ""
+) -> tuple[pd.DataFrame, dict, dict, dict]:
     """The slides with their ids, the options, and by id the slides' content and the key of what is to be made."""
     rows, asked = named_by_content(from_slides(slides, mpp_where_missing=mpp), out), _with_defaults(options)
     content = {row.slide_id: _content(row.slide_path) for row in rows.itertuples()}
     wanted = {}
     for slide_id, found in content.items():
-        made_of = json.dumps([__version__, network.sha256, found, mpp, asked], sort_keys=True)
+        made_of = json.dumps([__version__, network.sha256, found, mpp, asked, screen], sort_keys=True)
         wanted[slide_id] = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     return rows, asked, content, wanted
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LEFT_OUT = "left_out.csv"
 
 #: Folders of a run that are no arms.
-NO_ARMS = (*keys.MEETINGS.values(), "explore", "cascade")
+NO_ARMS = (*keys.MEETINGS.values(), "explore")
 
 
 def read_preset_of(run_dir: str | Path) -> dict:

@@ -50,7 +50,7 @@ HOLD = "run"
 PARTIAL = "partial"
 
 #: Which presets ask for the notebooks of `keys.MEETINGS`; the comparison is made last: its page may show theirs.
-ASKED_BY = {"controls": params.has_controls}
+ASKED_BY = {"cascade": params.has_cascade, "controls": params.has_controls}
 
 #: Seconds between two looks at steps that others have claimed.
 POLL_S = 1.0

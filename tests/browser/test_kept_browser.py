@@ -1,0 +1,142 @@
+"""Nothing that a person did or read on the page is lost or of another slide: in a real browser."""
+
+import dataclasses
+import time
+
+import psutil
+import pytest
+from looking import VIEW, objects, painted, select_slide
+
+from tlskit.explore import drawings
+from tlskit.networks import models
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+#: A triangle, from the keyboard.
+TRIANGLE = ("d", " ", "ArrowRight", " ", "ArrowDown", " ", "Enter")
+
+
+def draw(page) -> None:
+    """Draw a triangle, and wait until the kernel has written it."""
+    number = int(painted(page)["drawn"])
+    page.locator(VIEW).first.focus()
+    for key in TRIANGLE:
+        page.keyboard.press(key)
+    painted(page, drawn=number + 1)
+    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+
+
+def kernels(pid: int) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if "ipykernel" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_outlines_are_kept_through_other_slides_and_a_reload_and_the_kernel_ends(page, app_server, project):
+    url, pid = app_server
+    path = project / "outputs" / "made" / "explore" / "geojson" / "S2.geojson"
+    path.unlink(missing_ok=True)
+    page.goto(url)
+    select_slide(page, "S2")
+    draw(page)
+    page.locator(VIEW).first.focus()
+    page.keyboard.press("ArrowRight")
+    select_slide(page, "S1")
+    select_slide(page, "S2")
+    assert painted(page, slide="S2")["drawn"] == "1"
+    draw(page)
+    page.get_by_role("button", name="Undo").click()
+    painted(page, drawn=1)
+    page.get_by_role("button", name="Redo").click()
+    painted(page, drawn=2)
+    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+    page.reload()
+    select_slide(page, "S2")
+    painted(page, slide="S2", drawn=2)
+    assert len(drawings.read_drawn(path)) == 2
+    assert page.errors == []
+    path.unlink()
+    mine = {kernel.pid for kernel in kernels(pid)}
+    page.goto("about:blank")
+    end = time.monotonic() + 30
+    while mine <= {kernel.pid for kernel in kernels(pid)}:
+        assert time.monotonic() < end, "the kernel outlived its page"
+        time.sleep(0.2)
+
+
+def test_the_page_asks_before_an_unfinished_outline_is_left(page, app_url):
+    page.goto(app_url)
+    painted(page)
+    page.locator(VIEW).first.focus()
+    for key in ("d", " ", "ArrowRight", " "):
+        page.keyboard.press(key)
+    with page.expect_event("dialog") as asked:
+        page.evaluate("setTimeout(() => location.reload(), 0)")
+    assert asked.value.type == "beforeunload"
+    asked.value.dismiss()
+    # The reader stayed, and so did the kernel. The browser drops keys until it has given the leaving up.
+    while int(painted(page)["corners"]) < 3:
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press(" ")
+        page.wait_for_timeout(50)
+    page.keyboard.press("Enter")
+    painted(page, drawn=1)
+    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+    page.keyboard.press("Delete")
+    painted(page, drawn=0)
+    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+
+
+def test_found_missed_and_false_stand_there_after_every_load(page, app_url):
+    for _ in range(3):
+        page.goto(app_url)
+        painted(page)
+        assert sum(objects(page, 0.5).values()) == 5
+
+
+def test_map_and_words_are_of_the_slide_and_the_network_that_is_named(page, app_url, project):
+    page.goto(app_url)
+    page.get_by_role("button", name="A slide from a folder").click()
+    page.locator(".widget-text input").first.fill(str(project / "outputs" / "cohorts" / "made" / "slides"))
+    page.locator(".widget-text input").first.press("Enter")
+
+    def take(name):
+        page.get_by_role("option", name=name).click()
+        page.get_by_role("button", name="Open", exact=True).click()
+        painted(page, slide=name)
+
+    take("S2.tiff")
+    page.get_by_role("button", name="Segment", exact=True).click()
+    take("S1.tiff")
+    page.get_by_text("S2.tiff is segmented. It is not the slide below").wait_for(timeout=200_000)
+    painted(page, slide="S1.tiff")
+    take("S2.tiff")
+    page.get_by_text("S2.tiff was segmented before: here is its map.").wait_for()
+    # The network is trained again: the same arm, other weights.
+    path = project / "outputs" / "made" / "1x" / "work" / "checkpoint.pt"
+    first = path.read_bytes()
+    try:
+        checkpoint = models.load_checkpoint(path)
+        models.save_checkpoint(path, dataclasses.replace(checkpoint, threshold=0.4))
+        take("S1.tiff")
+        take("S2.tiff")
+        page.locator(".tlskit-warning", has_text="Old map").wait_for()
+        assert page.get_by_role("button", name="Download areas (CSV)").is_disabled()
+        page.get_by_role("button", name="Segment again").wait_for()
+    finally:
+        path.write_bytes(first)
+    broken = project / "outputs" / "cohorts" / "made" / "slides" / "broken.tiff"
+    broken.write_bytes(b"no slide at all")
+    page.locator(".widget-text input").first.fill(str(broken))
+    page.locator(".widget-text input").first.press("Enter")
+    page.get_by_text("broken.tiff cannot be opened.").wait_for()
+    painted(page, slide="", map="")
+    assert page.get_by_role("button", name="Segment again").is_disabled()
+    assert page.get_by_role("button", name="Download areas (CSV)").is_disabled()
+    broken.unlink()
+    assert page.errors == []

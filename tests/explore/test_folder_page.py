@@ -1,0 +1,152 @@
+"""The folder page: what stands on it is of the slide and of the network that it names."""
+
+import shutil
+import time
+
+import pytest
+from made_run import make_run, write_map
+
+from tlskit.explore import app, folder_page
+from tlskit.files import sha256_of_file
+from tlskit.maps import open_map
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    run_dir = make_run(tmp_path_factory.mktemp("project"), n_slides=2, size_mm=(1.9, 1.5), magnifications=(1,))
+    (run_dir / "1x" / "work" / "checkpoint.pt").write_bytes(b"the first network")
+    return run_dir.parent
+
+
+@pytest.fixture
+def page(outputs):
+    whole = app.page(outputs_dir=outputs)
+    yield whole.pages["folder"]
+    shutil.rmtree(outputs / "segmented", ignore_errors=True)
+
+
+def slide_path(outputs, name="S1"):
+    return outputs / "cohorts" / "made" / "slides" / f"{name}.tiff"
+
+
+def segmented(page, network="") -> None:
+    """As if the slide that is shown had been segmented by the present checkpoint, or another."""
+    archive, arm = page._models[0]
+    made_by = network or sha256_of_file(arm.checkpoint_path)
+    with open_map(arm.map_path("S1")) as source:
+        values, mpp = source.read(0, 0, *source.size_px), source.mpp
+    page.map_path().parent.mkdir(parents=True, exist_ok=True)
+    write_map(page.map_path(), values, mpp=mpp, metadata={"checkpoint_sha256": made_by, "slide_id": "S1"})
+
+
+class SlowJob:
+    """A segmentation that ends when it is told to."""
+
+    lost = 0
+
+    def __init__(self, *_):
+        self.state, self.done, self.total, self.reason = "running", 1, 2, ""
+
+    def wait(self, _):
+        time.sleep(0.02)
+        return self.state
+
+    def cancel(self):
+        self.state = "cancelled"
+
+
+def draw(page, x=100.0):
+    view = page.desk.view
+    ring = [[x, 100.0], [x + 200, 100.0], [x + 200, 300.0]]
+    view.drawn = [*view.drawn, {"rings": [ring], "class": "TLS"}]
+
+
+def until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_map_of_an_earlier_network_is_shown_as_old_and_not_measured(page, outputs):
+    page.take(slide_path(outputs))
+    segmented(page)
+    page.take(slide_path(outputs))
+    assert "was segmented before" in page.status.value and not page.measures.geojson.disabled
+    assert "Old map" not in page.desk.heading.value
+    segmented(page, network="0123456789abcdef")
+    page.take(slide_path(outputs))
+    assert "Old map" in page.desk.heading.value and "01234567" in page.desk.heading.value
+    assert "earlier network" in page.status.value and page.segment.description == "Segment again"
+    assert page.measures.geojson.disabled and page.measures.csv.disabled and page.measures.measure.disabled
+
+
+def test_a_slide_that_cannot_be_opened_takes_the_one_before_away(page, outputs, tmp_path):
+    page.take(slide_path(outputs))
+    segmented(page)
+    page.take(slide_path(outputs))
+    broken = tmp_path / "broken.svs"
+    broken.write_bytes(b"none")
+    page.take(broken)
+    assert page.desk.sheet is None and page.slide_path is None and page.desk.view.title == ""
+    for widget in (page.segment, page.measures.geojson, page.measures.csv, page.measures.measure, page.desk.save):
+        assert widget.disabled
+    assert page.desk.heading.value == "" and "broken.svs" in page.status.value
+    page._start(None)
+    assert page.job is None
+    page.take(slide_path(outputs))
+    assert page.desk.view.title == "S1.tiff" and not page.segment.disabled
+
+
+def test_a_segmentation_that_ends_names_its_slide_and_leaves_the_one_that_is_shown(page, outputs, monkeypatch):
+    monkeypatch.setattr(folder_page, "Job", SlowJob)
+    page.take(slide_path(outputs))
+    page._start(None)
+    job = page.job
+    page.take(slide_path(outputs, "S2"))
+    shown = page.desk.sheet
+    until(lambda: "Segmenting S1.tiff" in page.status.value)
+    job.state = "done"
+    until(lambda: page.job is None and "Done" in page.status.value)
+    assert "S1.tiff is segmented. It is not the slide below" in page.status.value
+    assert page.desk.sheet is shown and "S2.tiff" in page.desk.heading.value
+
+
+def test_what_is_drawn_outlives_a_segmentation_the_model_and_other_slides(page, outputs, monkeypatch):
+    monkeypatch.setattr(folder_page, "Job", SlowJob)
+    page.take(slide_path(outputs))
+    page.desk.view.field = [500.0, 400.0, 900.0]
+    draw(page)
+    page._start(None)
+    page.job.state = "done"
+    until(lambda: page.job is None and "Done" in page.status.value)
+    assert len(page.desk.view.drawn) == 1 and page.desk.view.field == [500.0, 400.0, 900.0]
+    page.take(slide_path(outputs, "S2"))
+    assert page.desk.view.drawn == []
+    page.take(slide_path(outputs))
+    draw(page, 600.0)
+    assert len(page.desk.view.drawn) == 2 and "2 outline(s) saved" in page.desk.hand.state.value
+
+
+def test_what_a_slow_browser_draws_goes_to_the_slide_it_was_drawn_on(page, outputs):
+    page.take(slide_path(outputs))
+    view, before = page.desk.view, page.desk.view.source
+    page.take(slide_path(outputs, "S2"))
+    late = {"rings": [[[0, 0], [90, 0], [90, 90]]], "class": "TLS"}
+    view.set_state({"drawn": [late], "drawn_source": before})
+    assert view.drawn == [] and view.drawn_source == view.source
+    page.take(slide_path(outputs))
+    assert len(view.drawn) == 1
+
+
+def test_slides_of_one_name_in_two_folders_share_nothing(page, outputs, tmp_path):
+    page.take(slide_path(outputs))
+    draw(page)
+    other = tmp_path / "S1.tiff"
+    shutil.copy(slide_path(outputs, "S2"), other)
+    page.take(other)
+    assert page.desk.view.drawn == []
+    moved = tmp_path / "moved.tiff"
+    shutil.copy(slide_path(outputs), moved)
+    page.take(moved)
+    assert len(page.desk.view.drawn) == 1  # the same slide, wherever it lies

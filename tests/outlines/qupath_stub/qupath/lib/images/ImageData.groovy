@@ -1,0 +1,5 @@
+package qupath.lib.images
+
+class ImageData {
+    enum ImageType { OTHER, UNSET }
+}

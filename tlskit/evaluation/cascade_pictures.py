@@ -1,0 +1,117 @@
+"""What a cascade's screen took away, cut out of the slides: a true object that was lost, a false alarm that is gone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from tlskit.cohort import open_row, slide_rows
+from tlskit.evaluation.cascades import maps_of, slides_of, truth_of
+from tlskit.maps import ProbMap, open_map
+from tlskit.metrics import cut
+from tlskit.networks import load_checkpoint
+from tlskit.outlines import read_truth
+
+__all__ = ["lost_and_spared"]
+
+#: Objects are looked for at this um/px or finer by less than a factor of two; a field shows at least this much.
+_MPP, _FIELD_UM = 4.0, 500.0
+
+#: Side of a field's picture, pixels.
+_SIDE_PX = 360
+
+
+def lost_and_spared(
+    run_dir: str | Path, manifest: pd.DataFrame, chosen: pd.DataFrame, maps: pd.DataFrame, *, threshold: float = 0.5
+) -> list[dict]:
+    """Pictures of the largest true object that the cascade lost, and of the largest false alarm that it removed.
+
+    Lost is what the fine network marks of a true object, where the cascade marks none of that object; removed is a
+    connected piece that the fine network marks, that holds no target, and of which the cascade marks nothing.
+
+    Parameters
+    ----------
+    run_dir, manifest
+        Folder of the run; its cohort.
+    chosen, maps
+        Of `cascades.choose` and `cascades.run_cascade`.
+    threshold
+        Probability from which a pixel counts.
+
+    Returns
+    -------
+    list of dict
+        title, rgb (H, W, 3 uint8), truth, predicted (by the fine network alone), seen (where the cascade looked; all
+        (H, W) bool), mpp (um per pixel of the picture). Empty where nothing was taken away.
+    """
+    run_dir, row = Path(run_dir), chosen[chosen["is_run"]].iloc[0]
+    full = maps_of(run_dir / row["fine"]).set_index("slide_id")["map_path"]
+    arm_truth = truth_of(run_dir / row["fine"])
+    checkpoint = load_checkpoint(run_dir / row["fine"] / "work" / "checkpoint.pt")
+    reading = {"resolution_by": arm_truth.pop("resolution_by"), "apply_icc": checkpoint.apply_icc}
+    missing = arm_truth.pop("missing_target", "error")
+    rows = {str(one.slide_id): one for one in slide_rows(slides_of(run_dir, row["fine"], manifest, "test"))}
+    largest: dict[str, tuple] = {}
+    for made in maps.itertuples():
+        slide_id = str(made.slide_id)
+        with (
+            open_row(rows[slide_id], **reading) as slide,
+            open_map(full[slide_id]) as fine,
+            open_map(made.map_path) as run,
+        ):
+            truth = read_truth(rows[slide_id], slide, missing=missing, **arm_truth)
+            for kind, box, mm2 in _taken_away(fine, run, truth, cut(threshold)):
+                if mm2 > largest.get(kind, (0.0,))[0]:
+                    largest[kind] = (mm2, _field(slide, fine, run, truth, box, cut(threshold), f"{slide_id}: {kind}"))
+    return [largest[kind][1] for kind in sorted(largest, reverse=True)]
+
+
+def _taken_away(fine: ProbMap, run: ProbMap, truth, least: int):
+    """What the cascade marks nothing of and the fine network does: kind, box in um (left, top, right, bottom), mm2."""
+    values, mpp = fine.overview(max(1, math.ceil(max(fine.size_px) * min(1.0, 2 * fine.mpp / _MPP))))
+    kept, _ = run.overview(max(values.shape))
+    height, width = values.shape
+    marked, still = values >= least, kept >= least
+    for n, polygon in enumerate(truth.polygons):
+        left, top, right, bottom = (v * truth.mpp0 for v in polygon.bounds)
+        x0, y0 = max(0, int(left / mpp)), max(0, int(top / mpp))
+        x1, y1 = min(width, math.ceil(right / mpp)), min(height, math.ceil(bottom / mpp))
+        if x1 > x0 and y1 > y0:
+            pixels = truth.at(x0, y0, x1 - x0, y1 - y0, mpp=mpp, only=n)
+            here = marked[y0:y1, x0:x1] & pixels
+            if here.any() and not (still[y0:y1, x0:x1] & pixels).any():
+                yield "true object, lost", (left, top, right, bottom), here.sum() * mpp**2 / 1e6
+    _, labels, found, _ = cv2.connectedComponentsWithStats(marked.astype(np.uint8))
+    touched = np.zeros(len(found), bool)
+    touched[np.unique(labels[truth.at(0, 0, width, height, mpp=mpp) | still])] = True
+    touched[0] = True
+    for n in np.flatnonzero(~touched):
+        x, y, w, h, area = (int(v) for v in found[n])
+        yield "false alarm, gone", tuple(v * mpp for v in (x, y, x + w, y + h)), area * mpp**2 / 1e6
+
+
+def _field(slide, fine: ProbMap, run: ProbMap, truth, box_um: tuple, least: int, title: str) -> dict:
+    """A square field round a box, as `lost_and_spared` returns it."""
+    left, top, right, bottom = box_um
+    side_um = max(_FIELD_UM, 1.6 * max(right - left, bottom - top))
+    mpp = max(side_um / _SIDE_PX, fine.mpp)
+    side = math.ceil(side_um / mpp)
+    x, y = (round(((a + b) / 2 - side_um / 2) / mpp) for a, b in ((left, right), (top, bottom)))
+    # The map in the same field: the pixel under each centre.
+    at_x, at_y = (np.floor((start + np.arange(side) + 0.5) * mpp / fine.mpp).astype(int) for start in (x, y))
+    x0, y0 = int(at_x[0]), int(at_y[0])
+    values = fine.read(x0, y0, int(at_x[-1]) - x0 + 1, int(at_y[-1]) - y0 + 1)
+    seen = np.ones((side, side), bool)
+    for bx, by, bw, bh in run.unseen:
+        across, down = (at_x >= bx) & (at_x < bx + bw), (at_y >= by) & (at_y < by + bh)
+        seen[np.ix_(down, across)] = False
+    area = (right - left) * (bottom - top) / 1e6
+    return {
+        "title": f"{title}\nin a box of {area:.3f} mm2", "rgb": slide.read(x, y, side, side, mpp=mpp),
+        "truth": truth.at(x, y, side, side, mpp=mpp), "predicted": values[np.ix_(at_y - y0, at_x - x0)] >= least,
+        "seen": seen, "mpp": mpp,
+    }  # fmt: skip

@@ -1,0 +1,252 @@
+"""A slide from a folder: choose it and a network, segment, look, measure, correct."""
+
+from __future__ import annotations
+
+import html
+import logging
+import threading
+from pathlib import Path
+
+import ipywidgets
+
+from tlskit.errors import TlskitError
+from tlskit.explore.folder_chooser import SlideChooser
+from tlskit.explore.measures import Measures
+from tlskit.explore.segmenting import Job
+from tlskit.explore.slide_explorer import Sheet, SlideDesk
+from tlskit.explore.widgets import Message, guarded
+from tlskit.files import project_root, resolve, sha256_of_file
+from tlskit.maps import probmaps
+from tlskit.slides import content_id, open_slide
+from tlskit.study import Archive, Arm, find_runs, open_archive
+
+__all__ = ["FolderPage"]
+
+log = logging.getLogger(__name__)
+
+_STYLE = {"description_width": "60px"}
+
+
+class FolderPage(ipywidgets.VBox):
+    """Pick a slide and a model, segment, look, measure."""
+
+    def __init__(self, outputs_dir: str | Path, message: Message):
+        super().__init__()
+        self.message, self._outputs_dir = message, outputs_dir
+        self.slide_path: Path | None = None
+        self.slide_id = ""
+        self._turning = threading.RLock()
+        self.job: Job | None = None
+        self._models = _models(outputs_dir)
+        self.model = ipywidgets.Dropdown(
+            options=[(_model_name(archive, arm), n) for n, (archive, arm) in enumerate(self._models)],
+            description="Model", layout=ipywidgets.Layout(width="auto"), style=_STYLE,
+        )  # fmt: skip
+        self.segment = ipywidgets.Button(description="Segment", button_style="primary", disabled=True)
+        self.cancel = ipywidgets.Button(description="Cancel", disabled=True)
+        self.progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="auto"))
+        self.status = ipywidgets.HTML("1. Open a slide. 2. Choose a model. 3. Press Segment.")
+        self.chooser = SlideChooser(_first_folder(outputs_dir), on_slide=self.take, message=message)
+        self.desk = SlideDesk(["map"], reproduce=self._reproduce, save_to=self._drawn_path)
+        self.desk.fold_code()
+        self.measures = Measures(self.desk, message)
+        self.segment.on_click(self._start)
+        self.cancel.on_click(self._stop)
+        self.model.observe(self._show, "value")
+        work = ipywidgets.VBox(
+            [self.model, ipywidgets.HBox([self.segment, self.cancel]), self.progress, self.status],
+            layout=ipywidgets.Layout(flex="1 1 420px"),
+        )
+        self.chooser.layout.flex = "1 1 420px"
+        top = ipywidgets.HBox(
+            [self.chooser, work],
+            layout=ipywidgets.Layout(flex_flow="row wrap", grid_gap="18px", margin="0 0 12px 0"),
+        )
+        self._below = ipywidgets.VBox([])
+        self.children = [top, self._below]
+        if not self._models:
+            self.message.say("There is no trained model in this project yet: run the study first (make demo).")
+
+    @guarded
+    def take(self, path: Path) -> None:
+        """Take a slide up: show it, with its map where it was segmented before."""
+        with self._turning:
+            self.message.say()
+            try:
+                self.slide_id = content_id(path)
+                open_slide(path, **self._reading()).close()
+            except (TlskitError, OSError) as error:
+                # Nothing of the slide before may stand under the name of one that cannot be shown.
+                self.slide_path, self.slide_id = None, ""
+                self._show()
+                self._say(f"{Path(path).name} cannot be opened.")
+                self.message.fail(error)
+                return
+            self.slide_path = path
+            self._show()
+
+    def map_path(self) -> Path:
+        """Where the map of this slide by this model lies. A slide is known by its content: moved, it finds its map
+        again; another slide under its name does not."""
+        archive, arm = self._models[self.model.value]
+        folder = resolve(self._outputs_dir) / "segmented" / f"{archive.name}-{arm.name}"
+        return _of_slide(folder, self.slide_path.stem, self.slide_id, ".tif")
+
+    @guarded
+    def _show(self, _=None) -> None:
+        with self._turning:
+            self.segment.disabled = self.slide_path is None or not self._models or self.job is not None
+            if self.slide_path is None:
+                self.desk.clear()
+                self.measures.refresh()
+                return
+            slide = open_slide(self.slide_path, **self._reading())
+            maps, chosen, target, old = {}, {}, "TLS", ()
+            if self._models:
+                archive, arm = self._models[self.model.value]
+                target = archive.target_class if isinstance(archive.target_class, str) else archive.target_class[0]
+                if self.map_path().is_file():
+                    maps = {arm.name: probmaps.open_map(self.map_path())}
+                    old = tuple(maps) if _is_old(maps[arm.name], arm) else ()
+                    chosen = {arm.name: arm.thresholds["validation"]} if "validation" in arm.thresholds else {}
+            self.desk.show(
+                Sheet(
+                    self.slide_path.name,
+                    slide,
+                    maps,
+                    thresholds=chosen,
+                    class_name=target,
+                    old=old,
+                    notes=self._notes(),
+                )
+            )
+            self.measures.refresh()
+            if not self._below.children:
+                self._below.children = [self.desk, self.measures]
+            self.segment.description = "Segment again" if maps else "Segment"
+            if self.job is None:
+                self._say(
+                    f"{self.slide_path.name}: its map is of an earlier network. Press Segment again to make it new."
+                    if old
+                    else f"{self.slide_path.name} was segmented before: here is its map."
+                    if maps
+                    else f"Press Segment to run the model on {self.slide_path.name}."
+                )
+
+    def _reading(self) -> dict:
+        return self._models[self.model.value][0].reading if self._models else {}
+
+    @guarded
+    def _start(self, _) -> None:
+        self.message.say()
+        if self.slide_path is None or self.job is not None:
+            return
+        _, arm = self._models[self.model.value]
+        self.segment.disabled, self.cancel.disabled, self.model.disabled = True, False, True
+        self.progress.value, self.progress.bar_style = 0, "info"
+        self.job = Job(self.slide_path, arm.checkpoint_path, self.map_path())
+        threading.Thread(
+            target=self._follow, args=(self.job, self.slide_path, self.slide_id), name="tlskit-follow", daemon=True
+        ).start()
+
+    def _stop(self, _) -> None:
+        if self.job is not None:
+            self.job.cancel()
+
+    def _follow(self, job: Job, path: Path, slide_id: str) -> None:
+        while job.wait(0.3) == "running":
+            if job.total:
+                self.progress.value = job.done / job.total
+                self._say(f"Segmenting {path.name}: {job.done} of {job.total} windows.")
+            else:
+                self._say(f"{path.name}: loading the model and looking for tissue.")
+        with self._turning:
+            self.job = None
+            self.segment.disabled = self.slide_path is None
+            self.cancel.disabled, self.model.disabled = True, False
+            if job.state == "done":
+                self.progress.value, self.progress.bar_style = 1, "success"
+                if self.slide_id == slide_id:
+                    self._show()
+                    self._say(f"Done: {path.name}. Move the threshold, then download outlines or areas.")
+                else:
+                    self._say(f"Done: {path.name} is segmented. It is not the slide below; open it to see its map.")
+                if job.lost:
+                    self.message.say(f"{job.lost} window(s) of {path.name} could not be read; they are hatched.", "bad")
+            elif job.state == "cancelled":
+                self.progress.bar_style = "warning"
+                self._say(f"{path.name}: cancelled. Press Segment to go on from where it stopped.")
+            else:
+                self.progress.bar_style = "danger"
+                self._say(f"{path.name} was not segmented.")
+                self.message.say(f"{path.name}: {job.reason}", "bad")
+
+    def _say(self, text: str) -> None:
+        self.status.value = html.escape(text)
+
+    def _reproduce(self, value: dict) -> str:
+        if not self._models or self.slide_path is None:
+            return ""
+        archive, arm = self._models[self.model.value]
+        return (
+            f"checkpoint = models.load_checkpoint({f'outputs/{archive.name}/{arm.name}/work/checkpoint.pt'!r})\n"
+            f"inference.predict_slide(checkpoint, {self.slide_path.name!r}, {self.map_path().name!r})\n"
+            f"threshold = {value['threshold']:g}"
+        )
+
+    def _drawn_path(self, _: str) -> Path:
+        folder = resolve(self._outputs_dir) / "segmented" / "drawn"
+        return _of_slide(folder, self.slide_path.stem, self.slide_id, ".geojson")
+
+    def _notes(self) -> list[str]:
+        """What was saved before a slide was known by its content may be of another one of the same name."""
+        earlier = resolve(self._outputs_dir) / "segmented" / "drawn" / f"{self.slide_path.stem}.geojson"
+        if not earlier.is_file():
+            return []
+        return [
+            f"{earlier.name} in {earlier.parent.name} holds outlines that an earlier version saved under this name. "
+            "They may be of another slide, and are not shown here."
+        ]
+
+
+def _of_slide(folder: Path, stem: str, slide_id: str, suffix: str) -> Path:
+    """The slide's file, under whatever name it had when the file was made; else where one would be made."""
+    found = sorted(folder.glob(f"*-{slide_id}{suffix}"))
+    return found[0] if found else folder / f"{stem}-{slide_id}{suffix}"
+
+
+def _is_old(probmap, arm: Arm) -> bool:
+    """Whether a map is of another network than the arm's present one."""
+    made_by = probmap.metadata.get("checkpoint_sha256", "")
+    return not arm.checkpoint_path.is_file() or made_by != sha256_of_file(arm.checkpoint_path)
+
+
+def _models(outputs_dir: str | Path) -> list[tuple[Archive, Arm]]:
+    """Every trained network of every run."""
+    found = []
+    for folder in find_runs(outputs_dir):
+        try:
+            archive = open_archive(folder)
+        except (TlskitError, OSError, ValueError) as error:
+            log.warning("The run %s is left out: %s", folder.name, error)
+            continue
+        found += [(archive, arm) for arm in archive.arms if arm.checkpoint_path.is_file()]
+    return found
+
+
+def _model_name(archive: Archive, arm: Arm) -> str:
+    return f"{archive.name}, {arm.name}" + (
+        "" if arm.name.startswith(f"{arm.magnification:g}x") else f" ({arm.magnification:g}x)"
+    )
+
+
+def _first_folder(outputs_dir: str | Path) -> Path:
+    """Where the newest run's slides lie; else the project."""
+    for folder in find_runs(outputs_dir):
+        try:
+            path = Path(open_archive(folder).manifest["slide_path"].iloc[0]).parent
+        except (TlskitError, OSError, ValueError, LookupError):
+            continue
+        if path.is_dir():
+            return path
+    return project_root()

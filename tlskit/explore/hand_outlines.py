@@ -1,0 +1,184 @@
+"""The outlines of a slide that a person draws: read back, written at every change, given a class, copied from a map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ipywidgets
+from filelock import Timeout
+
+from tlskit.errors import TlskitError
+from tlskit.explore import drawings
+from tlskit.explore.viewer import SlideView
+from tlskit.explore.widgets import Message, guarded
+
+__all__ = ["HandOutlines"]
+
+
+@dataclass
+class _Shelf:
+    """Where the outlines of one slide lie, and how they were when they were read or written last."""
+
+    path: Path
+    origin_px0: tuple[float, float] = (0.0, 0.0)
+    about: dict = field(default_factory=dict)
+    base: list[dict] = field(default_factory=list)
+    readable: bool = True
+
+
+class HandOutlines(ipywidgets.VBox):
+    """The class box and the buttons below the view.
+
+    Parameters
+    ----------
+    view
+        Where they are drawn.
+    copy_source
+        Gives the polygons that may be copied, in level-0 px, and um per level-0 px.
+    message
+        Where errors are told.
+
+    Attributes
+    ----------
+    class_name, copy, give, save
+        Widgets.
+    state
+        What became of the last change.
+    """
+
+    def __init__(self, view: SlideView, *, copy_source: Callable[[], tuple[list, float]], message: Message):
+        self.view, self.message, self._copy_source = view, message, copy_source
+        self._shelves: dict[int, _Shelf] = {}
+        self._quiet = False
+        self.class_name = ipywidgets.Text(
+            "TLS", description="Class", continuous_update=False, layout=ipywidgets.Layout(width="auto"),
+            style={"description_width": "96px"},
+        )  # fmt: skip
+        self.give = _button("Give it this class", "the outline that was clicked gets the class above")
+        self.copy = _button("Copy the outline in the middle", "copies the prediction, else the truth, to be corrected")
+        self.save = _button("Save outlines", "they are saved at every change; this saves once more and says where")
+        self.state = Message()
+        self.class_name.observe(lambda change: setattr(view, "draw_class", self.chosen_class), "value")
+        self.give.on_click(self._give)
+        self.copy.on_click(self._copy)
+        self.save.on_click(lambda _: self.keep(tell=True))
+        view.observe(self._drawn, "drawn")
+        view.observe(self._selected, ["selected", "drawn"])
+        self._selected()
+        row = ipywidgets.Layout(flex_flow="row wrap", width="100%")
+        super().__init__([self.class_name, ipywidgets.HBox([self.copy, self.give, self.save], layout=row), self.state])
+
+    @property
+    def chosen_class(self) -> str:
+        """Class of the next outline."""
+        return self.class_name.value.strip() or "TLS"
+
+    def take(self, path: Path, *, origin_px0: tuple[float, float], about: dict) -> list[dict]:
+        """Take up the outlines of the slide that is shown next; returns them. To be called before `view.show`."""
+        shelf = _Shelf(path, origin_px0, about)
+        self.state.say()
+        try:
+            shelf.base = drawings.read_drawn(path, origin_px0)
+        except (TlskitError, OSError) as error:
+            shelf.readable = False
+            self.state.fail(error)
+        if shelf.base:
+            self.state.say(f"{len(shelf.base)} saved outline(s) of this slide, from {path.name}.")
+        self._shelves[self.view.source + 1] = shelf
+        for old in sorted(self._shelves)[:-8]:  # a browser that is eight slides behind has long been told
+            del self._shelves[old]
+        return shelf.base
+
+    def put(self, outlines: list[dict]) -> None:
+        """Show other outlines on the slide that is shown, and keep them."""
+        with self.view.hold_sync(), self.view.hold_trait_notifications():
+            self.view.drawn_source = self.view.source
+            self.view.drawn = outlines
+
+    @guarded
+    def _drawn(self, _) -> None:
+        if not self._quiet:
+            self.keep()
+
+    def keep(self, *, tell: bool = False) -> None:
+        """Write what is drawn. It stays in the view where that fails, and is tried again at the next change."""
+        source, drawn = self.view.drawn_source, list(self.view.drawn)
+        shelf = self._shelves.get(source)
+        if shelf is None:
+            if tell:
+                self.state.say("No slide is shown.")
+            return
+        if source == self.view.source and drawn == shelf.base and not tell:
+            return
+        try:
+            kept = drawings.save_drawn(shelf.path, drawn, shelf.base, shelf.origin_px0, shelf.about)
+        except (TlskitError, OSError, Timeout) as error:
+            reason = "another window is writing them" if isinstance(error, Timeout) else str(error)
+            self.state.say(f"The outlines are NOT saved: {reason}", "bad")
+            return
+        new = len(kept) - len(drawings.tidied(drawn))
+        shelf.base, shelf.readable = kept, True
+        if source != self.view.source:
+            # The browser drew on the slide before while this one was on its way.
+            self._show(self._shelves[self.view.source].base)
+        else:
+            self._show(kept)
+        if tell and not kept:
+            self.state.say("Nothing is drawn yet: press Draw outline above the slide.")
+        else:
+            place = f"{shelf.path.name} in {shelf.path.parent.name}"
+            more = f" {new} of them came from another window." if new > 0 else ""
+            self.state.say(f"{len(kept)} outline(s) saved as {place}; QuPath opens it.{more}", "good")
+
+    def _show(self, outlines: list[dict]) -> None:
+        self._quiet = True
+        try:
+            with self.view.hold_sync():
+                if [one["rings"] for one in outlines] != [one["rings"] for one in self.view.drawn]:
+                    self.view.selected = -1  # it might be the number of another one now
+                self.put(outlines)
+                self.view.saved += 1
+        finally:
+            self._quiet = False
+
+    def _selected(self, _=None) -> None:
+        chosen = self.view.selected
+        self.give.disabled = not 0 <= chosen < len(self.view.drawn)
+
+    @guarded
+    def _give(self, _) -> None:
+        chosen, drawn = self.view.selected, list(self.view.drawn)
+        if not 0 <= chosen < len(drawn):
+            self.state.say("Click an outline first.")
+            return
+        drawn[chosen] = drawn[chosen] | {"class": self.chosen_class}
+        self.put(drawn)
+
+    @guarded
+    def _copy(self, _) -> None:
+        from shapely.geometry import Point
+
+        if not self.view.field:
+            return
+        middle = Point(*self.view.field[:2])
+        polygons, mpp0 = self._copy_source()
+        for polygon in polygons:
+            # In the middle of a hole one is still on the structure that it is a hole of.
+            if polygon.contains(middle) or any(_inside(ring, middle) for ring in polygon.interiors):
+                # Corners a pixel or so apart would be too many to move by hand.
+                simple = polygon.simplify(max(mpp0, 4.0) / mpp0)
+                self.put([*self.view.drawn, drawings.as_outline(simple, self.chosen_class)])
+                return
+        self.state.say("Neither a prediction nor a true outline lies in the middle of the view.")
+
+
+def _inside(ring, point) -> bool:
+    from shapely.geometry import Polygon
+
+    return Polygon(ring).contains(point)
+
+
+def _button(label: str, tooltip: str) -> ipywidgets.Button:
+    return ipywidgets.Button(description=label, tooltip=tooltip, layout=ipywidgets.Layout(width="auto"))
