@@ -24,7 +24,7 @@ def write_archive(run_dir: Path, *, arms=ARMS, n_patients: int = 12, seed: int =
         {
             "slide_id": [f"slide_{n:02d}" for n in range(n_patients + 2)],
             "patient_id": [f"p{n % n_patients:02d}" for n in range(n_patients + 2)],
-            "cancer_type": "lung",
+            "cancer_type": [("lung", "oropharyngeal")[n % n_patients % 3 == 2] for n in range(n_patients + 2)],
             "split": "test",
         }
     )
@@ -74,7 +74,8 @@ def _tables(slides, targets, magnification, quality, seconds, rng):
             "ceiling_fn": off,
             "ceiling_tn": int(60e6 / 16) - whole - off,
         }
-        grid.append(ids.assign(grid_mpp=4.0, mpp=mpp, **grid_counts, **ceiling, tissue_mm2=60.0))
+        outside = {"target_px_outside_tissue": np.rint(whole * 0.002).astype(int), "marked_px_outside": 40}
+        grid.append(ids.assign(grid_mpp=4.0, mpp=mpp, **grid_counts, **ceiling, **outside, tissue_mm2=60.0))
         n_tiles = max(2, int(6 * magnification))
         tiles = slides.loc[slides.index.repeat(n_tiles)].reset_index(drop=True)
         tiles.insert(0, "tile_id", [f"{s}_{n}" for n, s in enumerate(tiles["slide_id"])])
@@ -105,6 +106,15 @@ def _tables(slides, targets, magnification, quality, seconds, rng):
                 count = np.rint(shape / shape.sum() * pixels).astype(np.int64)
                 here = {"region": region, "truth": value, "bin": bins, "count": count}
                 histograms.append(pd.DataFrame(row._asdict() | here)[count > 0])
+    projection = pd.DataFrame(
+        [
+            {"width_px0": 80_000, "height_px0": 60_000, "mpp0": 0.25, "tissue_fraction": 0.4, "tissue_mm2": 120.0}
+            | {"windows": 1000, "s_per_window": seconds / 500, "minutes": seconds / 30}
+            | {"minutes_low": seconds / 33, "minutes_high": seconds / 27, "magnification": magnification, "mpp": mpp}
+            | {"engine": "torch", "precision": "fp32", "device": "cpu", "threads": 2, "cpu": "made-up", "gpu": np.nan}
+        ]
+    )
+    summary = pd.DataFrame({"slide_id": ["slide_00", "all"], "warm": True, "s_per_cm2": seconds / 0.6})
     repeats = [
         {
             "slide_id": row.slide_id,
@@ -122,8 +132,30 @@ def _tables(slides, targets, magnification, quality, seconds, rng):
         "04_counts_per_tile": pd.concat(per_tile), "05_counts_per_slide": pd.concat(per_slide),
         "05_counts_per_tile": pd.concat(wsi_tiles), "05_histograms": pd.concat(histograms),
         "05_grid_counts": pd.concat(grid), "05_objects": pd.concat(found), "05_objects_per_slide": pd.concat(of_slides),
-        "06_stages": pd.DataFrame(repeats),
+        "05_objects_by_threshold": _by_threshold(slides, targets, quality), "03_history": _history(quality),
+        "06_stages": pd.DataFrame(repeats), "06_projection": projection, "06_summary": summary,
     }  # fmt: skip
+
+
+def _by_threshold(slides, targets, quality):
+    rows = []
+    for row, target in zip(slides.itertuples(index=False), targets, strict=True):
+        for threshold in (0.05, 0.3, 0.5, 0.7, 0.95):
+            n = int(round(target * 5))
+            found = min(n, round(n * (quality + 0.4 * (0.5 - threshold))))
+            false = round(6 * (1 - quality) * (1 - threshold))
+            row_of = {"threshold": threshold, "n_truth": n, "n_found": found, "n_predicted": found + false}
+            rows.append(row._asdict() | row_of | {"n_false": false, "tissue_mm2": 60.0})
+    return pd.DataFrame(rows)
+
+
+def _history(quality):
+    epochs = np.arange(1, 6)
+    curve = 1 / epochs
+    return pd.DataFrame(
+        {"epoch": epochs, "steps": epochs * 20, "train_loss": curve, "val_loss": curve + 0.1}
+        | {"val_iou": quality * (1 - curve / 2), "best": epochs == 5}
+    )
 
 
 def _objects(slides, targets, quality, rule, threshold, rng):
@@ -147,6 +179,12 @@ def _objects(slides, targets, quality, rule, threshold, rng):
     table["size_class"] = objects.size_class(table["area_um2"])
     table["diameter_um"] = objects.diameter_um(table["area_um2"])
     hit = table.pop("hit")
+    table["best_iou"] = np.where(hit, rng.uniform(0.5, 0.9, len(table)), 0.0)
+    of_found = (table["kind"] == "truth") & hit
+    for name, value in {"surface_mean_um": 18.0, "surface_95_um": 60.0, "nsd_20_um": 0.7, "nsd_50_um": 0.9}.items():
+        table[name] = np.where(of_found, value, np.nan)
+    table["n_predicted_on_it"] = np.where(table["kind"] == "truth", hit * 1.0, np.nan)
+    table["merged_with"] = np.where(table["kind"] == "truth", 0.0, np.nan)
     for name in objects.MATCH_RULES:
         table[f"matched_{name}"] = hit & ((rng.random(len(table)) < 0.8) | (name != "iou50"))
     table["false_area_um2"] = np.where(

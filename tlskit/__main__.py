@@ -180,21 +180,22 @@ def compare(
     threshold_by: Annotated[
         Literal["fixed", "validation"], typer.Option(help="validation: chosen for each arm.")
     ] = "fixed",
-    draws: Annotated[int, typer.Option(min=1, help="Resamples of the patients.")] = 10_000,
     slides: Annotated[
-        Literal["same", "common"], typer.Option(help="common: leave out slides that an arm lacks; same: refuse.")
-    ] = "same",
+        Literal["same", "common"] | None,
+        typer.Option(
+            help="common: leave out slides that an arm lacks; same: refuse. By default as the run says.",
+            show_default=False,
+        ),
+    ] = None,
     arms: Annotated[
         Literal["all", "ready"],
         typer.Option(help="ready: leave out arms that are missing, failed or out of date; all: refuse."),
     ] = "all",
 ) -> None:
-    """Rebuild a run's comparison and report from its tables; no slide or network is opened."""
+    """Rebuild a run's comparison and report from its tables, with its own parameters; no slide or network is opened."""
     from tlskit.study import report
 
-    typer.echo(
-        f"{report.write_report(run_dir, threshold_by=threshold_by, draws=draws, slides=slides, compare_arms=arms)}"
-    )
+    typer.echo(f"{report.write_report(run_dir, threshold_by=threshold_by, slides=slides, compare_arms=arms)}")
 
 
 @app.command()

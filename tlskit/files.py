@@ -24,11 +24,13 @@ __all__ = [
     "LEASE_S",
     "Claims",
     "TEMPORARY",
+    "TEXT_COLUMNS",
     "clean_temporaries",
     "disk_full",
     "is_disk_full",
     "portable",
     "project_root",
+    "read_table",
     "resolve",
     "sha256_of_file",
     "temporary_beside",
@@ -179,6 +181,30 @@ def sha256_of_file(path: str | Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+#: Columns that are text whatever stands in them: a patient may be called 007, NA or null.
+TEXT_COLUMNS = ("slide_id", "patient_id", "cancer_type", "site", "tile_id", "split", "arm", "step", "threshold_by")
+
+
+def read_table(path: str | Path):
+    """Read an archived CSV table: ids are text (``NA`` is a name, empty is empty), other empty cells are missing.
+
+    Parameters
+    ----------
+    path
+        Of the CSV file.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    import pandas as pd
+
+    header = pd.read_csv(path, nrows=0).columns
+    text = [name for name in header if name in TEXT_COLUMNS]
+    missing = {name: ["", "nan", "NaN", "NA", "None"] for name in header if name not in text}
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=missing)
 
 
 class Claims:

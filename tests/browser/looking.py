@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 VIEW = ".tlskit-view canvas"
 
 
@@ -43,3 +45,15 @@ def select_slide(page, name: str) -> None:
     painted(page)
     page.get_by_label("Slide", exact=True).select_option(label=name)
     painted(page, slide=name)
+
+
+def serious(page) -> list[str]:
+    """What axe-core calls serious or critical: the rule, and where."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        f"{rule['id']}: {node['target']} {node['html'][:160]}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]

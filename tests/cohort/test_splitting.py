@@ -199,3 +199,17 @@ def test_a_set_without_a_target_is_refused_before_anything_runs():
     held = dict.fromkeys(folds["patient_id"], True) | dict.fromkeys(tested, False)
     with pytest.raises(ValueError, match="fold 2: none of the 3"):  # validated on in the fold before
         feasibility.check_sets(folds, held)
+
+
+def test_a_set_without_a_patient_is_refused_as_one_without_a_target():
+    split = pd.DataFrame({"patient_id": ["a", "b"], "split": ["train", "test"]})
+    with pytest.raises(ValueError, match="the set val has no patient"):
+        feasibility.check_sets(split, {"a": True, "b": True})
+
+
+def test_the_remedy_for_small_cancer_types_is_one_that_would_work():
+    table = pd.DataFrame({"patient_id": list("abcdefgh"), "cancer_type": ["x"] * 6 + ["y"] * 2})
+    with pytest.raises(ValueError, match=r"y \(2\)\. Give small types one name"):
+        splitting._fold_patients(table, 4, 0)
+    with pytest.raises(ValueError, match=r"Use `folds: 3` or fewer, or give small types"):
+        splitting._fold_patients(table.assign(cancer_type=["x"] * 5 + ["y"] * 3), 4, 0)

@@ -1,6 +1,8 @@
 """Arms brought together from the archive alone, and refused where they differ."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from made_archive import ARMS, write_archive
 
 from tlskit.errors import ComparisonError, ParameterError, RunError
 from tlskit.evaluation import arm_tables as armtables
-from tlskit.evaluation import comparison, costs
+from tlskit.evaluation import comparison, costs, decision
 from tlskit.metrics import published
 from tlskit.metrics import scores as metrics
 
@@ -69,34 +71,38 @@ def test_table_one_is_recomputed_by_a_few_lines_from_the_archived_counts(run_dir
     assert table["n_slides"].dropna().isin([14, 23]).all()
 
 
-def test_the_best_of_each_column_is_bold(run_dir):
+def test_the_best_is_bold_only_where_rows_are_of_the_same_pixels(run_dir):
     table = comparison.table_one(run_dir)
-    styler = comparison.style_table_one(table)
-    html = styler.to_html()
-    blocks = table.groupby(["source", "level", "pooling"]).ngroups
-    styles = styler._compute().ctx
-    bold = [key for key, value in styles.items() if ("font-weight", "bold") in value]
-    assert len(bold) >= blocks * len(metrics.SCORES)
-    for row, column in bold:
-        of_block = table[
-            (table[["source", "level", "pooling"]] == table.loc[row, ["source", "level", "pooling"]]).all(axis=1)
-        ]
-        name = table.columns[column]
-        assert table.loc[row, name] == of_block[name].max()
-    assert "font-weight: bold" in html
+    marks = comparison.best_marks(table)
+    # Tiles of another magnification hold another share of target: no row is the best of them.
+    assert not marks[table["level"] == "tile"].to_numpy().any()
+    slides = table[table["source"] == published.SOURCE].query("level == 'wsi'").index
+    for name in metrics.SCORES:
+        assert table.loc[slides, name][marks.loc[slides, name]].tolist() == [table.loc[slides, name].max()]
+    same = table.loc[slides].assign(prevalence=[0.01, 0.01, 0.01, 0.011])
+    assert comparison.best_marks(same)["iou"].any()
+    assert not comparison.best_marks(same.assign(prevalence=[0.01, 0.1, 0.5, 0.7])).to_numpy().any()
+    assert "font-weight: bold" in comparison.style_table_one(table).to_html()
 
 
-def test_the_audit_has_every_pooling_and_rule_and_names_the_winner(run_dir):
+def test_a_mean_over_batches_stands_with_the_range_over_orders(run_dir):
+    table = comparison.table_one(run_dir, with_published=False)
+    of_batches = table[table["pooling"] == "as_published"]
+    assert (of_batches["iou_order_low"] <= of_batches["iou_order_high"]).all()
+    assert table.loc[table["pooling"] != "as_published", "iou_order_low"].isna().all()
+
+
+def test_the_audit_has_every_way_once_and_names_the_winner(run_dir):
     audit = comparison.audit(run_dir)
-    assert len(audit) == 2 * 5 * 3 * len(ARMS)
+    assert len(audit) == 2 * (1 + 4 * 3) * len(ARMS)
     winners = comparison.audit_winners(audit)
-    assert len(winners) == 30
+    assert len(winners) == 26 and not winners.duplicated(["level", "pooling", "empty"]).any()
     for row in winners.itertuples():
         group = audit[(audit["level"] == row.level) & (audit["pooling"] == row.pooling) & (audit["empty"] == row.empty)]
         assert group.set_index("arm")["iou"].idxmax() in row.iou
     # In this archive most tiles of the finest arm are empty: counting them 1 makes it win.
     of_wsi = winners[winners["level"] == "wsi"].set_index(["pooling", "empty"])["iou"]
-    assert of_wsi["batch_mean", "one"] == "20x" and of_wsi["pooled", "one"] == "4x"
+    assert of_wsi["batch_mean", "one"] == "20x" and of_wsi["pooled", "exclude"] == "4x"
 
 
 def test_scores_on_the_grid_stand_beside_their_ceiling(run_dir):
@@ -112,44 +118,42 @@ def test_scores_on_the_grid_stand_beside_their_ceiling(run_dir):
     assert table.loc[0, "ceiling_iou"] == pytest.approx(expected)
 
 
-def test_minutes_leave_the_warming_repeat_out(run_dir):
+def test_minutes_are_of_one_stated_slide_and_say_the_machine(run_dir):
     table = costs.minutes_per_slide(run_dir).set_index("arm")
-    stages = pd.read_csv(run_dir / "4x" / "tables" / "06_stages.csv")
-    of_slide = (
-        stages[stages["repeat"] > 0].groupby(["slide_id", "repeat"])["seconds"].sum().groupby("slide_id").median()
-    )
-    assert table.loc["4x", "minutes"] == pytest.approx(of_slide.mean() / 60)
-    assert (table["n_repeats"] == 2).all() and (table["n_slides"] == 4).all()
+    projected = pd.read_csv(run_dir / "4x" / "tables" / "06_projection.csv")
+    assert table.loc["4x", "minutes"] == projected["minutes"].item()
+    assert table["slide"].unique().tolist() == ["80,000 x 60,000 px at 0.25 um/px, 120 mm2 of tissue"]
+    assert table["hardware"].unique().tolist() == ["made-up, 2 threads"]
+    assert (table["n_slides"] == 4).all() and (table["n_repeats"] == 3).all()
 
 
-def test_the_wall_clock_counts_where_it_was_kept(tmp_path):
-    run_dir = write_archive(tmp_path / "run", arms={4: (0.6, 10.0)})
-    wall = pd.DataFrame(
-        {"slide_id": "slide_00", "repeat": [0, 1], "warm": [False, True], "stage": "wall", "seconds": [50.0, 30.0]}
-    )
-    change(run_dir, "4x", "06_stages", lambda t: pd.concat([t, wall]))
-    table = costs.minutes_per_slide(run_dir)
-    assert table["minutes"].tolist() == [0.5] and table["n_slides"].tolist() == [1]
+@pytest.mark.parametrize(
+    ("table", "edit", "message"),
+    [
+        ("06_projection", lambda t: t.assign(cpu="another"), "cpu differs: 1x made-up, 4x another"),
+        ("06_projection", lambda t: t.assign(width_px0=2000), "width_px0 differs"),
+        ("06_stages", lambda t: t[t["slide_id"] != "slide_03"], "slides that were timed differ"),
+    ],
+)
+def test_times_of_other_slides_or_machines_are_not_put_beside_one_another(tmp_path, table, edit, message):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
+    change(run_dir, "4x", table, edit)
+    with pytest.raises(ComparisonError, match=message):
+        costs.minutes_per_slide(run_dir)
+    front = costs.pareto(run_dir)
+    assert front["minutes"].isna().all() and len(front) == 2
+    assert "No time for 1x and 4x: Times of these arms" in decision.choice(front)
 
 
-def test_the_chosen_arm_is_the_fastest_that_is_shown_not_to_be_worse(tmp_path):
-    clear = write_archive(tmp_path / "clear", arms={1: (0.2, 2.0), 4: (0.62, 20.0), 10: (0.63, 200.0)}, n_patients=40)
-    front = costs.pareto(clear, margin=0.2, draws=500)
-    assert front.set_index("arm")["chosen"].to_dict() == {"1x": False, "4x": True, "10x": False}
-    words = costs.choice(front)
-    assert words.startswith("4x: IoU 0.") and "less than the 5-10 min of a person" in words
-    best = front.loc[front["estimate"].idxmax(), "arm"]
-    if best == "10x":
-        assert "times as fast" in words
-    strict = costs.pareto(clear, margin=0.0, draws=500)
-    assert strict.loc[strict["chosen"], "arm"].item() == best
-    assert "best score" in costs.choice(strict)
-    assert front.set_index("arm").loc["1x", "on_front"]
-
-
-def test_a_small_cohort_is_said_to_be_small(tmp_path):
-    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)}, n_patients=4)
-    assert "Caution: only 4 test patients" in costs.choice(costs.pareto(run_dir, draws=200))
+def test_an_arm_without_a_time_stays_in_the_answer(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={4: (0.4, 20.0), 20: (0.7, 200.0)}, n_patients=30)
+    for name in ("06_projection", "06_summary", "06_stages"):
+        (run_dir / "20x" / "tables" / f"{name}.csv").unlink()
+    front = costs.pareto(run_dir)
+    assert front.set_index("arm")["chosen"].to_dict() == {"4x": False, "20x": True}
+    words = decision.choice(front, missing={"10x": "failed in 03_training"})
+    assert words.startswith("20x is shown to be better than 4x") and "No time for 20x" in words
+    assert "10x is not compared: failed in 03_training." in words
 
 
 @pytest.mark.parametrize(
@@ -190,7 +194,7 @@ def test_slides_that_all_arms_share_can_be_compared_on_request(tmp_path):
         change(run_dir, "4x", name, lambda t: t[t["slide_id"] != "slide_03"])
     found = armtables.check_arms(run_dir, slides="common")
     assert found["n_slides"].tolist() == [13, 13] and found["slides_left_out"].tolist() == [1, 0]
-    assert set(comparison.intervals(run_dir, draws=100, slides="common")["n_slides"]) == {13}
+    assert set(comparison.intervals(run_dir, slides="common")["n_slides"]) == {13}
     table = comparison.table_one(run_dir, slides="common", with_published=False)
     assert set(table.loc[table["level"] == "wsi", "n_slides"]) == {13}
     assert set(comparison.object_table(run_dir, slides="common")["n_slides"]) == {13}
@@ -243,6 +247,58 @@ def test_objects_and_agreement_of_all_arms(run_dir):
     loose, strict = (table[table["rule"] == rule].set_index("arm")["recall"] for rule in ("iou10", "iou50"))
     assert (loose >= strict).all()
     assert len(comparison.agreement_table(run_dir)) == 2 * len(ARMS)
+
+
+def test_trainings_of_one_arm_stand_under_its_name(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
+    for arm in ("1x", "4x"):
+        for seed in (1, 2):
+            shutil.copytree(run_dir / arm, run_dir / f"{arm}_seed={seed}")
+        shutil.rmtree(run_dir / arm)
+    change(
+        run_dir, "4x_seed=2", "05_grid_counts", lambda t: t.assign(tp=t["tp"] // 2, fn=t["fn"] + t["tp"] - t["tp"] // 2)
+    )
+    stands = armtables.check_arms(run_dir)
+    assert stands["arm"].tolist() == ["1x", "4x"] and stands["n_trainings"].tolist() == [2, 2]
+    assert stands["n_slides"].tolist() == [14, 14]
+    intervals = comparison.intervals(run_dir, scores=["iou"]).set_index("arm")
+    assert intervals["n_repeats"].tolist() == [2, 2]
+    assert intervals.loc["4x", "repeat_sd"] > intervals.loc["1x", "repeat_sd"] == 0
+    assert len(costs.pareto(run_dir)) == 2
+    change(run_dir, "4x_seed=2", "05_counts_per_slide", lambda t: t[t["slide_id"] != "slide_03"])
+    with pytest.raises(ComparisonError, match=r"4x_seed=2 lacks 1 slide"):
+        comparison.intervals(run_dir)
+
+
+def test_a_patient_called_na_is_a_patient(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
+    for path in run_dir.glob("*/tables/*.csv"):
+        text = path.read_text()
+        for old, new in (("p00", "NA"), ("p01", "null"), ("p02", "nan"), ("slide_05", "NaN")):
+            text = re.sub(rf"(?m)(^|,){old}(?=,|$)", rf"\g<1>{new}", text)
+        path.write_text(text)
+    assert armtables.check_arms(run_dir)["n_patients"].tolist() == [12, 12]
+    assert {"NA", "null", "nan"} < set(armtables.collect(run_dir, "05_grid_counts")["patient_id"])
+    assert set(comparison.intervals(run_dir)["n_patients"]) == {12}
+
+
+@pytest.mark.parametrize("name", ["threshold", "grid_mpp", "min_object_um2"])
+def test_arms_counted_by_other_rules_are_refused_and_other_settings_said(tmp_path, name):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.3, 2.0), 4: (0.6, 20.0)})
+    for arm, value in (("1x", 0.5), ("4x", 0.4)):
+        record = {"values": {name: value, "tile_px": 64 if arm == "1x" else 128, "epochs": 5}}
+        (run_dir / arm / "records" / "05_wsi_evaluation.json").write_text(json.dumps(record))
+    with pytest.raises(ComparisonError, match=f"{name} differs: 1x 0.5, 4x 0.4"):
+        armtables.check_arms(run_dir)
+    assert armtables.unlike_settings(run_dir) == {"tile_px": {"1x": 64, "4x": 128}}
+
+
+def test_agreement_is_of_patients_and_undefined_is_undefined(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={4: (0.6, 20.0)})
+    assert comparison.agreement_table(run_dir)["n"].tolist() == [12, 12]  # of 14 slides
+    one = write_archive(tmp_path / "one", arms={4: (0.6, 20.0)}, n_patients=1)
+    found = comparison.agreement_table(one)
+    assert found[["limit_low", "limit_high", "concordance"]].isna().all(axis=None)
 
 
 def test_ten_lines_without_the_package_give_the_same_numbers(run_dir):

@@ -166,10 +166,15 @@ def test_a_perfect_map_reaches_the_ceiling_of_its_magnification(cohort_dir, mpp)
     table = pd.DataFrame({"slide_id": ["a"], "map_path": [path]})
     result = evaluation.evaluate_grid(table, manifest, target_class="TLS", grid_mpp=2.0)
     row = result.counts.iloc[0]
-    assert [row[c] for c in metrics.COUNTS] == [row[f"ceiling_{c}"] for c in metrics.COUNTS]
-    iou = row["tp"] / (row["tp"] + row["fp"] + row["fn"])
+    # The third outline lies on glass, where the map holds nothing: it counts as missed.
+    glass = 25 * 25
+    assert row["target_px_outside_tissue"] == glass
+    counts, ceiling = (np.array([row[f"{of}{c}"] for c in metrics.COUNTS]) for of in ("", "ceiling_"))
+    assert row["ceiling_tp"] + row["ceiling_fn"] == row["tp"] + row["fn"]
+    if mpp == 2.0:
+        assert (counts - ceiling).tolist() == [-glass, 0, glass, 0]
+    iou = row["tp"] / (row["tp"] + row["fp"] + row["fn"] - glass)
     assert (iou == 1.0) if mpp == 2.0 else (0.8 < iou < 1.0)
-    assert row["target_px_outside_tissue"] == 25 * 25  # the third outline lies on glass
 
 
 def test_grid_counts_are_of_the_mean_probability_on_the_grid(cohort_dir, maps):
@@ -181,11 +186,14 @@ def test_grid_counts_are_of_the_mean_probability_on_the_grid(cohort_dir, maps):
     size = units.lattice_size(SIZE, MPP0, 4.0)
     values = np.pad(values, ((0, 2 * size[1] - values.shape[0]), (0, 2 * size[0] - values.shape[1])), mode="edge")
     means = values.reshape(size[1], 2, size[0], 2).mean(axis=(1, 3))
-    truth = brute_truth(4.0, size)
+    # Edges of outlines run through centres of pixels here, which `brute_truth` would leave out.
+    boxes = [shapely.box(160, 200, 400, 500), shapely.box(600, 301, 700.5, 421), shapely.box(1000, 100, 1100, 200)]
+    truth = Truth(boxes, mpp0=MPP0).at(0, 0, *size, mpp=4.0)
     inside = row[list(metrics.COUNTS)].sum()
     assert inside * 16e-6 == pytest.approx(row["tissue_mm2"], rel=0.03)
-    # Tissue is a plain rectangle here, well inside of which the counts can be made by hand.
-    assert row["tp"] == np.sum((means >= 127.5) & truth & (np.arange(size[0]) < 112))
+    # All of the target counts, on tissue or not; of means of exactly a half some are positive and some are not.
+    assert np.sum((means > 127.5) & truth) <= row["tp"] <= np.sum((means >= 127.5) & truth)
+    assert row["tp"] + row["fn"] == truth.sum()
 
 
 def test_objects_of_the_grid_are_matched_and_measured(cohort_dir):
@@ -256,3 +264,50 @@ def test_tiles_are_counted_in_their_order(monkeypatch):
     for n, row in enumerate(counts.itertuples()):
         positive = np.rint(prob[n % 3] * 255) >= (128 if n < 3 else 64)
         assert (row.tp, row.fp, row.fn, row.tn) == tuple(metrics.count_pixels(positive, truth[n % 3]).values())
+
+
+def test_what_is_marked_on_glass_is_told_and_counted_nowhere(cohort_dir):
+    folder, manifest = cohort_dir
+    size = units.lattice_size(SIZE, MPP0, 2.0)
+    # The third outline lies on glass, too: a mark on it counts, one beside it does not.
+    marked = Truth([shapely.box(1000, 100, 1100, 200), shapely.box(1000, 500, 1100, 600)], mpp0=MPP0)
+    path = write_map(folder / "glass.tif", marked.at(0, 0, *size, mpp=2.0).astype(np.uint8) * 255, mpp=2.0)
+    table = pd.DataFrame({"slide_id": ["a"], "map_path": [path]})
+    result = evaluation.evaluate_grid(table, manifest, target_class="TLS", grid_mpp=2.0, closing_um=0.0)
+    row = result.counts.iloc[0]
+    assert (row["tp"], row["fp"], row["marked_px_outside"]) == (25 * 25, 0, 25 * 25)
+    assert result.objects_per_slide["n_predicted"].tolist() == [1]
+
+
+def test_ties_of_coarse_pixels_do_not_enlarge_an_object(cohort_dir):
+    folder, manifest = cohort_dir
+    # At 10 um/px on a grid of 4 um/px one grid pixel of five lies across two pixels of the map, half and half.
+    outline = shapely.box(200, 200, 400, 480)
+    size = units.lattice_size(SIZE, MPP0, 10.0)
+    values = Truth([outline], mpp0=MPP0).at(0, 0, *size, mpp=10.0).astype(np.uint8) * 255
+    table = pd.DataFrame({"slide_id": ["a"], "map_path": [write_map(folder / "coarse.tif", values, mpp=10.0)]})
+    found = evaluation.evaluate_grid(
+        table, manifest, target_class="TLS", grid_mpp=4.0, closing_um=0.0, min_object_um2=0.0
+    ).objects
+    predicted = found[found["kind"] == "predicted"]
+    assert predicted["area_um2"].sum() == outline.area * MPP0**2 == 100 * 140
+
+
+def test_a_grid_finer_than_the_scan_is_no_fault(cohort_dir, maps):
+    _, manifest = cohort_dir
+    fine = evaluation.evaluate_grid(maps[0].head(1), manifest, target_class="TLS", grid_mpp=0.4, with_objects=False)
+    assert fine.counts["grid_mpp"].item() == 0.4
+
+
+def test_objects_are_counted_at_every_threshold_of_the_curve_by_the_same_rules(cohort_dir, maps):
+    _, manifest = cohort_dir
+    result = evaluation.evaluate_grid(maps[0], manifest, target_class="TLS", grid_mpp=4.0, threshold=0.5)
+    curve = result.objects_by_threshold
+    assert curve.groupby("slide_id")["threshold"].apply(tuple).unique().tolist() == [evaluation.CURVE]
+    at_half = curve[curve["threshold"] == 0.5].set_index("slide_id")
+    for row in result.objects_per_slide.itertuples():
+        here = result.objects[result.objects["slide_id"] == row.slide_id]
+        found = here[(here["kind"] == "truth") & here["matched_iou10"].astype(bool)]
+        assert at_half.loc[row.slide_id, ["n_truth", "n_predicted", "n_found"]].tolist() == [
+            row.n_truth, row.n_predicted, len(found)
+        ]  # fmt: skip

@@ -203,13 +203,28 @@ def test_objects_and_the_grid_leave_ignored_areas_out(made, map_path):
     options = {"target_class": "TLS", "grid_mpp": 2.0, "min_object_um2": 100.0, "closing_um": 0.0}
     found = evaluation.evaluate_grid(table, made[1], ignore_class="Fold", **options)
     predicted = found.objects[found.objects["kind"] == "predicted"]
-    ignored_um2 = IGNORE[0].area * MPP0**2
-    assert predicted["area_um2"].sum() == pytest.approx(512 * 384 - ignored_um2, rel=0.01)
+    # The map marks everything: objects are the region that pixels are counted in, and nothing of the glass beside it.
+    counted = found.counts.iloc[0]
+    assert predicted["area_um2"].sum() == 4 * (counted["tp"] + counted["fp"])
+    assert counted["fn"] == counted["tn"] == 0 and counted["marked_px_outside"] > 0
+    marked = counted["tp"] + counted["fp"] + counted["marked_px_outside"]
+    lost_um2 = 200 * 44  # of which nothing is known
+    assert 4 * marked == pytest.approx(512 * 384 - lost_um2 - IGNORE[0].area * MPP0**2, rel=0.01)
     truth = found.objects[found.objects["kind"] == "truth"]
     assert sorted(truth["area_um2"]) == pytest.approx([200 * 200 / 4, (300 * 300 - 100 * 100) / 4])
     row = found.counts.iloc[0]
     assert row["tp"] == pytest.approx((200 * 200 + 300 * 300 - 100 * 100) / 16, rel=0.03) and row["fn"] == 0
     assert row["ceiling_fp"] + row["ceiling_fn"] == 0
+
+
+def test_post_processing_fills_nothing_that_does_not_count(made, map_path):
+    table = pd.DataFrame({"slide_id": ["s"], "map_path": [str(map_path)]})
+    options = {"target_class": "TLS", "grid_mpp": 2.0, "min_object_um2": 100.0}
+    found = evaluation.evaluate_grid(table, made[1], ignore_class="Fold", closing_um=400.0, **options)
+    predicted = found.objects[found.objects["kind"] == "predicted"]
+    row = found.counts.iloc[0]
+    # Closing and filled holes may not reach into what is ignored, nor onto glass.
+    assert predicted["area_um2"].sum() <= 4 * row[["tp", "fp", "fn", "tn"]].sum()
 
 
 def test_an_object_in_a_lost_region_is_neither_found_nor_missed():

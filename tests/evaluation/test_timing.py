@@ -45,7 +45,7 @@ def test_a_summary_gives_median_spread_and_rates():
     assert warm.loc["s0", "s_per_mpx"] == pytest.approx(5 / 4)  # 1 mm2 at 0.5 um/px is 4 Mpx
     assert warm.loc["all", "wall_s"] == 10 and warm.loc["all", "slides_per_minute"] == 6
     assert warm.loc["all", "minutes_per_slide"] == pytest.approx(1 / 6)
-    assert warm.loc["all", "times_faster_than_person"] == pytest.approx(30)
+    assert not any("person" in name for name in warm), "a section is no slide: `project_timings` has the person"
     assert made.loc[made["warm"].eq(False) & made["slide_id"].eq("s1"), "wall_s"].tolist() == [20]
     assert (made["engine"] == "torch").all()
 

@@ -246,7 +246,8 @@ def test_the_chooser_lists_slides_and_folders_and_names_what_is_not_there(tmp_pa
     assert chooser.slide_files(tmp_path) == (["sub"], ["a.TIFF", "b.svs"])
     chosen, message = [], Message()
     box = chooser.SlideChooser(tmp_path, on_slide=chosen.append, message=message)
-    box.entries.value = tmp_path / "b.svs"
+    assert [card["name"] for card in box.gallery.items] == ["a.TIFF", "b.svs", "sub", "one folder up"]
+    box.gallery.index = 1
     box.open_button.click()
     assert chosen == [tmp_path / "b.svs"]
     box.folder.value = str(tmp_path / "nowhere")

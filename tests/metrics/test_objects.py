@@ -9,7 +9,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from tlskit.errors import ParameterError
 from tlskit.metrics import objects
@@ -220,12 +220,15 @@ def test_agreement_is_that_of_the_textbook_formulas():
     predicted = 0.9 * truth + rng.normal(0.3, 0.2, 40)
     found = objects.agreement(predicted, truth)
     assert found["bias"] == pytest.approx(np.mean(predicted - truth))
-    assert found["limit_high"] - found["limit_low"] == pytest.approx(2 * 1.96 * np.std(predicted - truth, ddof=1))
+    # Where a new patient's difference is expected: for 40 patients 2.05 sd, not 1.96.
+    half = stats.t.ppf(0.975, 39) * np.std(predicted - truth, ddof=1) * np.sqrt(1 + 1 / 40)
+    assert found["limit_high"] - found["limit_low"] == pytest.approx(2 * half)
     r = np.corrcoef(predicted, truth)[0, 1]
     spread = predicted.var() + truth.var() + (predicted.mean() - truth.mean()) ** 2
     assert found["concordance"] == pytest.approx(2 * r * predicted.std() * truth.std() / spread)
     assert objects.agreement(truth, truth)["concordance"] == pytest.approx(1)
     assert math.isnan(objects.agreement([], [])["bias"])
-    assert math.isnan(objects.agreement([2.0], [2.0])["concordance"])
+    for few in ([2.0], [2.0, 3.0], [2.0, 2.0, 2.0]):
+        assert math.isnan(objects.agreement(few, few)["concordance"])
     with pytest.raises(ParameterError, match="one number a slide"):
         objects.agreement([1.0], [1.0, 2.0])

@@ -96,7 +96,8 @@ def test_batch_mean_is_what_the_authors_script_averages(n_tiles):
         ):
             row = metrics.score(counts, pooling=pooling, empty=empty, batch_size=8).iloc[0]
             assert row[name] == pytest.approx(expected, abs=1e-6)
-            assert (row["n_units"], row["n_undefined"]) == (math.ceil(n_tiles / 8), 1)
+            averaged = math.ceil(n_tiles / 8) - (empty == "exclude")
+            assert (row["n_units"], row["n_undefined"]) == (averaged, 1)
     published, pooled = metrics.score(counts, pooling="as_published").iloc[0], metrics.score(counts).iloc[0]
     for name in ("accuracy", "recall", "specificity", "precision", "mcc"):
         assert published[name] == pooled[name]
@@ -145,8 +146,10 @@ def test_the_rule_for_empty_units_is_kept_and_counted():
     rows = {rule: metrics.score(counts, pooling="per_slide", empty=rule).iloc[0] for rule in metrics.EMPTY_RULES}
     assert rows["one"]["iou"] == pytest.approx((0.6 + 1 + 0 + 0) / 4)
     assert rows["zero"]["iou"] == pytest.approx(0.6 / 4)
-    assert rows["exclude"]["iou"] == pytest.approx(0.6 / 3)
-    assert all(row["n_undefined"] == 1 for row in rows.values())
+    # The slides with a target, whatever was predicted in the others: the same two for every arm.
+    assert rows["exclude"]["iou"] == pytest.approx(0.6 / 2)
+    assert [rows[rule]["n_undefined"] for rule in metrics.EMPTY_RULES] == [1, 1, 2]
+    assert [rows[rule]["n_units"] for rule in metrics.EMPTY_RULES] == [4, 4, 2]
     # Recall of c (no target) and precision of d (nothing predicted) are undefined whatever the rule.
     assert [rows[r]["n_undefined_recall"] for r in ("one", "exclude")] == [1, 2]
     assert rows["one"]["recall"] == pytest.approx((0.75 + 1 + 0) / 3)
@@ -193,7 +196,7 @@ def test_counts_inside_tissue_are_scored_on_request():
     [
         ({"pooling": "micro"}, "`pooling` should be one of pooled"),
         ({"empty": "skip"}, "`empty` should be one of one"),
-        ({"pooling": "as_published", "empty": "zero"}, "counts an empty batch 1"),
+        ({"pooling": "as_published", "empty": "zero"}, "counts an empty unit 1"),
         ({"batch_size": 0, "pooling": "batch_mean"}, "at least 1"),
         ({"region": "stroma"}, "slide or tissue"),
         ({"by": ["cohort"]}, "lacks cohort"),
@@ -225,3 +228,24 @@ def test_a_score_table_has_one_row_a_pooling():
     scores = metrics.score_table(table([(4, 1, 1, 9)] * 3))
     assert scores["pooling"].tolist() == ["as_published", "batch_mean", "pooled", "per_slide", "per_patient"]
     assert scores["batch_size"].tolist() == [8, 8, 0, 0, 0]
+
+
+def test_two_arms_are_averaged_over_the_same_slides_whatever_they_predict():
+    quiet = table([(6, 2, 2, 10), (0, 0, 0, 20), (3, 0, 3, 9)], slides=list("abc"))
+    loud = table([(6, 2, 2, 10), (0, 9, 0, 11), (3, 0, 3, 9)], slides=list("abc"))
+    rows = [metrics.score(counts, pooling="per_slide").iloc[0] for counts in (quiet, loud)]
+    assert rows[0]["iou"] == rows[1]["iou"] == pytest.approx((0.6 + 0.5) / 2)
+    assert rows[0]["n_units"] == rows[1]["n_units"] == 2
+    assert rows[0]["specificity"] > rows[1]["specificity"]
+
+
+def test_the_order_of_rows_moves_a_mean_over_batches_and_the_range_says_how_far():
+    rng = np.random.default_rng(0)
+    rows = [(5, 1, 1, 9) if k < 30 else (0, 0, 0, 16) for k in range(90)]
+    sorted_rows, mixed = table(rows), table([rows[k] for k in rng.permutation(90)])
+    by_hand = [metrics.score(counts, pooling="batch_mean").iloc[0]["iou"] for counts in (sorted_rows, mixed)]
+    found = metrics.order_range(sorted_rows, orders=100)
+    assert found["iou"] == by_hand[0] > found["iou_high"]
+    assert found["iou_low"] <= by_hand[1] <= found["iou_high"]
+    tiles = metrics.score(sorted_rows, pooling="as_published_tiles").iloc[0]
+    assert tiles["iou"] == pytest.approx((30 * 5 / 7 + 60) / 90) and tiles["recall"] == pytest.approx(5 / 6)

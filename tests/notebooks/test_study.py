@@ -27,6 +27,7 @@ def test_every_step_left_its_notebook_record_tables_and_figures(smoke_run):
     for name in ("run.yaml", "arms.csv", "split.csv"):
         assert (smoke_run / name).is_file()
     assert (smoke_run / "compare" / "compare_magnifications.ipynb").is_file()
+    assert (smoke_run / "cascade" / "cascade.ipynb").is_file() and (smoke_run / "cascade/work/screens.json").is_file()
 
 
 def test_nothing_temporary_is_left_behind(smoke_run):

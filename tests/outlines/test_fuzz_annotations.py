@@ -14,6 +14,7 @@ import zipfile
 from collections import Counter
 
 import pytest
+from outline_fuzzer import mutated, replaced, tally
 
 from tlskit.errors import AnnotationError, ManifestError
 from tlskit.outlines import reading as annotations
@@ -86,15 +87,6 @@ SEEDS = {
     "zip": _zipped(_geojson()),
 }
 
-#: Pieces that break readers: numbers out of range, wrong types, other encodings, entities, deep nesting.
-PIECES = [
-    b"null", b"true", b"NaN", b"-Infinity", b"1e400", b"1e308", b"-1e9", b"9" * 400, b'""', b'"x"', b"[]", b"{}",
-    b"[[[]]]", b"[" * 3000, b"{\"a\":" * 3000, b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\\ud800", b"&x;",
-    b"<!DOCTYPE a>", b"<!ENTITY x 'y'>", b"<![CDATA[", b"]]>", b"<" * 500, b'"Polygon"', b'"MultiPolygon"', b'"Point"',
-    b'"GeometryCollection"', b'"classification"', b'"{\'name\': ' + b"(" * 500 + b'"', b"0,0", b"1.5", b"-7",
-    b"{'a': 1}",
-]  # fmt: skip
-
 
 def peak_bytes() -> int:
     """The most memory that this process has held; 0 where that cannot be asked (Windows)."""
@@ -103,70 +95,6 @@ def peak_bytes() -> int:
     except ImportError:
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """One or two edits: a bit, a byte, a digit, a piece put in or over, a stretch cut, doubled or moved, no end."""
-    content = bytearray(content)
-    for _ in range(rng.randint(1, 2)):
-        if not content:
-            return bytes(content)
-        at = rng.randrange(len(content))
-        end = min(len(content), at + rng.choice([1, 2, 8, 40, 200]))
-        edit = rng.choice([0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8])
-        if edit == 0:
-            content[at] ^= 1 << rng.randrange(8)
-        elif edit == 1:
-            content[at] = rng.randrange(256)
-        elif edit == 2:
-            content[at:at] = rng.choice(PIECES)
-        elif edit == 3:
-            content[at:end] = rng.choice(PIECES)
-        elif edit == 4:
-            del content[at:end]
-        elif edit == 5:
-            content[at:at] = content[at:end] * rng.choice([1, 3, 50])
-        elif edit == 6:
-            del content[at:]
-        elif edit == 8:
-            digits = [i for i, byte in enumerate(content) if 48 <= byte <= 57]
-            content[rng.choice(digits or [at])] = rng.choice(b"0123456789-.e")
-        else:
-            piece = content[at:end]
-            del content[at:end]
-            place = rng.randrange(len(content) + 1)
-            content[place:place] = piece
-    return bytes(content)
-
-
-def replaced(value, rng: random.Random):
-    """A JSON value with parts of it replaced by something of another kind: damage that still parses."""
-    other = [
-        None,
-        True,
-        -1,
-        1e9,
-        1e7,
-        0.5,
-        "",
-        "TLS",
-        [],
-        {},
-        [[]],
-        [1],
-        [[1, 2]],
-        [[0, 0], [1, 1]],
-        {"type": "Polygon"},
-    ]
-    if rng.random() < 0.004:
-        return rng.choice(other)
-    if isinstance(value, dict):
-        return {k: replaced(v, rng) for k, v in value.items() if rng.random() > 0.003}
-    if isinstance(value, list):
-        return [replaced(v, rng) for v in value if rng.random() > 0.003]
-    if isinstance(value, (int, float)) and rng.random() < 0.02:
-        return rng.choice([-value, value * 1e3, value + 0.1, int(value)])
-    return value
 
 
 @pytest.mark.parametrize("kind", [*SEEDS, "values"])
@@ -239,3 +167,11 @@ def test_a_damaged_manifest_gives_a_clean_error_or_a_table(tmp_path):
             assert not table["slide_id"].str.contains(r"[/\\]|^\.").any()
             ends["read"] += 1
     assert ends["error"] > 20 and ends["read"] > 20
+
+
+def test_no_damage_makes_a_slide_without_target_of_one_with_two():
+    """A small part of `outline_fuzzer`: 100,000 such files were tried by it."""
+    ends = tally(max(600, N_FILES // 3), seed=5)
+    print(dict(ends))
+    assert ends["silently no target"] == ends["no target, and nothing told of it"] == ends["another exception"] == 0
+    assert ends["error"] > 100 and ends["as before"] > 20 and ends["fewer, and told"] > 0

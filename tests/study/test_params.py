@@ -1,11 +1,14 @@
 """Presets: read safely, checked against the notebooks, multiplied into arms."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tlskit.errors import ParameterError
 from tlskit.study import params
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CELL = """run_name = "demo"  # name of the run
 magnification = 4  # working magnification
@@ -191,3 +194,14 @@ def test_a_list_within_a_list_of_arms_makes_an_arm_of_each_value():
     assert len(params.arms(params.override(preset, {"magnification": 4}))) == 2
     preset = {"sweep": [{"magnification": 4, "target_class": ["TLS", "Immune cells"]}]}
     assert params.arms(preset)[0]["target_class"] == ["TLS", "Immune cells"]
+
+
+def test_a_sweep_asks_for_cascades_where_arms_differ_in_magnification_alone():
+    asked = {
+        path.stem: params.has_cascade(params.read_preset(path)) for path in sorted((ROOT / "params").glob("*.yaml"))
+    }
+    assert asked["demo"] and asked["paper"] and asked["smoke"]
+    assert not asked["controls"] and not asked["controls_demo"], "many arms, and another question"
+    assert params.has_cascade({"sweep": {"magnification": [4, 1], "seed": [0, 1]}})
+    assert not params.has_cascade({"sweep": {"magnification": [4]}})
+    assert not params.has_cascade({"sweep": [{"magnification": 4, "seed": 0}, {"magnification": 1, "seed": 1}]})

@@ -80,4 +80,4 @@ def test_the_wheel_works_without_the_clone(tmp_path):
     planned = subprocess.run(
         [*command, "plan", "params/smoke.yaml"], cwd=tmp_path / "my-study", env=env, capture_output=True, text=True
     )
-    assert "13 of 13 notebooks to run" in planned.stdout, planned.stderr
+    assert "14 of 14 notebooks to run" in planned.stdout, planned.stderr

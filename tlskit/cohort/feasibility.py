@@ -101,14 +101,16 @@ def check_sets(split: pd.DataFrame, has_target: dict[str, bool | None]) -> None:
     for fold, one in split.groupby("fold") if "fold" in split else [(None, split)]:
         for name, why in _NEEDED.items():
             patients = one.loc[one["split"] == name, "patient_id"]
+            where = "" if fold is None else f"fold {fold}: "
             known = [has_target.get(patient) for patient in patients]
+            if patients.empty:
+                faults.append(f"{where}the set {name} has no patient: {why}")
             if len(patients) and not any(known) and None not in known:
-                where = "" if fold is None else f"fold {fold}: "
                 listed = ", ".join(patients.head(5)) + (", ..." if len(patients) > 5 else "")
                 faults.append(f"{where}none of the {len(patients)} patient(s) of the set {name} ({listed}): {why}")
     if faults:
         raise ValueError(
             "Some sets of patients have no outline of the target:\n"
             + "\n".join(f"  - {fault}" for fault in faults)
-            + "\nUse another `split_seed`, other `split_ratios` fewer `folds`, or fill the manifest's `split` column."
+            + "\nUse another `split_seed`, other `split_ratios`, fewer `folds`, or fill the manifest's `split` column."
         )

@@ -137,10 +137,11 @@ def _fold_patients(patients: pd.DataFrame, folds: int, seed: int) -> pd.DataFram
     small = sizes[sizes < folds]
     if len(small):
         listed = ", ".join(f"{cancer_type} ({n})" for cancer_type, n in sorted(small.items()))
+        least = int(sizes.min())
+        fewer = f"Use `folds: {least}` or fewer, or g" if least >= LEAST_FOLDS else "G"
         raise ValueError(
             f"`folds: {folds}` asks for at least {folds} patients of every cancer type, so that each fold tests it. "
-            f"Too few have: {listed}. Use `folds: {max(LEAST_FOLDS, int(sizes.min()))}` or fewer, or give small types "
-            "one name in the manifest."
+            f"Too few have: {listed}. {fewer}ive small types one name in the manifest."
         )
     rng = np.random.default_rng(seed)
     dealt: list[str] = []

@@ -20,7 +20,7 @@ from tlskit import units
 from tlskit.errors import MapError, ParameterError
 from tlskit.evaluation.counting import _Opened, _over_slides
 from tlskit.maps import ProbMap, Windows, distance_um, make_screen, open_map, screen_of, windows_over
-from tlskit.metrics import COUNTS, SIZE_CLASSES, area_means, objects
+from tlskit.metrics import COUNTS, SIZE_CLASSES, TIE_SHIFT_PX, area_means, objects
 
 __all__ = ["GROW_UM", "KEPT_SHARE", "SCREEN_THRESHOLDS", "SIZES", "screen_counts"]
 
@@ -130,7 +130,8 @@ def _case(opened: _Opened, threshold: float, grid_mpp: float) -> _Case:
     size_px = units.lattice_size(opened.size_px0, truth.mpp0, grid_mpp)
     width, height = size_px
     code = np.zeros((height, width), np.uint8)
-    means = area_means(lambda y, h: fine.read(0, y, fine.size_px[0], h), fine.size_px, ratio=ratio, grid_px=size_px)
+    source = {"ratio": ratio, "grid_px": size_px, "shift_px": TIE_SHIFT_PX}
+    means = area_means(lambda y, h: fine.read(0, y, fine.size_px[0], h), fine.size_px, **source)
     for y, values in means:
         rows = len(values)
         target = truth.at(0, y, width, rows, mpp=grid_mpp)

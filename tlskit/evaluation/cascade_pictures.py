@@ -21,6 +21,9 @@ __all__ = ["lost_and_spared"]
 #: Objects are looked for at this um/px or finer by less than a factor of two; a field shows at least this much.
 _MPP, _FIELD_UM = 4.0, 500.0
 
+#: Smaller pieces than this are no objects, and no pictures are shown of them.
+_LEAST_MM2 = 1e-3
+
 #: Side of a field's picture, pixels.
 _SIDE_PX = 360
 
@@ -46,7 +49,7 @@ def lost_and_spared(
     -------
     list of dict
         title, rgb (H, W, 3 uint8), truth, predicted (by the fine network alone), seen (where the cascade looked; all
-        (H, W) bool), mpp (um per pixel of the picture). Empty where nothing was taken away.
+        (H, W) bool), mpp (um per pixel of the picture). Empty where nothing above 1,000 um2 was taken away.
     """
     run_dir, row = Path(run_dir), chosen[chosen["is_run"]].iloc[0]
     full = maps_of(run_dir / row["fine"]).set_index("slide_id")["map_path"]
@@ -65,13 +68,15 @@ def lost_and_spared(
         ):
             truth = read_truth(rows[slide_id], slide, missing=missing, **arm_truth)
             for kind, box, mm2 in _taken_away(fine, run, truth, cut(threshold)):
-                if mm2 > largest.get(kind, (0.0,))[0]:
+                if mm2 > largest.get(kind, (_LEAST_MM2,))[0]:
                     largest[kind] = (mm2, _field(slide, fine, run, truth, box, cut(threshold), f"{slide_id}: {kind}"))
     return [largest[kind][1] for kind in sorted(largest, reverse=True)]
 
 
 def _taken_away(fine: ProbMap, run: ProbMap, truth, least: int):
     """What the cascade marks nothing of and the fine network does: kind, box in um (left, top, right, bottom), mm2."""
+    if not run.unseen:
+        return  # it looked at everything: what differs is a rounding
     values, mpp = fine.overview(max(1, math.ceil(max(fine.size_px) * min(1.0, 2 * fine.mpp / _MPP))))
     kept, _ = run.overview(max(values.shape))
     height, width = values.shape

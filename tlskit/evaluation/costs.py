@@ -1,4 +1,4 @@
-"""What a magnification costs: minutes per slide, quality against them, and the arm that one would choose.
+"""What a magnification costs: minutes for a slide of a stated size, quality against them, and the arm one would choose.
 
 From the archive alone, like `tlskit.evaluation.comparison`.
 """
@@ -10,50 +10,80 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlskit import units
-from tlskit.errors import RunError
-from tlskit.evaluation.arm_tables import ARM, collect
-from tlskit.evaluation.comparison import differences, intervals
-from tlskit.metrics import published
+from tlskit.errors import ComparisonError, RunError
+from tlskit.evaluation.arm_tables import ARM, collect, test_counts
+from tlskit.evaluation.comparison import BOOTSTRAPPED, differences, intervals
+from tlskit.evaluation.decision import decide
 
-__all__ = ["choice", "minutes_per_slide", "pareto"]
+__all__ = ["minutes_per_slide", "pareto"]
 
-#: Names under which a timing table may keep the time that passed, beside its stages.
-_WALL = ("wall", "total")
+#: What must be the same where times are put beside one another.
+_SAME = ("device", "cpu", "gpu", "threads", "width_px0", "height_px0", "mpp0", "tissue_fraction")
 
 
 def minutes_per_slide(run_dir: str | Path) -> pd.DataFrame:
-    """Minutes that one slide takes, by arm, from the timing notebook.
+    """Minutes that a slide of a stated size takes, by arm, as the timing notebook projected them.
 
-    A slide's time is the median of its warm passes (the first pass warms the machine up; it counts where it is the only
-    one), by the wall clock where it was kept, else the sum of the stages. The spread is over slides.
+    Slides of a demo or a section are no measure of a slide: times are seconds per cm2 of tissue, and minutes for one
+    slide that is the same in all arms. Trainings of one arm are averaged.
 
     Returns
     -------
     DataFrame
-        arm, magnification, minutes (mean over slides), minutes_median, minutes_q25, minutes_q75, minutes_min,
-        minutes_max, slides_per_minute, n_slides, n_repeats.
+        arm, magnification, minutes, minutes_min, minutes_max (from the fastest and the slowest pass), s_per_cm2 (of the
+        slides that were timed), slides_per_minute, n_slides (timed), n_repeats (passes over them), slide (of the
+        projection, in words), hardware (in words), engine, precision.
+
+    Raises
+    ------
+    ComparisonError
+        If arms were timed on other slides, another machine, or projected to another slide; it names the difference.
     """
+    projected, summary = collect(run_dir, "06_projection"), collect(run_dir, "06_summary")
     stages = collect(run_dir, "06_stages")
-    whole = stages[stages["stage"].isin(_WALL)]
-    # Stages run side by side: where the wall clock was kept, their sum is not the time that passed.
-    stages = whole if len(whole) else stages
-    if "repeat" not in stages:
-        stages = stages.assign(repeat=0)
-    if "warm" not in stages:
-        stages = stages.assign(warm=stages["repeat"] > stages.groupby([*ARM, "slide_id"])["repeat"].transform("min"))
-    seconds = stages.groupby([*ARM, "slide_id", "repeat", "warm"], sort=False)["seconds"].sum().reset_index()
-    has_warm = seconds.groupby([*ARM, "slide_id"], sort=False)["warm"].transform("any")
-    timed = seconds[seconds["warm"] | ~has_warm]
-    minutes = timed.groupby([*ARM, "slide_id"], sort=False)["seconds"].median().div(60)
-    by_arm = minutes.groupby(level=ARM, sort=False)
-    table = pd.DataFrame({"minutes": by_arm.mean(), "minutes_median": by_arm.median()})
-    table["minutes_q25"], table["minutes_q75"] = by_arm.quantile(0.25), by_arm.quantile(0.75)
-    table["minutes_min"], table["minutes_max"] = by_arm.min(), by_arm.max()
-    table["slides_per_minute"] = 1 / table["minutes"]
-    table["n_slides"] = by_arm.size()
-    table["n_repeats"] = timed.groupby(ARM, sort=False)["repeat"].nunique()
-    return table.reset_index()
+    faults = []
+    for name in _SAME:
+        if name in projected and projected[name].nunique(dropna=False) > 1:
+            each = projected.drop_duplicates("arm").set_index("arm")[name]
+            faults.append(f"{name} differs: " + ", ".join(f"{arm} {value}" for arm, value in each.items()))
+    of_slides = stages[stages["slide_id"] != ""]
+    timed = of_slides.groupby("arm", sort=False)["slide_id"].agg(lambda ids: tuple(sorted(set(ids))))
+    if timed.nunique() > 1:
+        listed = "; ".join(f"{arm} {', '.join(ids[:3])}" for arm, ids in timed.items())
+        faults.append(f"the slides that were timed differ: {listed}")
+    if faults:
+        raise ComparisonError("Times of these arms cannot be put beside one another: " + "; ".join(faults) + ".")
+    of_all = summary[summary["slide_id"] == "all"].sort_values("warm").groupby("arm", sort=False).tail(1)
+    s_per_cm2 = of_all.groupby("arm")["s_per_cm2"].mean() if "s_per_cm2" in of_all else pd.Series(dtype=float)
+    passes = of_slides.groupby("arm")["repeat"].nunique()
+    rows = []
+    for (arm, magnification), group in projected.groupby(ARM, sort=False):
+        first = group.iloc[0]
+        minutes = group["minutes"].mean()
+        rows.append(
+            {"arm": arm, "magnification": magnification, "minutes": minutes, "minutes_min": group["minutes_low"].min()}
+            | {"minutes_max": group["minutes_high"].max(), "s_per_cm2": s_per_cm2.get(arm, np.nan)}
+            | {"slides_per_minute": 1 / minutes, "n_slides": len(timed.get(arm, ())), "n_repeats": passes.get(arm, 0)}
+            | {"slide": slide_in_words(first), "hardware": hardware_in_words(first)}
+            | {name: first.get(name, "") for name in ("engine", "precision")}
+        )
+    return pd.DataFrame(rows)
+
+
+def slide_in_words(row: pd.Series) -> str:
+    """Size of the slide that a time was projected to."""
+    return (
+        f"{row['width_px0']:,.0f} x {row['height_px0']:,.0f} px at {row['mpp0']:g} um/px, "
+        f"{row['tissue_mm2']:.0f} mm2 of tissue"
+    )
+
+
+def hardware_in_words(row: pd.Series) -> str:
+    """Machine that a time was measured on."""
+    gpu = row.get("gpu", "")
+    if row.get("device", "cpu") != "cpu" and isinstance(gpu, str) and gpu:
+        return gpu
+    return f"{row.get('cpu', 'CPU')}, {row.get('threads', 1):.0f} threads"
 
 
 def pareto(
@@ -64,93 +94,44 @@ def pareto(
     pooling: str = "pooled",
     threshold_by: str = "fixed",
     margin: float = 0.05,
-    draws: int = 10_000,
-    seed: int = 0,
+    usable: float = 0.1,
     slides: str = "same",
+    split: str = "test",
 ) -> pd.DataFrame:
-    """Quality against minutes per slide, and the arm that one would choose.
+    """Quality and minutes of every arm, and which one would be chosen by the rule of `tlskit.evaluation.decision`.
 
-    Chosen is the fastest arm that is shown to be at most `margin` worse than the best one: the whole 95 % interval of
-    the paired difference lies above ``-margin``. Where too few patients leave no faster arm shown to be so, the best
-    stays.
+    An arm without a time stays: it may be the best.
 
     Returns
     -------
     DataFrame
-        arm, magnification, score, estimate, low, high, the columns of `minutes_per_slide`, on_front (no other arm is
-        both better and faster), difference_to_best, difference_low, difference_high, within_margin, chosen, margin, on,
-        pooling, threshold_by, n_patients, warning.
+        The columns of `decision.decide` and of `minutes_per_slide` (nan without a time; n_slides is n_slides_timed, and
+        n_repeats n_passes); minutes_note (why times are missing, the
+        same in all rows); on_front (no other arm is both better and faster); false_mm2 (marked where there
+        is no target), tissue_mm2; on, pooling, threshold_by.
     """
-    options = {
-        "on": on,
-        "pooling": pooling,
-        "threshold_by": threshold_by,
-        "draws": draws,
-        "seed": seed,
-        "slides": slides,
-    }
+    options = {"on": on, "pooling": pooling, "threshold_by": threshold_by, "slides": slides, "split": split}
     quality = intervals(run_dir, scores=[score], **options)
     apart = differences(run_dir, scores=[score], **options)
-    table = quality.drop(columns=["n_slides"]).merge(minutes_per_slide(run_dir), on=ARM, how="inner", validate="1:1")
-    if table.empty or table["estimate"].isna().all():
-        raise RunError(f"No arm of the run {Path(run_dir).name} has both a score on whole slides and a time.")
+    note, times = "", pd.DataFrame(columns=["arm", "minutes", "minutes_min", "minutes_max"])
+    try:
+        times = minutes_per_slide(run_dir)
+    except (RunError, ComparisonError) as error:
+        note = str(error).rstrip(".")
+    front = decide(quality, apart, times.set_index("arm")["minutes"].astype(float), margin=margin, usable=usable)
+    times = times.rename(columns={"n_slides": "n_slides_timed", "n_repeats": "n_passes"})
+    table = front.merge(times.drop(columns="magnification", errors="ignore"), on="arm", how="left", validate="1:1")
+    table = table.astype({name: float for name in ("minutes", "minutes_min", "minutes_max")})
     q, minutes = table["estimate"].to_numpy(), table["minutes"].to_numpy()
     table["on_front"] = [
-        not np.isnan(q[n]) and not any((q >= q[n]) & (minutes <= minutes[n]) & ((q > q[n]) | (minutes < minutes[n])))
+        not np.isnan(q[n] + minutes[n])
+        and not any((q >= q[n]) & (minutes <= minutes[n]) & ((q > q[n]) | (minutes < minutes[n])))
         for n in range(len(table))
     ]
-    best = table.loc[table["estimate"].idxmax(), "arm"]
-    to_best = [_difference(apart, arm, best) for arm in table["arm"]]
-    table["difference_to_best"], table["difference_low"], table["difference_high"] = zip(*to_best, strict=True)
-    table["within_margin"] = (table["arm"] == best) | (table["difference_low"] > -margin)
-    candidates = table[table["within_margin"]]
-    table["chosen"] = table["arm"] == candidates.loc[candidates["minutes"].idxmin(), "arm"]
-    return table.assign(margin=margin)
-
-
-def choice(front: pd.DataFrame) -> str:
-    """The chosen arm of `pareto` in words, with the reason."""
-    chosen = front[front["chosen"]].iloc[0]
-    best = front.loc[front["estimate"].idxmax()]
-    name = {"iou": "IoU", "mcc": "MCC"}.get(chosen["score"], chosen["score"].capitalize())
-    low, high = published.PERSON_MINUTES_PER_SLIDE
-    text = f"{chosen['arm']}: {name} {_with_interval(chosen)}, {units.minutes_text(chosen['minutes'])} a slide"
-    person = "less than" if chosen["minutes"] < low else "as long as" if chosen["minutes"] <= high else "longer than"
-    text += f" ({person} the {low:g}-{high:g} min of a person). "
-    if chosen["arm"] == best["arm"]:
-        faster = front[front["minutes"] < chosen["minutes"]]
-        text += "It has the best score"
-        if len(faster):
-            text += (
-                f", and no faster arm is shown to be at most {chosen['margin']:g} worse "
-                f"(the whole 95 % interval of the paired difference would have to lie above -{chosen['margin']:g})."
-            )
-        else:
-            text += " and is the fastest."
-    else:
-        text += (
-            f"The best score is that of {best['arm']} "
-            f"({_with_interval(best)}, {units.minutes_text(best['minutes'])}), but "
-            f"{chosen['arm']} is {best['minutes'] / chosen['minutes']:.1f} times as fast and at most "
-            f"{chosen['margin']:g} worse: paired difference {chosen['difference_to_best']:+.3f} "
-            f"(95 % interval {chosen['difference_low']:+.3f} to {chosen['difference_high']:+.3f})."
-        )
-    if isinstance(chosen["warning"], str) and chosen["warning"]:
-        text += f" Caution: {chosen['warning']}."
-    return text
-
-
-def _difference(apart: pd.DataFrame, arm: str, best: str) -> tuple[float, float, float]:
-    if arm == best:
-        return 0.0, 0.0, 0.0
-    row = apart[(apart["first"] == arm) & (apart["second"] == best)]
-    if len(row):
-        return tuple(float(v) for v in row.iloc[0][["difference", "low", "high"]])
-    row = apart[(apart["first"] == best) & (apart["second"] == arm)].iloc[0]
-    return -float(row["difference"]), -float(row["high"]), -float(row["low"])
-
-
-def _with_interval(row: pd.Series) -> str:
-    if np.isnan(row["low"]):
-        return f"{row['estimate']:.3f} (no interval)"
-    return f"{row['estimate']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+    counts = test_counts(run_dir, BOOTSTRAPPED[on], threshold_by, slides, split)
+    pixel_mm2 = (counts["grid_mpp"] if on == "grid" else counts["mpp"]) ** 2 / 1e6
+    n_trainings = counts.groupby("arm")["slide_id"].agg(lambda ids: len(ids) / ids.nunique())
+    table["false_mm2"] = table["arm"].map((counts["fp"] * pixel_mm2).groupby(counts["arm"]).sum() / n_trainings)
+    if "tissue_mm2" in counts:
+        table["tissue_mm2"] = table["arm"].map(counts.groupby("arm")["tissue_mm2"].sum() / n_trainings)
+    return table.assign(minutes_note=note)

@@ -1,7 +1,7 @@
 """Tables of counts: of tiles, of whole slides, and on one grid that all magnifications share.
 
 Scores are made of these tables afterwards, by `tlskit.metrics`. The tables, as the notebooks archive them (``ids``
-stands for ``slide_id patient_id cancer_type`` and, where the input has it, ``split``):
+stands for ``slide_id patient_id cancer_type`` and, where the input has them, ``split site``):
 
 ``04_counts_per_tile``, by `evaluate_tiles`: one row a tile and threshold.
     tile_id, ids, threshold_by, threshold, tp, fp, fn, tn.
@@ -15,14 +15,17 @@ stands for ``slide_id patient_id cancer_type`` and, where the input has it, ``sp
     tile_id, ids, x_px, y_px (working px), threshold_by, threshold, tp, fp, fn, tn.
 ``05_histograms``, by `evaluate_slides`: see `tlskit.metrics.thresholds`.
     ids, region (``slide``, ``tissue``), truth (0, 1), bin (0 to 255), count.
-``05_grid_counts``, by `evaluate_grid`: one row a slide and threshold, inside tissue, on the common grid.
+``05_grid_counts``, by `evaluate_grid`: one row a slide and threshold, on the common grid, inside tissue and target.
     ids, threshold_by, threshold, grid_mpp, mpp (of the map), tp, fp, fn, tn, ceiling_tp, ceiling_fp, ceiling_fn,
-    ceiling_tn (the truth itself, rasterised at the map's um/px and brought to the grid), target_px_outside_tissue,
+    ceiling_tn (the truth itself, rasterised at the map's um/px and brought to the grid), target_px_outside_tissue (of
+    the target; counted), marked_px_outside (predicted outside tissue and target; not counted, here or in objects),
     tissue_mm2.
 ``05_objects``, by `evaluate_grid`: one row an object and threshold.
     ids, threshold_by, threshold, kind (``truth``, ``predicted``), object_id, area_um2, diameter_um, size_class, x_px0,
     y_px0 (centroid), best_iou, matched_iou10, matched_iou50, matched_centroid, false_area_um2 (of a predicted one: what
-    lies in no true object; nan for a true one).
+    lies in no true object; nan for a true one); of a true one the columns of `tlskit.metrics.boundaries.shape_table`.
+``05_objects_by_threshold``, by `evaluate_grid`: one row a slide and threshold of `CURVE`.
+    ids, threshold, n_truth, n_found, n_predicted, n_false (by the rule iou10), tissue_mm2.
 ``05_objects_per_slide``, by `evaluate_grid`: one row a slide and threshold, those without objects too.
     ids, threshold_by, threshold, n_truth, n_predicted, truth_mm2, predicted_mm2, tissue_mm2.
 
@@ -41,11 +44,21 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit import units
 from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import MapError, ParameterError
 from tlskit.maps import ProbMap, open_map
-from tlskit.metrics import COUNTS, area_means, count_pixels, counts_at, cut, joint_histogram, named_thresholds, objects
+from tlskit.metrics import (
+    COUNTS,
+    TIE_SHIFT_PX,
+    area_means,
+    count_pixels,
+    counts_at,
+    cut,
+    joint_histogram,
+    named_thresholds,
+    objects,
+    shape_table,
+)  # fmt: skip
 from tlskit.outlines import IGNORED, Truth, read_truth
 from tlskit.slides import tissue
 
@@ -54,7 +67,10 @@ __all__ = ["GridCounts", "SlideCounts", "evaluate_grid", "evaluate_slides", "eva
 Thresholds = float | Mapping[str, float]
 OnFailure = Callable[[str, Exception], None] | None
 
-_IDS = ("slide_id", "patient_id", "cancer_type", "split")
+#: Thresholds of the curve of objects found against false ones.
+CURVE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+_IDS = ("slide_id", "patient_id", "cancer_type", "split", "site")
 
 #: Code of a pixel that could not be predicted. Neither it nor `IGNORED` is counted; what is counted has the codes
 #: truth + 2 * tissue.
@@ -70,11 +86,13 @@ class SlideCounts(NamedTuple):
 
 
 class GridCounts(NamedTuple):
-    """What `evaluate_grid` returns: ``05_grid_counts``, ``05_objects``, ``05_objects_per_slide``."""
+    """What `evaluate_grid` returns: ``05_grid_counts``, ``05_objects``, ``05_objects_per_slide``, and
+    ``05_objects_by_threshold``."""
 
     counts: pd.DataFrame
     objects: pd.DataFrame
     objects_per_slide: pd.DataFrame
+    objects_by_threshold: pd.DataFrame
 
 
 def evaluate_tiles(
@@ -203,15 +221,20 @@ def evaluate_grid(
     resolution_by: str = "mpp",
     on_failure: OnFailure = None,
 ) -> GridCounts:
-    """Counts on one physical lattice, inside the same tissue, with the ceiling; and objects there.
+    """Counts on one physical lattice, in the same region of each slide, with the ceiling; and objects there.
 
-    Each map is brought to ``grid_mpp`` by exact area means (a map coarser than the grid keeps its pixels as squares);
-    the truth is rasterised there once. A grid pixel is positive if its mean stored value is at least 255 times the
-    threshold. The *ceiling* is the truth rasterised at the map's own um/px and brought to the grid in the same way
-    (half
-    a pixel's area or more is positive): no prediction made of such pixels can be expected to do better.
+    The *region* is tissue and target: target that the search for tissue missed counts as any other. What is marked
+    outside it, on glass, is told (``marked_px_outside``) and counted nowhere, neither as pixels nor as objects.
 
-    Objects are those of the grid, so that the same um of post-processing do the same at every magnification.
+    Each map is brought to ``grid_mpp`` by exact area means (a map coarser than the grid keeps its pixels as squares;
+    ties go to the pixel that holds the centre, `tlskit.metrics.grids.TIE_SHIFT_PX`); the truth is rasterised there
+    once. A grid pixel is positive if its mean stored value is at least 255 times the threshold. The *ceiling* is the
+    truth rasterised at the map's own um/px and brought to the grid in the same way: the score of the outlines as such
+    pixels. Probabilities that are shares of area can pass it.
+
+    Objects are those of the grid, so that the same um of post-processing do the same at every magnification; what
+    post-processing fills outside the region is taken away again. The grid may be finer than the scan: it reads none of
+    its pixels.
 
     Parameters
     ----------
@@ -262,6 +285,8 @@ def _over_slides(
             of_manifest = known[row.slide_id]
             split = getattr(row, "split", None) or getattr(of_manifest, "split", "")
             ids = {c: getattr(of_manifest, c) for c in _IDS[:3]} | ({"split": split} if split else {})
+            # The hospital or scanner, where the manifest says it: a reviewer asks for scores by it.
+            ids |= {"site": of_manifest.site} if getattr(of_manifest, "site", "") else {}
             with open_map(row.map_path) as prob_map:
                 # Tissue is looked for in the colours that the network saw.
                 apply_icc = prob_map.metadata.get("parameters", {}).get("apply_icc", False)
@@ -401,53 +426,79 @@ def _grid_counts(
     ids: dict, opened: _Opened, named: dict[str, float], grid_mpp: float, processing: dict | None
 ) -> GridCounts:
     prob_map, truth, on_tissue = opened.map, opened.truth, opened.tissue
-    grid_px = units.lattice_size(opened.size_px0, truth.mpp0, grid_mpp)
+    grid_px = tuple(max(1, math.floor(side * truth.mpp0 / grid_mpp + 0.5)) for side in opened.size_px0)
     width = prob_map.size_px[0]
-    source = {"ratio": grid_mpp / prob_map.mpp, "grid_px": grid_px}
+    source = {"ratio": grid_mpp / prob_map.mpp, "grid_px": grid_px, "shift_px": TIE_SHIFT_PX}
     bands = zip(
         area_means(lambda y, h: prob_map.read(0, y, width, h), prob_map.size_px, **source),
         area_means(lambda y, h: truth.at(0, y, width, h, mpp=prob_map.mpp), prob_map.size_px, **source),
         strict=True,
     )
-    masks = {name: np.zeros(grid_px[::-1], bool) for name in named} if processing is not None else {}
+    # Every threshold of objects is a mask of its own: those of the study, and those of the curve.
+    wanted = named | {float(value): value for value in CURVE} if processing is not None else {}
+    masks = {name: np.zeros(grid_px[::-1], bool) for name in wanted}
+    region = np.zeros(grid_px[::-1] if wanted else (0, 0), bool)
     sums = {name: np.zeros(4, np.int64) for name in named}
-    ceiling, outside = np.zeros(4, np.int64), 0
+    ceiling, outside, glass = np.zeros(4, np.int64), 0, dict.fromkeys(named, 0)
     for (y, values), (_, coarse_truth) in bands:
         rows = len(values)
         target = truth.at(0, y, grid_px[0], rows, mpp=grid_mpp)
         ignored = truth.ignored_at(0, y, grid_px[0], rows, mpp=grid_mpp)
-        inside = on_tissue.at(0, y, grid_px[0], rows, mpp=grid_mpp) & ~ignored
+        known = ~ignored
         for box in prob_map.invalid:
             x0, y0 = (math.floor(v / source["ratio"]) for v in box[:2])
             x1, y1 = (math.ceil((v + side) / source["ratio"]) for v, side in zip(box[:2], box[2:], strict=True))
-            inside[max(0, y0 - y) : max(0, y1 - y), x0:x1] = False
-        outside += int((target & ~inside).sum())
+            known[max(0, y0 - y) : max(0, y1 - y), x0:x1] = False
+        tissue_here = on_tissue.at(0, y, grid_px[0], rows, mpp=grid_mpp)
+        inside = (tissue_here | target) & known
+        outside += int((target & known & ~tissue_here).sum())
         # Means are sums of products: a hair below must not turn an exact half into a negative.
         ceiling += list(count_pixels(coarse_truth >= 0.5 - 1e-9, target, valid=inside).values())
         for name, value in named.items():
             positive = values >= 255 * value - 1e-6
             sums[name] += list(count_pixels(positive, target, valid=inside).values())
-            if masks:
-                masks[name][y : y + rows] = positive & ~ignored
-    counts, found, per_slide = [], [], []
+            glass[name] += int((positive & known & ~inside).sum())
+        for name, value in wanted.items():
+            masks[name][y : y + rows] = (values >= 255 * value - 1e-6) & inside
+        if wanted:
+            region[y : y + rows] = inside
+    counts, found, per_slide, curve = [], [], [], []
     # An object in a lost region is neither found nor missed.
     truth = truth.without(prob_map.invalid, mpp=prob_map.mpp)
-    areas, true_objects = {"truth_mm2": truth.area_mm2, "tissue_mm2": on_tissue.area_mm2}, None
+    areas = {"truth_mm2": truth.area_mm2, "tissue_mm2": on_tissue.area_mm2}
+
+    def processed(mask: np.ndarray) -> np.ndarray:
+        inside = objects.post_process(mask, mpp=grid_mpp, **processing) & region
+        # What the region's edge cuts off may be too small to count.
+        return objects.post_process(inside, mpp=grid_mpp, **processing | {"closing_um": 0.0, "max_hole_um2": 0.0})
+
+    if masks:
+        true_objects = processed(truth.at(0, 0, *grid_px, mpp=grid_mpp))
+
+    def compared(name) -> tuple[np.ndarray, pd.DataFrame]:
+        mask = processed(masks.pop(name))
+        return mask, objects.compare(mask, true_objects, mpp=grid_mpp, mpp0=truth.mpp0)
+
     for name, value in named.items():
         row = ids | {"threshold_by": name, "threshold": value}
         scale = {"grid_mpp": float(grid_mpp), "mpp": prob_map.mpp}
         table = dict(zip((*COUNTS, *(f"ceiling_{c}" for c in COUNTS)), (*sums[name], *ceiling), strict=True))
-        counts.append(row | scale | table | {"target_px_outside_tissue": outside, "tissue_mm2": areas["tissue_mm2"]})
+        told = {"target_px_outside_tissue": outside, "marked_px_outside": glass[name]}
+        counts.append(row | scale | table | told | {"tissue_mm2": areas["tissue_mm2"]})
         if masks:
-            if true_objects is None:
-                true_mask = truth.at(0, 0, *grid_px, mpp=grid_mpp)
-                true_objects = objects.post_process(true_mask, mpp=grid_mpp, **processing)
-            mask = objects.post_process(masks.pop(name), mpp=grid_mpp, **processing)
-            table = objects.compare(mask, true_objects, mpp=grid_mpp, mpp0=truth.mpp0)
-            found.append(pd.DataFrame(row, index=table.index).join(table))
+            mask, table = compared(name)
+            shapes = shape_table(mask, true_objects, mpp=grid_mpp).assign(kind="truth")
+            whole = pd.DataFrame(row, index=table.index).join(table)
+            found.append(whole.merge(shapes, on=["kind", "object_id"], how="left", validate="1:1"))
             of = table.groupby("kind")["area_um2"]
             numbers = {f"n_{kind}": int(of.size().get(kind, 0)) for kind in ("truth", "predicted")}
             predicted_mm2 = float(of.sum().get("predicted", 0.0)) / 1e6
             per_slide.append(row | numbers | areas | {"predicted_mm2": predicted_mm2})
+    for threshold in list(masks):
+        _, table = compared(threshold)
+        matched = table.groupby("kind")["matched_iou10"].agg(["size", "sum"]).reindex(["truth", "predicted"])
+        (n_truth, n_found), (n_predicted, n_hit) = matched.fillna(0).astype(int).to_numpy()
+        numbers = {"n_truth": n_truth, "n_found": n_found, "n_predicted": n_predicted, "n_false": n_predicted - n_hit}
+        curve.append(ids | {"threshold": threshold} | numbers | {"tissue_mm2": areas["tissue_mm2"]})
     stacked = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-    return GridCounts(pd.DataFrame(counts), stacked, pd.DataFrame(per_slide))
+    return GridCounts(pd.DataFrame(counts), stacked, pd.DataFrame(per_slide), pd.DataFrame(curve))

@@ -208,8 +208,8 @@ def summarise_timings(timings: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         slide_id ("all" for the whole), warm, n (passes), wall_s (median), wall_s_min, wall_s_max, wall_s_iqr,
         tissue_mm2, windows, s_per_window, s_per_cm2 (of tissue), s_per_mpx (of tissue, in 10**6 working pixels),
-        minutes_per_slide, slides_per_minute, person_minutes_low, person_minutes_high, times_faster_than_person (by the
-        quicker person), and the setting. Of "all", wall_s is the mean of the slides' medians, and minimum, maximum and
+        minutes_per_slide, slides_per_minute (of the slides timed; a person's minutes stand beside `project_timings`),
+        and the setting. Of "all", wall_s is the mean of the slides' medians, and minimum, maximum and
         interquartile range are those of the medians.
     """
     walls = timings[timings["kind"] == "wall"]
@@ -236,8 +236,6 @@ def summarise_timings(timings: pd.DataFrame) -> pd.DataFrame:
         table["s_per_mpx"] = table["wall_s"] / (table["tissue_mm2"] * px_per_mm2 / 1e6)
     table["minutes_per_slide"] = table["wall_s"] / 60.0
     table["slides_per_minute"] = 60.0 / table["wall_s"]
-    table["person_minutes_low"], table["person_minutes_high"] = PERSON_MINUTES_PER_SLIDE
-    table["times_faster_than_person"] = PERSON_MINUTES_PER_SLIDE[0] / table["minutes_per_slide"]
     return table.replace([np.inf, -np.inf], np.nan).assign(**setting)
 
 

@@ -17,6 +17,7 @@ from tlskit.explore.folder_page import FolderPage
 from tlskit.explore.measures import Measures
 from tlskit.explore.server import OUTPUTS
 from tlskit.explore.slide_explorer import SlideDesk
+from tlskit.explore.study_page import StudyPage
 from tlskit.explore.widgets import Message, guarded
 from tlskit.files import resolve
 from tlskit.study import find_runs, open_archive
@@ -58,6 +59,7 @@ class _RunPage(ipywidgets.VBox):
         self.children = self.children[:1]
         if old is not None:
             old.close()
+        self.caption.value = ""
         archive = open_archive(resolve(self._outputs_dir) / self.runs.value)
         self.caption.value = f'<span style="color:#7a3b00">{html.escape(archive.caption)}</span>'
         self.desk = explorers.slide(archive)
@@ -82,9 +84,11 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
         "Look at segmented slides, or segment one. For research, not for diagnosis.</div>"
     )
     what = ipywidgets.ToggleButtons(
-        options=[("A run of the study", "run"), ("A slide from a folder", "folder")], style={"button_width": "190px"}
+        options=[("A run of the study", "run"), ("A slide from a folder", "folder"), ("A new study", "study")],
+        style={"button_width": "190px"},
     )
     pages = {"run": _RunPage(outputs_dir, message), "folder": FolderPage(outputs_dir, message)}
+    pages["study"] = StudyPage(outputs_dir, Path(pages["folder"].chooser.folder.value), message)
     body = ipywidgets.VBox([])
 
     def turn(_=None) -> None:
@@ -92,6 +96,8 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
         body.children = [pages[what.value]]
         if what.value == "run":
             pages["run"].start()
+        elif what.value == "study":
+            pages["study"].look()
 
     what.observe(turn, "value")
     if not pages["run"].runs.options:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ipywidgets
 
+from tlskit.explore.gallery import Gallery
 from tlskit.explore.widgets import Message, guarded
 
 __all__ = ["SLIDE_SUFFIXES", "SlideChooser", "slide_files"]
@@ -26,7 +27,7 @@ def slide_files(folder: Path) -> tuple[list[str], list[str]]:
 
 
 class SlideChooser(ipywidgets.VBox):
-    """Folder, list and button; keyboard: Tab to the list, arrows, Tab to Open.
+    """Folder, cards and button; keyboard: Tab to the cards, arrows, Enter opens.
 
     Parameters
     ----------
@@ -36,20 +37,34 @@ class SlideChooser(ipywidgets.VBox):
         Called with the path of the slide that was chosen.
     message
         Where an error is told.
+    known
+        Gives a few words on a slide, for its card.
     """
 
-    def __init__(self, start: Path, *, on_slide: Callable[[Path], None], message: Message):
+    def __init__(
+        self,
+        start: Path,
+        *,
+        on_slide: Callable[[Path], None],
+        message: Message,
+        known: Callable[[Path], str] = lambda _: "",
+    ):
         self.message, self._on_slide = message, on_slide
+        self._paths: list[Path] = []
         self.folder = ipywidgets.Text(
             description="Folder", continuous_update=False, layout=ipywidgets.Layout(width="auto"),
             style={"description_width": "60px"},
         )  # fmt: skip
-        self.entries = ipywidgets.Select(rows=7, layout=ipywidgets.Layout(width="auto"), description="")
+        self.gallery = Gallery(self._open_number, known)
         self.open_button = ipywidgets.Button(description="Open", tooltip="open the chosen slide or folder")
-        self.open_button.on_click(self._open)
+        self.open_button.on_click(lambda _: self._open_number(self.gallery.index))
         self.folder.observe(self._go, "value")
-        super().__init__([self.folder, self.entries, self.open_button])
+        super().__init__([self.folder, self.gallery, self.open_button])
         self.folder.value = str(start)
+
+    def refresh(self) -> None:
+        """What is known of the slides may have changed."""
+        self.gallery.turn += 1
 
     @guarded
     def _go(self, _=None) -> None:
@@ -57,22 +72,25 @@ class SlideChooser(ipywidgets.VBox):
         if folder.is_file():
             self._on_slide(folder)
             return
-        self.entries.options = []
+        self._paths = []
         if not folder.is_dir():
+            self.gallery.show(folder, [])
             self.message.say(f"There is no folder {folder}.", "bad")
             return
         folders, slides = slide_files(folder)
-        up = [("one folder up", folder.parent)] if folder.parent != folder else []
-        self.entries.options = [
-            *((name, folder / name) for name in slides), *((f"{name}/", folder / name) for name in folders), *up
-        ]  # fmt: skip
+        cards = [(name, "slide", folder / name) for name in slides]
+        cards += [(name, "folder", folder / name) for name in folders]
+        if folder.parent != folder:
+            cards.append(("one folder up", "up", folder.parent))
+        self._paths = [path for _, _, path in cards]
+        self.gallery.show(folder, [{"name": name, "kind": kind} for name, kind, _ in cards])
         self.message.say("" if slides else f"No slide lies in {folder.name or folder}; open one of its folders.")
 
     @guarded
-    def _open(self, _=None) -> None:
-        chosen = self.entries.value
-        if chosen is None:
+    def _open_number(self, number: int) -> None:
+        if not 0 <= number < len(self._paths):
             return
+        chosen = self._paths[number]
         if chosen.is_dir():
             self.folder.value = str(chosen)
         else:

@@ -10,8 +10,10 @@ from pathlib import Path
 import ipywidgets
 
 from tlskit.errors import TlskitError
+from tlskit.explore.drawings import read_drawn
 from tlskit.explore.folder_chooser import SlideChooser
 from tlskit.explore.measures import Measures
+from tlskit.explore.score_tables import SETS
 from tlskit.explore.segmenting import Job
 from tlskit.explore.slide_explorer import Sheet, SlideDesk
 from tlskit.explore.widgets import Message, guarded
@@ -46,7 +48,7 @@ class FolderPage(ipywidgets.VBox):
         self.cancel = ipywidgets.Button(description="Cancel", disabled=True)
         self.progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="auto"))
         self.status = ipywidgets.HTML("1. Open a slide. 2. Choose a model. 3. Press Segment.")
-        self.chooser = SlideChooser(_first_folder(outputs_dir), on_slide=self.take, message=message)
+        self.chooser = SlideChooser(_first_folder(outputs_dir), on_slide=self.take, message=message, known=self._known)
         self.desk = SlideDesk(["map"], reproduce=self._reproduce, save_to=self._drawn_path)
         self.desk.fold_code()
         self.measures = Measures(self.desk, message)
@@ -101,10 +103,11 @@ class FolderPage(ipywidgets.VBox):
                 self.measures.refresh()
                 return
             slide = open_slide(self.slide_path, **self._reading())
-            maps, chosen, target, old = {}, {}, "TLS", ()
+            maps, chosen, target, old, sets = {}, {}, "TLS", (), {}
             if self._models:
                 archive, arm = self._models[self.model.value]
                 target = archive.target_class if isinstance(archive.target_class, str) else archive.target_class[0]
+                sets = {arm.name: set_in(archive, arm, self.slide_path, self.slide_id)}
                 if self.map_path().is_file():
                     maps = {arm.name: probmaps.open_map(self.map_path())}
                     old = tuple(maps) if _is_old(maps[arm.name], arm) else ()
@@ -117,6 +120,7 @@ class FolderPage(ipywidgets.VBox):
                     thresholds=chosen,
                     class_name=target,
                     old=old,
+                    sets=sets,
                     notes=self._notes(),
                 )
             )
@@ -164,6 +168,7 @@ class FolderPage(ipywidgets.VBox):
             self.job = None
             self.segment.disabled = self.slide_path is None
             self.cancel.disabled, self.model.disabled = True, False
+            self.chooser.refresh()
             if job.state == "done":
                 self.progress.value, self.progress.bar_style = 1, "success"
                 if self.slide_id == slide_id:
@@ -198,6 +203,23 @@ class FolderPage(ipywidgets.VBox):
         folder = resolve(self._outputs_dir) / "segmented" / "drawn"
         return _of_slide(folder, self.slide_path.stem, self.slide_id, ".geojson")
 
+    def _known(self, path: Path) -> str:
+        """What is known of a slide, in a few words for its card."""
+        slide_id, folder = content_id(path), resolve(self._outputs_dir) / "segmented"
+        words = []
+        for archive, arm in self._models:
+            of_model = folder / f"{archive.name}-{arm.name}"
+            if any(of_model.glob(f"*-{slide_id}.tif")):
+                words.append(f"segmented by {_model_name(archive, arm)}")
+        for drawn in (folder / "drawn").glob(f"*-{slide_id}.geojson"):
+            if number := len(read_drawn(drawn)):
+                words.append(f"{number} outline(s) drawn")
+        for archive in {archive.name: archive for archive, _ in self._models}.values():
+            for arm in archive.arms[:1]:
+                if found := set_in(archive, arm, path, slide_id):
+                    words.append(f"{SETS[found]} of {archive.name}")
+        return "; ".join(words) or "nothing known yet"
+
     def _notes(self) -> list[str]:
         """What was saved before a slide was known by its content may be of another one of the same name."""
         earlier = resolve(self._outputs_dir) / "segmented" / "drawn" / f"{self.slide_path.stem}.geojson"
@@ -215,6 +237,19 @@ def _of_slide(folder: Path, stem: str, slide_id: str, suffix: str) -> Path:
     return found[0] if found else folder / f"{stem}-{slide_id}{suffix}"
 
 
+def set_in(archive: Archive, arm: Arm, path: Path, slide_id: str) -> str:
+    """What a slide was to an arm's network (``train``, ``val``, ``test``), found by its content; empty for none."""
+    try:
+        size = path.stat().st_size
+        for row in archive.manifest.itertuples():
+            other = Path(row.slide_path)
+            if other.is_file() and other.stat().st_size == size and content_id(other) == slide_id:
+                return archive.set_of(str(row.slide_id), arm)
+    except (TlskitError, OSError) as error:
+        log.info("Run %s does not say what %s was to it: %s", archive.name, path.name, error)
+    return ""
+
+
 def _is_old(probmap, arm: Arm) -> bool:
     """Whether a map is of another network than the arm's present one."""
     made_by = probmap.metadata.get("checkpoint_sha256", "")
@@ -227,8 +262,8 @@ def _models(outputs_dir: str | Path) -> list[tuple[Archive, Arm]]:
     for folder in find_runs(outputs_dir):
         try:
             archive = open_archive(folder)
-        except (TlskitError, OSError, ValueError) as error:
-            log.warning("The run %s is left out: %s", folder.name, error)
+        except Exception as error:  # whatever is broken in one run, the others are still to be had
+            log.warning("The run %s is left out: %s: %s", folder.name, type(error).__name__, error)
             continue
         found += [(archive, arm) for arm in archive.arms if arm.checkpoint_path.is_file()]
     return found
@@ -245,7 +280,8 @@ def _first_folder(outputs_dir: str | Path) -> Path:
     for folder in find_runs(outputs_dir):
         try:
             path = Path(open_archive(folder).manifest["slide_path"].iloc[0]).parent
-        except (TlskitError, OSError, ValueError, LookupError):
+        except Exception as error:  # as above
+            log.debug("The run %s names no folder of slides: %s", folder.name, error)
             continue
         if path.is_dir():
             return path

@@ -6,10 +6,10 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["heading", "object_table", "origin_of", "score_table"]
+__all__ = ["SETS", "heading", "object_table", "origin_of", "score_table"]
 
 _RED = "#a01414"
-_SETS = {"train": "training slide", "val": "validation slide", "test": "test slide"}
+SETS = {"train": "training slide", "val": "validation slide", "test": "test slide"}
 
 
 def _number(value: float) -> str:
@@ -28,7 +28,7 @@ def heading(slide_id: str, set_name: str, name: str, origin: str, is_old: bool, 
     if set_name == "train":
         said += _red("Training slide: the network has learnt from it. Nothing here says how well it works.")
     elif set_name:
-        said += _small(_SETS.get(set_name, set_name).capitalize())
+        said += _small(SETS.get(set_name, set_name).capitalize())
     if name and is_old:
         said += _red(f"Old map: {name} ({origin}) is of an earlier network than the one that is chosen now.")
     elif name:

@@ -52,9 +52,10 @@ def serve(*, port: int = 8866, open_browser: bool = True, outputs_dir: str | Pat
     if not notebook.is_file():
         raise RunError(f"notebooks/app.ipynb is not in {project_root().name}: run this in the project's folder.")
 
-    def let_say_goodbye(request, **_) -> None:
+    def before_launch(request, notebook, cwd) -> None:
         # The page may end its kernel when it is left only with this cookie, which is set when it is looked up.
         request.xsrf_token  # noqa: B018
+        notebook.metadata["title"] = "tlskit"
 
     templates = str(Path(__file__).with_name("page"))
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [templates, os.environ.get("JUPYTER_PATH")]))
@@ -72,7 +73,7 @@ def serve(*, port: int = 8866, open_browser: bool = True, outputs_dir: str | Pat
     config.VoilaConfiguration.template = "tlskit"
     config.VoilaConfiguration.file_allowlist = []
     config.VoilaConfiguration.show_tracebacks = False
-    config.VoilaConfiguration.prelaunch_hook = let_say_goodbye
+    config.VoilaConfiguration.prelaunch_hook = before_launch
     # A kernel ends with its page; that of a browser that crashed, when nobody has been connected to it for a while. A
     # page that is open keeps its kernel, however long nobody touches it.
     config.MappingKernelManager.cull_idle_timeout = ABANDONED_S

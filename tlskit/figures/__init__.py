@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["charts", "comparecharts", "plots"],
     submod_attrs={
+        "cascadecharts": ["cascade_minutes", "screen_tradeoff"],
         "charts": [
             "calibration_curves",
             "curves",
@@ -33,6 +34,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "score_intervals",
             "tradeoff",
         ],
+        "controlcharts": ["control_effects", "control_scores", "detail_ladder", "two_by_two"],
+        "fieldplots": ["screen_fields", "worst_fields"],
         "panels": ["person_band"],
         "plots": [
             "example_slides",
@@ -42,7 +45,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "tile_gallery",
             "tile_predictions",
         ],
-        "stepcharts": ["split_bars", "stage_bars", "stage_timeline", "tiles_per_slide", "training_history"],
+        "reportcharts": ["cohort_flow", "factor_intervals", "froc", "subgroup_intervals"],
+        "stepcharts": [
+            "split_bars",
+            "stage_bars",
+            "stage_timeline",
+            "tiles_per_slide",
+            "training_curves",
+            "training_history",
+        ],
         "style": ["alt_text", "arm_styles", "same", "score_name", "set_theme"],
     },
 )

@@ -59,7 +59,7 @@ def _curves(table, *, x, y, color=None, marks=(), **options) -> Panels:
 
 def score_bars(table: pd.DataFrame, *, size: str = "double") -> Figure:
     """The seven scores of one arm under each pooling; `table` of `tlskit.metrics.score_table`."""
-    rule = table["empty"].map(" (empty: {})".format).where(~table["pooling"].isin(["pooled", "as_published"]), "")
+    rule = table["empty"].map(" (empty: {})".format).where(~table["pooling"].str.match("pooled|as_published"), "")
     long = table.assign(_averaged=table["pooling"].map(style.POOLINGS) + rule)
     long = long.melt([c for c in long if c not in SCORES], list(SCORES), "score", "value")
     return forest(long, x="value", y="score", low=None, high=None, color="_averaged", size=size, xlabel="score",
@@ -87,15 +87,15 @@ def pr_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | None = None, *
     words = "filled: threshold 0.5" + "; hollow: chosen on validation" * bool(chosen)
     made = _curves(
         curves, x="recall", y="precision", marks=[("_half", True), *([("_chosen", False)] if chosen else [])],
-        **_told(curves, "average_precision", "average precision {:.2f}") | {"ylabel": "precision", "xlabel":
+        **_told(curves, "recall_at_end", "ends at recall {:.2f}") | {"ylabel": "precision", "xlabel":
         f"recall, all pixels pooled ({words}; grey: Dice 0.2, 0.4, 0.6, 0.8)"} | options,
     )  # fmt: skip
     for ax in _square(made):
         for dice in (0.2, 0.4, 0.6, 0.8):
             recall = np.linspace(dice / (2 - dice), 1, 100)
             ax.plot(recall, dice * recall / (2 * recall - dice), color="0.9", linewidth=0.8, zorder=0)
-    told = _each(curves, "average_precision")
-    return style.done(made.figure, f"Precision against recall. Average precision: {told}.")
+    told = _each(curves, "recall_at_end")
+    return style.done(made.figure, f"Precision against recall. The curves end at recall {told}.")
 
 
 def threshold_curves(curves: pd.DataFrame, *, chosen: dict | float | None = None, **options) -> Figure:
@@ -125,7 +125,7 @@ def calibration_curves(table: pd.DataFrame, **options) -> Figure:
     long = pd.concat([table.assign(what=what, value=values) for what, values in parts.items()])
     made = _curves(
         long.dropna(subset=["mean_probability"]), x="mean_probability", y="value", marks=[("value", True)],
-        **_told(table, "calibration_error", "calibration error {:.3f}") | {"share": (True, False)}
+        **_told(table, "calibration_error", "error above the lowest bin {:.3f}") | {"share": (True, False)}
         | ({"row": "what", "panel_in": (2.6, 2.3)} if len(parts) > 1 else {"ylabel": "share that is target"})
         | {"xlabel": "predicted probability (dashed: perfectly calibrated)"} | options,
     )  # fmt: skip
@@ -135,7 +135,9 @@ def calibration_curves(table: pd.DataFrame, **options) -> Figure:
         else:
             ax.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, linestyle="--", zorder=0)
     told = _each(table, "calibration_error")
-    return style.done(made.figure, f"Share of target by predicted probability. Calibration error: {told}.")
+    return style.done(
+        made.figure, f"Share of target by predicted probability. Calibration error above the lowest bin: {told}."
+    )
 
 
 def _square(made: Panels) -> list:

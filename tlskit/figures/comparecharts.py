@@ -71,14 +71,21 @@ def iou_by_magnification(table: pd.DataFrame, *, color: str | None = None, **opt
 
 def score_intervals(table: pd.DataFrame, **options) -> Figure:
     """Scores of each arm with their intervals, one panel a score; `table` of `evaluation.comparison.intervals`."""
-    return draw_forest(table, **{"col": "score", "dodge": False, "xlabel": f"score\n{_interval_caption(table)}",
+    words, under = f"score\n{_interval_caption(table)}", ()
+    if "repeat_sd" in table and table["repeat_sd"].notna().any():
+        table = table.assign(_less=table["estimate"] - table["repeat_sd"], _more=table["estimate"] + table["repeat_sd"])
+        under = ((so.Range(linewidth=5, alpha=0.35), {"xmin": "_less", "xmax": "_more"}),)
+        words += f"\nwide, pale: one standard deviation of {style.same(table['n_repeats'])} trainings"
+    return draw_forest(table, under=under, **{"col": "score", "dodge": False, "xlabel": words,
                                  "alt": "Scores of the arms with their intervals."} | options).figure  # fmt: skip
 
 
 def difference_intervals(
     table: pd.DataFrame, *, score: str | None = None, against: str | None = None, **options
 ) -> Figure:
-    """Paired differences between arms with their intervals; those whose interval excludes 0 are filled.
+    """Paired differences between arms: thick their own intervals, thin those that hold for all pairs at once.
+
+    Filled are differences that are shown: their thin interval excludes 0.
 
     `table` of `tlskit.evaluation.comparison.differences`; `score`, by default its last. With `against`, pairs with that
     arm only, as the other minus it: of more than 15 pairs, by default, the arm that is ahead most often.
@@ -87,33 +94,35 @@ def difference_intervals(
         return style.words("One arm alone has no difference to another.", options.get("size", "double"))
     score = score or table["score"].iloc[-1]
     table = table[table["score"] == score]
-    note = "filled: the interval excludes 0" + "; each interval on its own" * (len(table) > 1)
+    note = "thick: 95 % of this pair" + "; thin: of all pairs at once" * (len(table) > 1) + "; filled: shown"
     if against is None and len(table) > _PAIRS:
         against = table["first"].where(table["difference"] > 0, table["second"]).value_counts().idxmax()
     if against:
-        turned = table.rename(columns={"first": "second", "second": "first", "low": "high", "high": "low"})
-        turned[["difference", "low", "high"]] *= -1
+        swapped = {"first": "second", "low": "high", "low_all": "high_all"}
+        turned = table.rename(columns=swapped | {b: a for a, b in swapped.items()})
+        turned[["difference", "low", "high", "low_all", "high_all"]] *= -1
         both = pd.concat([table, turned])
         note += f"; {(both['second'] == against).sum()} of {len(table)} pairs, all with {against}"
         table = both[both["second"] == against].set_index("first")
         table = table.loc[style.levels(table.index.to_series(name="arm"))].reset_index()
-    table = table.assign(pair=table["first"] + " - " + table["second"], _sure=table["excludes_zero"].astype(bool))
+    table = table.assign(pair=table["first"] + " - " + table["second"], _sure=table["shown"] != "")
     words = f"difference in {score_name(score)}, same patients in both arms ({note})\n{_interval_caption(table)}"
     return draw_forest(
         table, x="difference", y="pair", color="_sure", fill="_sure", dodge=False, zero=True, number="{:+.2f}".format,
-        looks=style.plain(yes=style.BLUE, no=style.GREY),
+        looks=style.plain(yes=style.BLUE, no=style.GREY), low="low_all", high="high_all",
+        under=((so.Range(linewidth=3.5, alpha=0.45), {"xmin": "low", "xmax": "high"}),),
         **{"show_legend": False, "xlabel": words, "alt": f"Paired differences in {score_name(score)}."} | options,
     ).figure  # fmt: skip
 
 
 def ceilings(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:
-    """A score (``iou`` or ``dice``) on the common grid beside the ceiling that its magnification's pixels set.
+    """A score (``iou`` or ``dice``) on the common grid beside that of the outlines as pixels of the magnification.
 
     `table` of `tlskit.evaluation.comparison.grid_table`.
     """
     top, name = f"ceiling_{score}", score_name(score)
-    bar = f"bar: the ceiling, {table[top].min():.3f} to {table[top].max():.3f}"
-    words = f"{name} on a common grid of {table['grid_mpp'].iloc[0]:g} um/px, inside the same tissue ({bar})"
+    bar = f"bar: the outlines themselves as such pixels, {table[top].min():.3f} to {table[top].max():.3f}"
+    words = f"{name} on a common grid of {table['grid_mpp'].iloc[0]:g} um/px, tissue and target ({bar})"
     under = ((so.Range(color="0.8", linewidth=1), {"xmin": score, "xmax": top, "color": None}),
              (so.Dot(color=style.BLACK, marker="|", pointsize=9, edgewidth=2), {"x": top, "color": None}))  # fmt: skip
     return draw_forest(table, x=score, low=None, high=None, under=under, number="{:.3f}".format,
@@ -145,22 +154,24 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Fig
     return made.figure
 
 
-def agreement(per_slide_objects: pd.DataFrame, *, what: str = "area_mm2", **options) -> Figure:
-    """Bland and Altman's plot of each arm: predicted minus true against their mean, one point a slide.
+def agreement(points: pd.DataFrame, *, what: str = "area_mm2", **options) -> Figure:
+    """Bland and Altman's plot of each arm: predicted minus true against their mean, one point a patient.
 
-    Of ``05_objects_per_slide`` of all arms at one threshold; `what` is ``area_mm2`` or ``number``.
+    `points` of `tlskit.evaluation.comparison.agreement_points`; `what` is ``area_mm2`` or ``number``.
     """
     columns = {"area_mm2": ("predicted_mm2", "truth_mm2"), "number": ("n_predicted", "n_truth")}[what]
-    found = {arm: agree(*(rows[c].to_numpy(float) for c in columns)) for arm, rows in per_slide_objects.groupby("arm")}
-    predicted, truth = (per_slide_objects[c].astype(float) for c in columns)
+    found = {arm: agree(*(rows[c].to_numpy(float) for c in columns)) for arm, rows in points.groupby("arm")}
+    predicted, truth = (points[c].astype(float) for c in columns)
     measure = "area of objects, mm²" if what == "area_mm2" else "number of objects"
 
     def n(rows: pd.DataFrame) -> str:
-        return f"{style.n_text(rows)}\nconcordance {found[rows['arm'].iloc[0]]['concordance']:.2f}"
+        return (
+            f"n = {len(rows)} patient{'s' * (len(rows) != 1)}\nconcordance {_or_undefined(found[rows['arm'].iloc[0]])}"
+        )
 
-    words = f"mean of predicted and true ({measure}; one point a slide; line: bias, dashes: bias ± 1.96 sd)"
+    words = f"mean of predicted and true ({measure}; one point a patient; line: bias; dashes: 95 % of new patients)"
     made = draw(
-        per_slide_objects.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth),
+        points.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth),
         [(dots(4, alpha=0.8), [], {})], x="_mean", y="_apart", color="arm", show_legend=False,
         **{"col": "arm", "panel_in": (1.5, 1.4), "n": n, "ylabel": "predicted - true", "xlabel": words} | options,
     )  # fmt: skip
@@ -168,36 +179,41 @@ def agreement(per_slide_objects: pd.DataFrame, *, what: str = "area_mm2", **opti
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         for key, dashes in {"bias": "-", "limit_low": "--", "limit_high": "--"}.items():
             ax.axhline(found[rows["arm"].iloc[0]][key], color=style.BLACK, linewidth=0.9, linestyle=dashes)
-    told = ", ".join(f"{arm} {f['bias']:.3g} (concordance {f['concordance']:.2f})" for arm, f in found.items())
-    return style.done(made.figure, f"Predicted minus true {measure}, one point a slide. Bias: {told}.")
+    told = ", ".join(f"{arm} {f['bias']:.3g} (concordance {_or_undefined(f)})" for arm, f in found.items())
+    return style.done(made.figure, f"Predicted minus true {measure}, one point a patient. Bias: {told}.")
+
+
+def _or_undefined(agreed: dict) -> str:
+    return "undefined" if np.isnan(agreed["concordance"]) else f"{agreed['concordance']:.2f}"
 
 
 def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options) -> Figure:
-    """Minutes that a slide takes in each arm (log scale), beside a person and the published times (another machine).
+    """Minutes that one stated slide takes in each arm (log scale), beside a person and the published times.
 
     `table` of `tlskit.evaluation.costs.minutes_per_slide`.
     """
     facts = published.facts().set_index("magnification")["minutes_per_slide"] if with_published else {}
     table = table.assign(_published=table["magnification"].map(facts).astype(float))
-    under = [(so.Range(linewidth=5, alpha=0.4), {"xmin": "minutes_q25", "xmax": "minutes_q75"})]
-    words = "mean; thick: middle half of slides, thin: all"
+    under, slide = [], table["slide"].iloc[0]
+    words = f"projected to a slide of {slide}; line: by the fastest and the slowest pass"
     if table["_published"].notna().any():
-        words += "; hollow: published, laptop GPU, 23 slides"
+        words += "; hollow: published, a laptop GPU and other slides"
         mark = so.Dot(color=style.GREY, marker="D", fill=False, pointsize=5)
         under.append((mark, {"x": "_published", "color": None}))
     ends = np.append(table[["minutes_min", "minutes_max", "_published"]], PERSON_MINUTES_PER_SLIDE)
     made = draw_forest(
         table, x="minutes", low="minutes_min", high="minutes_max", under=tuple(under), log=True,
         limits=(np.nanmin(ends), np.nanmax(ends)), number=units.minutes_text, alt="Minutes per slide, least to most.",
-        **{"xlabel": f"minutes per slide ({words}; {PERSON})", "n": _n_slides} | options,
+        **{"xlabel": f"minutes per slide ({words}; {PERSON})", "n": _n_timed} | options,
     )  # fmt: skip
     for ax in made.axes.values():
         person_band(ax)
     return made.figure
 
 
-def _n_slides(rows: pd.DataFrame) -> str:
-    return f"n = {style.same(rows['n_slides'])} slides"
+def _n_timed(rows: pd.DataFrame) -> str:
+    timed = style.same(rows["n_slides"])
+    return f"timed: n = {timed} slide{'s' * (str(timed) != '1')}"
 
 
 def tradeoff(
@@ -229,15 +245,22 @@ def tradeoff(
 
 
 def pareto_front(front: pd.DataFrame, **options) -> Figure:
-    """Quality against minutes per slide, both with their spread; the chosen arm ringed, and why it is chosen.
+    """Quality against minutes of one stated slide, both with their spread; where an arm is chosen, it is ringed.
+
+    Arms without a time are not drawn; the words of `tlskit.evaluation.choice` name them.
 
     `front` of `tlskit.evaluation.costs.pareto`.
     """
     score, why = score_name(front["score"].iloc[0]), choice(front)
-    words = f"mean; line: fastest to slowest slide; dashes: no arm is both better and faster; {PERSON}"
+    timed = front[front["minutes"].notna()]
+    if timed.empty or timed["estimate"].isna().all():
+        return style.words(f"No arm has both a time and a score to draw. {why}", options.get("size", "double"))
+    front, words = timed, f"line: fastest to slowest pass; dashes: no arm is both better and faster; {PERSON}"
+    if len(slides := front["slide"].dropna().unique()) == 1:
+        words = f"for a slide of {slides[0]}; {words}"
     figure = tradeoff(
-        front, **{"ylabel": f"{score} (line: 95 % interval)", "alt": f"{score} against minutes. Chosen: {why}",
-                  "xlabel": f"minutes per slide ({words})\nChosen: {why}"} | options,
+        front, **{"ylabel": f"{score} (line: 95 % interval)", "alt": f"{score} against minutes. {why}",
+                  "xlabel": f"minutes per slide ({words})"} | options,
     )  # fmt: skip
     for ax in figure.axes:
         person_band(ax)
@@ -304,7 +327,10 @@ def published_audit_chart(**options) -> Figure:
 
 def _interval_caption(table: pd.DataFrame) -> str:
     first = table.iloc[0]
-    where = {"grid": "common grid, inside tissue", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
-    text = f"{first['level'] * 100:g} % intervals, {first['draws']:,} draws of {first['n_patients']} patients "
+    where = {"grid": "common grid, tissue and target", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
+    patients = f"{first['n_patients']} patient{'' if first['n_patients'] == 1 else 's'}"
+    if first["n_with_target"] < first["n_patients"]:
+        patients += f", {first['n_with_target']} with a target"
+    text = f"{first['level'] * 100:g} % t intervals over {patients} "
     text += f"({', '.join(filter(None, (POOLINGS.get(first['pooling'], ''), where)))})"
     return text + (f"\nCaution: {first['warning']}." if isinstance(first["warning"], str) and first["warning"] else "")

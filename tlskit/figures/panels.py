@@ -98,6 +98,8 @@ def draw(
         table[column] = [named[None if pd.isna(v) else v] for v in table[column].astype(object)]
         orders[column] = list(dict.fromkeys(named.values()))
     fits = max(1, int((width - left_in) / panel_in[0]))
+    if color:  # seaborn breaks a path at the rows of other levels
+        table = table.sort_values(color, key=lambda of: of.map(orders[color].index), kind="stable", ignore_index=True)
     if row and (not col or len(orders[col]) > fits):
         if col:  # rows and columns that do not fit: one panel after the other
             both = f"{col}, {row}"
@@ -151,7 +153,7 @@ def draw_forest(
     table: pd.DataFrame, *, x: str = "estimate", y: str = "arm", low: str | None = "low", high: str | None = "high",
     color: str | None = None, limits: tuple[float, float] | None = None, zero: bool = False, log: bool = False,
     number: Callable[[float], str] | None = "{:.2f}".format, dodge: bool = True, fill: str | None = None,
-    under: tuple = (), alt: str = "", **options,
+    wide: tuple[str, str] | tuple[()] = (), under: tuple = (), alt: str = "", **options,
 ) -> Panels:  # fmt: skip
     """A value of each row with its interval, names on the left, numbers on the right.
 
@@ -169,6 +171,8 @@ def draw_forest(
         Whether marks of one row lie below each other by colour.
     fill
         Column of bool: False draws a hollow mark.
+    wide
+        Columns of a second interval that holds the first, such as a simultaneous one: thin, the first is thick.
     under
         ``(mark, options)`` of layers below these.
     alt
@@ -178,13 +182,16 @@ def draw_forest(
     own = color in (None, y)
     fixed, moves = {} if color else {"color": style.BLUE}, [so.Dodge()] if dodge and not own else []
     rows, colours = max(1, table[y].nunique()), table[color].nunique() if moves else 1
-    longest = max((len(level_name(y, v)) for v in table[y].dropna().unique()), default=4)
+    names = [level_name(y, v).split("\n") for v in table[y].dropna().unique()] or [[""]]
+    longest, lines = max(len(line) for name in names for line in name), max(map(len, names))
     table = table.assign(_fill=np.where(table[fill], "filled", "hollow")) if fill else table
     layers = [(mark, moves, {"orient": "y"} | where) for mark, where in under]
-    if low and high:
-        layers.append((so.Range(linewidth=1.4, **fixed), moves, {"orient": "y", "xmin": low, "xmax": high}))
+    for (start, stop), width in (((low, high), 3.5 if wide else 1.4), (wide or (None, None), 1.0)):
+        if start and stop:
+            layers.append((so.Range(linewidth=width, **fixed), moves, {"orient": "y", "xmin": start, "xmax": stop}))
     layers.append((dots(**fixed), moves, {"orient": "y"} | ({"fill": "_fill"} if fill else {})))
-    options = {"panel_in": (1.25, 0.2 + rows * max(0.19, 0.11 * colours)), "show_legend": not own,
+    row_in = max(0.05 + 0.14 * lines, 0.11 * colours)
+    options = {"panel_in": (1.25, 0.2 + rows * row_in), "show_legend": not own,
                "left_in": 0.25 + 0.056 * min(longest, 34)} | options  # fmt: skip
     made = draw(table, layers, x=x, y=y, color=color, text=(y,), **options)
     several = made.table.groupby([c for c in (y, *made.keys) if c]).size().max() > 1
@@ -193,7 +200,7 @@ def draw_forest(
     wide_in = (made.figure.get_figwidth() - options["left_in"]) / across
     room = min(1.5, (0.15 + 0.1 * max(map(len, texts))) / wide_in) if texts else 0.0
     for ax, here in made:
-        span(ax, made.table[[c for c in (x, low, high) if c]], limits=limits, log=log, room=room)
+        span(ax, made.table[[c for c in (x, low, high, *wide) if c]], limits=limits, log=log, room=room)
         for place in [*np.arange(rows - 1) + 0.5]:
             ax.axhline(place, color="0.93", linewidth=0.6, zorder=0)
         if zero:
@@ -252,7 +259,9 @@ def draw_trend(
         ax.set_xlim(*((ticks[0] / 1.3, ticks[-1] * 1.3) if log else (ticks[0] - 0.4 * gap, ticks[-1] + 0.4 * gap)))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(ticks, [level_name(x, v) for v in marks])
-    made.table["_name"] = (made.table[color] + " at " if color else "") + made.table[x].map(lambda v: level_name(x, v))
+    made.table["_name"] = (made.table[color] + " at " if color else "") + made.table[x].map(
+        lambda v: level_name(x, v)
+    ).astype(str)
     style.done(made.figure, f"{alt} {made.told(y, '_name', low, high)}")
     return made
 

@@ -34,8 +34,11 @@ __all__ = [
     "PREDICTION_COLOUR",
     "TRUTH_COLOUR",
     "bare",
+    "RIM",
     "draw_legend",
+    "draw_mask",
     "draw_outlines",
+    "draw_scale_bar",
     "example_slides",
     "extreme_tiles",
     "slide_overlays",
@@ -47,7 +50,7 @@ __all__ = [
 
 TRUTH_COLOUR = "#00e5ff"
 PREDICTION_COLOUR = "#ffd600"
-_RIM = [patheffects.withStroke(linewidth=3.0, foreground="#202020")]
+RIM = [patheffects.withStroke(linewidth=3.0, foreground="#202020")]
 
 #: Lengths a scale bar may have, um.
 _BAR_LENGTHS_UM = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -88,7 +91,7 @@ def tile_gallery(
         share = "below 1%" if 0 < tile.target_fraction < 0.005 else f"{tile.target_fraction:.0%}"
         ax.set_title(f"{tile.slide_id}\ntarget {share}", fontsize=8)
     reader.close()
-    _scale_bar(axes[0], mpp, tile_px)
+    draw_scale_bar(axes[0], mpp, tile_px)
     draw_legend(figure, truth=True)
     return figure
 
@@ -204,7 +207,7 @@ def target_at_magnifications(
         bottom.imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, field_px, field_px, 0))
         bare(bottom)
         bottom.set_xlabel(f"target {mask.mean():.1%} of pixels", fontsize=8)
-        _scale_bar(top, mpp, field_px)
+        draw_scale_bar(top, mpp, field_px)
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("mask")
     reader.close()
@@ -251,13 +254,13 @@ def tile_predictions(
             x_px, y_px = (int(units.px0_to_px(tile[c], mpp, slide.mpp0)) for c in ("x_px0", "y_px0"))
             _field(ax, slide, x_px, y_px, size, mpp=mpp)
             predicted, mask = (prob >= threshold) & (mask != IGNORED), mask == 1
-            _mask_outline(ax, mask, TRUTH_COLOUR)
-            _mask_outline(ax, predicted, PREDICTION_COLOUR)
+            draw_mask(ax, mask, TRUTH_COLOUR)
+            draw_mask(ax, predicted, PREDICTION_COLOUR)
             union = (predicted | mask).sum()
             iou = (predicted & mask).sum() / union if union else math.nan
             ax.set_title(f"{tile['slide_id']}\nIoU {iou:.2f}", fontsize=8)
     reader.close()
-    _scale_bar(axes[0], mpp, size)
+    draw_scale_bar(axes[0], mpp, size)
     draw_legend(figure, truth=True, prediction=True)
     return figure
 
@@ -429,16 +432,16 @@ def draw_outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 
         )
 
 
-def _mask_outline(ax: Axes, mask: np.ndarray, colour: str) -> None:
+def draw_mask(ax: Axes, mask: np.ndarray, colour: str, *, linewidth: float = 1.4) -> None:
     """Outline of a mask along its pixel edges."""
-    draw_outlines(ax, polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour)
+    draw_outlines(ax, polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour, linewidth=linewidth)
 
 
-def _scale_bar(ax: Axes, mpp: float, size_px: int) -> None:
-    """A bar of about a quarter of the panel in the lower left corner."""
+def draw_scale_bar(ax: Axes, mpp: float, size_px: int, height_px: int | None = None) -> None:
+    """A bar of about a quarter of the panel's width in its lower left corner; a panel is square unless told."""
     goal_um = size_px * mpp / 4
     length_um = max((length for length in _BAR_LENGTHS_UM if length <= goal_um), default=_BAR_LENGTHS_UM[0])
-    left, y = 0.05 * size_px, 0.93 * size_px
+    left, y = 0.05 * size_px, (height_px or size_px) - 0.07 * size_px
     ax.plot([left, left + length_um / mpp], [y, y], color="black", linewidth=4, solid_capstyle="butt")
     ax.plot([left, left + length_um / mpp], [y, y], color="white", linewidth=2, solid_capstyle="butt")
     text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um} um"
@@ -449,7 +452,7 @@ def _scale_bar(ax: Axes, mpp: float, size_px: int) -> None:
 def draw_legend(figure: Figure, *, truth: bool = False, prediction: bool = False, y: float = 0.0) -> None:
     """The colours of truth and prediction below a figure's axes."""
     entries = [(TRUTH_COLOUR, "truth")] * truth + [(PREDICTION_COLOUR, "prediction")] * prediction
-    handles = [Line2D([], [], color=colour, linewidth=1.6, path_effects=_RIM, label=label) for colour, label in entries]
+    handles = [Line2D([], [], color=colour, linewidth=1.6, path_effects=RIM, label=label) for colour, label in entries]
     figure.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncols=len(handles), frameon=False, fontsize=8
     )

@@ -19,7 +19,7 @@ from tlskit.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PURPLE, SKY, V
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["split_bars", "stage_bars", "stage_timeline", "tiles_per_slide", "training_history"]
+__all__ = ["split_bars", "stage_bars", "stage_timeline", "tiles_per_slide", "training_curves", "training_history"]
 
 _PARTS = {
     "kept_tiles": ("kept", BLUE), "dropped_no_target": ("dropped: no target", ORANGE),
@@ -70,20 +70,26 @@ def split_bars(summary: pd.DataFrame, *, color: str = "cancer_type", **options) 
     return style.done(made.figure, f"What each set holds. {'; '.join(told)}.")
 
 
-def training_history(history: pd.DataFrame, *, color: str | None = None, **options) -> Figure:
-    """Loss and validation IoU by epoch, the epoch that was kept, and the tiles trained per second.
+def training_history(
+    history: pd.DataFrame, *, x: str = "epoch", color: str | None = None, speed: bool = True, **options
+) -> Figure:
+    """Loss and validation IoU by epoch, the epoch that was kept, and (with `speed`) the tiles trained per second.
 
-    `history` of `tlskit.networks.training.train`; of several arms, with the column arm, each arm has its colour.
+    `history` of `tlskit.networks.training.train`; of several arms, with the column arm, each arm has its colour, or of
+    more than eight each magnification. The epoch that was kept is that of the column ``best``, else of the highest
+    validation IoU.
     """
     history = history.reset_index(drop=True)
     several = "arm" in history and history["arm"].nunique() > 1
     arms = [rows for _, rows in history.groupby("arm", sort=False)] if several else [history]
-    best = [rows["val_iou"].idxmax() if rows["val_iou"].notna().any() else rows.index[-1] for rows in arms]
+    told_best = history["best"].astype(bool) if "best" in history else pd.Series(False, history.index)
+    best = [told_best[rows.index].idxmax() if told_best[rows.index].any() else rows["val_iou"].idxmax()
+            if rows["val_iou"].notna().any() else rows.index[-1] for rows in arms]  # fmt: skip
     kept = history["val_iou"].where(history.index.isin(best))
-    iou, speed = "validation IoU at 0.5,\nall pixels pooled", "training tiles per second"
+    iou, rate = "validation IoU at 0.5,\nall pixels pooled", "training tiles per second"
     losses = ("training loss", "validation loss") if several else ("loss", "loss")
     parts = [(losses[0], "training", "train_loss"), (losses[1], "validation", "val_loss"),
-             (iou, "validation", "val_iou"), (speed, "training", "tiles_per_s")]  # fmt: skip
+             (iou, "validation", "val_iou"), *[(rate, "training", "tiles_per_s")] * speed]  # fmt: skip
     long = pd.concat([history.assign(what=what, _set=name, value=history[c]) for what, name, c in parts])
     long["_kept"] = kept.reindex(long.index).where(long["what"] == iou)
     if several and not color:
@@ -91,25 +97,36 @@ def training_history(history: pd.DataFrame, *, color: str | None = None, **optio
     group = {"group": "arm"} if several else {}
     star = (so.Dot({"zorder": 4}, marker="*", pointsize=10), [], {"y": "_kept", "marker": None})
     made = draw(
-        long, [(so.Line(), [], group), (dots(4), [], group), star], x="epoch", y="value", color=color or "_set",
-        share=(True, False), xlabel="epoch (star: the epoch that was kept)", **{"col": "what", "panel_in": (1.6, 1.7),
-        "n": lambda rows: f"n = {rows['epoch'].nunique()} epochs"} | options,
+        long, [(so.Line(linewidth=1.2 if len(arms) <= FEW else 0.8), [], group),
+               *[(dots(4), [], group)] * (len(arms) <= FEW), star],
+        x=x, y="value", color=color or "_set", share=(True, False), xlabel=f"{x} (star: the epoch that was kept)",
+        **{"col": "what", "panel_in": (1.6, 1.7), "n": lambda rows: f"n = {rows['epoch'].nunique()} epochs"} | options,
     )  # fmt: skip
-    made.figure.axes[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    made.figure.axes[0].xaxis.set_major_locator(MaxNLocator(5 if x == "epoch" else 3, integer=True))
     first = history.loc[best[0]]
     for ax, rows in made:
-        if set(rows["what"]) <= {iou, speed}:
+        if set(rows["what"]) <= {iou, rate}:
             span(ax, [0, *rows["value"], *[1.0] * (set(rows["what"]) == {iou})], axis="y", ticks=5)
+        else:  # losses are compared
+            span(ax, long.loc[long["what"].isin(losses), "value"], axis="y", ticks=5)
         if set(rows["what"]) == {iou} and not several and pd.notna(first["val_iou"]):
             # Above the mark: no other epoch lies higher.
-            side = "left" if first["epoch"] <= history["epoch"].median() else "right"
-            ax.annotate(f"kept: {first['val_iou']:.3f}", (first["epoch"], first["val_iou"]), xytext=(0, 7), ha=side,
+            side = "left" if first[x] <= history[x].median() else "right"
+            ax.annotate(f"kept: {first['val_iou']:.3f}", (first[x], first["val_iou"]), xytext=(0, 7), ha=side,
                         fontsize=7, textcoords="offset points")  # fmt: skip
-    told = [
-        f"{row.get('arm', '')} epoch {row['epoch']:g} with IoU {row['val_iou']:.3f}"
-        for _, row in history.loc[best].iterrows()
-    ]
-    return style.done(made.figure, f"Loss, validation IoU and speed by epoch. Kept: {', '.join(told)}.")
+    told = [f"{row.get('arm', '')} epoch {row['epoch']:g} with IoU {row['val_iou']:.3f}".strip()
+            if pd.notna(row["val_iou"]) else f"{row.get('arm', '')} epoch {row['epoch']:g}, IoU undefined".strip()
+            for _, row in history.loc[best].iterrows()]  # fmt: skip
+    what = "Loss, validation IoU and speed" if speed else "Loss and validation IoU"
+    return style.done(made.figure, f"{what} by {x}. Kept: {', '.join(told)}.")
+
+
+def training_curves(table: pd.DataFrame, **options) -> Figure:
+    """Loss and validation IoU of all arms against the optimiser's steps, of which arms have unlike numbers an epoch.
+
+    `table` has ``arm, magnification, epoch, steps, train_loss, val_loss, val_iou, best`` and the factors' columns.
+    """
+    return training_history(table, **{"x": "steps", "speed": False} | options)
 
 
 def stage_bars(timings: pd.DataFrame, **options) -> Figure:

@@ -46,7 +46,9 @@ THEME = {
 }  # fmt: skip
 
 POOLINGS = {
-    "as_published": "averaged as published", "batch_mean": "mean of batches", "pooled": "all pixels pooled",
+    "as_published": "one reading of the paper: mean of batches",
+    "as_published_tiles": "one reading of the paper: mean of tiles",
+    "batch_mean": "mean of batches", "pooled": "all pixels pooled",
     "per_slide": "mean of slides", "per_patient": "mean of patients", "per_tile": "mean of tiles",
 }  # fmt: skip
 _NAMES = {"iou": "IoU", "mcc": "MCC", "dice": "Dice", "f1": "F1", "tile": "tiles", "wsi": "whole slides"} | POOLINGS
@@ -132,8 +134,14 @@ def n_text(table: pd.DataFrame) -> str:
 
 def wrap(text: str, width_in: float, *, size: float = 8) -> str:
     """Break a text into lines that fit a width."""
-    wide = max(8, int(width_in * 72 / (0.53 * size)))
-    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, wide) or [""])
+    lines = _Wrapper(width=max(8, int(width_in * 72 / (0.56 * size))))
+    return "\n".join(line for part in text.split("\n") for line in lines.wrap(part) or [""])
+
+
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks names of arms after their underscores."""
+
+    wordsep_re = re.compile(r"(\s+|(?<=_))")
 
 
 def legend(figure: Figure, entries: dict[str, dict], *, title: str = "") -> None:

@@ -10,10 +10,21 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["bootstrap", "objects", "published", "thresholds", "uncertainty"],
     submod_attrs={
-        "grids": ["area_means"],
+        "boundaries": ["shape_table"],
+        "grids": ["TIE_SHIFT_PX", "area_means"],
         "objects": ["SIZE_CLASSES", "agreement", "diameter_um"],
         "published": ["PERSON_MINUTES_PER_SLIDE", "audit_published_table"],
-        "scores": ["COUNTS", "EMPTY_RULES", "SCORES", "count_pixels", "per_unit", "ratios", "score", "score_table"],
+        "scores": [
+            "COUNTS",
+            "EMPTY_RULES",
+            "SCORES",
+            "count_pixels",
+            "order_range",
+            "per_unit",
+            "ratios",
+            "score",
+            "score_table",
+        ],
         "uncertainty": ["METHOD", "TRAINING_NOTE", "patients_needed"],
         "thresholds": [
             "choose_threshold",

@@ -288,13 +288,15 @@ def agreement(predicted: Sequence[float], truth: Sequence[float]) -> dict[str, f
     Parameters
     ----------
     predicted, truth
-        One number a slide, such as the number or the area of objects.
+        One number a patient (or another independent unit), such as the number or the area of objects.
 
     Returns
     -------
     dict
-        n; bias (mean of predicted - truth), sd, limit_low and limit_high (bias -+ 1.96 sd; Bland and Altman 1986);
-        concordance (Lin 1989: 2 s_xy / (s_x^2 + s_y^2 + (mean_x - mean_y)^2), moments over n). nan where undefined.
+        n; bias (mean of predicted - truth), sd, limit_low and limit_high (within which 95 % of new differences are
+        expected: bias -+ t sd sqrt(1 + 1/n), t of n - 1 degrees of freedom, which is 1.96 only for many); concordance
+        (Lin 1989: 2 s_xy / (s_x^2 + s_y^2 + (mean_x - mean_y)^2), moments over n). nan where undefined: limits of one
+        unit, concordance of fewer than three or where either side does not vary.
     """
     x, y = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
     if x.shape != y.shape or x.ndim != 1:
@@ -305,10 +307,17 @@ def agreement(predicted: Sequence[float], truth: Sequence[float]) -> dict[str, f
     difference = x - y
     bias = float(difference.mean())
     sd = float(difference.std(ddof=1)) if len(x) > 1 else nan
-    spread = x.var() + y.var() + (x.mean() - y.mean()) ** 2
-    concordance = float(2 * ((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 0 else nan
+    half = nan
+    if len(x) > 1:
+        from scipy import stats
+
+        half = float(stats.t.ppf(0.975, len(x) - 1)) * sd * math.sqrt(1 + 1 / len(x))
+    concordance = nan
+    if len(x) > 2 and x.var() > 0 and y.var() > 0:
+        spread = x.var() + y.var() + (x.mean() - y.mean()) ** 2
+        concordance = float(2 * ((x - x.mean()) * (y - y.mean())).mean() / spread)
     return {
-        "n": len(x), "bias": bias, "sd": sd, "limit_low": bias - 1.96 * sd, "limit_high": bias + 1.96 * sd,
+        "n": len(x), "bias": bias, "sd": sd, "limit_low": bias - half, "limit_high": bias + half,
         "concordance": concordance,
     }  # fmt: skip
 

@@ -7,16 +7,20 @@ so they are made last, by `score`.
 **Pooling.** ``pooled``: the counts of all rows are summed, one score. ``per_tile``, ``per_slide``, ``per_patient``:
 counts are summed within each tile (a row), slide or patient, scored, and the scores averaged. ``batch_mean``: rows
 are taken in table order in batches of `batch_size` (the last may be smaller), counts summed within each batch,
-scored, and averaged; all seven scores are averaged in the same way. ``as_published``: as McCombe et al. 2022 print:
-Dice and IoU by ``batch_mean`` with an empty batch counted 1, the other five ``pooled``.
+scored, and averaged; all seven scores are averaged in the same way, and they depend on the order of the rows:
+`order_range` says how much. ``as_published``: one reading of an evaluation that was not published (McCombe et al.
+2022): Dice and IoU by ``batch_mean`` with an empty batch counted 1, the other five ``pooled``; ``as_published_tiles``
+is the other reading, with means over tiles.
 
 **Empty units.** A unit with neither target nor prediction (``tp = fp = fn = 0``) has no Dice, IoU, recall or
-precision (0/0). `empty` decides: ``one`` and ``zero`` put that value in their place, ``exclude`` leaves the unit out
-of the average. ``one`` is what segmentation-models-pytorch does in its imagewise reductions (``zero_division=1.0``);
-its ``micro`` reduction of a batch gives nan there, so that whoever averages batches has to decide. Any other 0/0 is
-undefined under every rule: nan, left out, and counted. Such are the precision of a unit in which nothing was predicted
-but something missed, the recall of a unit without target, the specificity of a unit without background, and MCC
-where a margin is empty.
+precision (0/0). `empty` decides: ``one`` and ``zero`` put that value in their place. ``exclude`` averages over the
+units that hold a target, and over no other: the same units whatever was predicted, so that two arms are averages over
+the same slides (a false alarm in a unit without target is counted by specificity and by false area, not here).
+``one`` is what segmentation-models-pytorch does in its imagewise reductions (``zero_division=1.0``); its ``micro``
+reduction of a batch gives nan there, so that whoever averages batches has to decide. Any other 0/0 is undefined under
+every rule: nan, left out, and counted. Such are the precision of a unit in which nothing was predicted but something
+missed, the recall of a unit without target, the specificity of a unit without background, and MCC where a margin is
+empty.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ __all__ = [
     "POOLINGS",
     "SCORES",
     "count_pixels",
+    "order_range",
     "per_unit",
     "ratios",
     "score",
@@ -45,7 +50,11 @@ COUNTS = ("tp", "fp", "fn", "tn")
 #: In the order of the published table.
 SCORES = ("accuracy", "dice", "iou", "recall", "specificity", "precision", "mcc")
 
-POOLINGS = ("pooled", "per_tile", "per_slide", "per_patient", "batch_mean", "as_published")
+POOLINGS = ("pooled", "per_tile", "per_slide", "per_patient", "batch_mean", "as_published", "as_published_tiles")
+
+#: Poolings that stand on the order or the cut of tiles.
+_OF_TILES = ("per_tile", "batch_mean", "as_published", "as_published_tiles")
+
 EMPTY_RULES = ("one", "zero", "exclude")
 
 _UNIT_COLUMN = {"per_slide": "slide_id", "per_patient": "patient_id"}
@@ -179,8 +188,7 @@ def score(
     pooling
         One of `POOLINGS`: see the module's text.
     empty
-        ``one``, ``zero`` or ``exclude``; by default ``one`` for ``batch_mean`` and ``as_published`` (the paper's),
-        else ``exclude``.
+        ``one``, ``zero`` or ``exclude``; by default ``one`` for ``batch_mean`` and ``as_published``, else ``exclude``.
     batch_size
         Rows of a batch of ``batch_mean``.
     by
@@ -192,10 +200,10 @@ def score(
     -------
     DataFrame
         Columns: those of `by`; pooling, empty, region; the seven scores; prevalence (share of target pixels, pooled);
-        n_units (tiles, slides, patients or batches averaged); n_undefined (units with neither target nor prediction,
-        whose Dice and IoU are 0/0: under ``exclude`` they are left out, else they were given the rule's value);
-        n_undefined_recall, _specificity, _precision, _mcc (units left out of that average); n_slides, n_patients;
-        batch_size (0 where there are no batches).
+        n_units (tiles, slides, patients or batches that Dice and IoU were averaged over); n_undefined (units left out
+        under ``exclude`` because they hold no target; else those with neither target nor prediction, which were given
+        the rule's value); n_undefined_recall, _specificity, _precision, _mcc (units left out of that average);
+        n_slides, n_patients; batch_size (0 where there are no batches).
 
     Raises
     ------
@@ -204,17 +212,16 @@ def score(
     """
     if pooling not in POOLINGS:
         raise ParameterError(f"`pooling` should be one of {', '.join(POOLINGS)}, not {pooling!r}.")
-    empty = empty or ("one" if pooling in ("batch_mean", "as_published") else "exclude")
-    if pooling == "as_published" and empty != "one":
-        raise ParameterError(
-            "`as_published` counts an empty batch 1, as the authors' script does; ask for `batch_mean` instead."
-        )
+    published = pooling.startswith("as_published")
+    empty = empty or ("one" if pooling == "batch_mean" or published else "exclude")
+    if published and empty != "one":
+        raise ParameterError(f"`{pooling}` counts an empty unit 1; ask for `batch_mean` or `per_tile` instead.")
     if batch_size < 1:
         raise ParameterError(f"`batch_size` should be at least 1, not {batch_size!r}.")
     by = [by] if isinstance(by, str) else list(by)
     counts = _counts_of_region(counts, region)
     _need(counts, by)
-    if pooling in ("per_tile", "batch_mean", "as_published") and "tile_id" not in counts:
+    if pooling in _OF_TILES and "tile_id" not in counts:
         raise ParameterError(
             f"`{pooling}` needs counts by tile, and this table has no column tile_id: give the table counts_per_tile."
         )
@@ -243,18 +250,61 @@ def score_table(
     return pd.concat(tables, ignore_index=True)
 
 
+def order_range(
+    counts: pd.DataFrame, *, batch_size: int = 8, empty: str = "one", orders: int = 200, seed: int = 0
+) -> dict[str, float]:
+    """How far the order of the rows moves a mean over batches.
+
+    Parameters
+    ----------
+    counts
+        A counts table by tile, of one arm, split and threshold.
+    batch_size, empty
+        Of `score` with ``batch_mean``.
+    orders
+        Random orders to try.
+    seed
+        Of the orders.
+
+    Returns
+    -------
+    dict
+        ``dice``, ``iou``: in the table's own order; ``dice_low``, ``dice_high``, ``iou_low``, ``iou_high``: the 2.5 %
+        and 97.5 % quantiles over the orders.
+    """
+    rows, rng = counts[list(COUNTS)].to_numpy(np.float64), np.random.default_rng(seed)
+    if not len(rows):
+        return {f"{name}{end}": float("nan") for name in ("dice", "iou") for end in ("", "_low", "_high")}
+    starts = np.arange(0, len(rows), batch_size)
+    means = {"dice": [], "iou": []}
+    for order in [np.arange(len(rows)), *(rng.permutation(len(rows)) for _ in range(orders))]:
+        of_batches = ratios(*np.add.reduceat(rows[order], starts, axis=0).T, empty=empty)
+        for name in means:
+            means[name].append(_mean(of_batches[name]))
+    result = {}
+    for name, values in means.items():
+        low, high = np.nanquantile(values[1:], [0.025, 0.975]) if orders else (np.nan, np.nan)
+        result |= {name: values[0], f"{name}_low": float(low), f"{name}_high": float(high)}
+    return result
+
+
 def _score_group(group: pd.DataFrame, *, pooling: str, empty: str, batch_size: int) -> dict:
     units = _units(group, pooling, batch_size)
     scores = ratios(*units.T, empty=empty)
+    without = (units[:, 0] + units[:, 2] == 0) if pooling != "pooled" else np.zeros(len(units), bool)
+    if empty == "exclude":
+        # The units with a target, whatever was predicted in the others: the same ones in every arm.
+        for name in (*_EMPTY_TAKES, "mcc"):
+            scores[name] = np.where(without, np.nan, scores[name])
     row = {name: _mean(scores[name]) for name in SCORES}
     undefined = {name: int(np.isnan(scores[name]).sum()) for name in ("recall", "specificity", "precision", "mcc")}
-    if pooling == "as_published":
+    if pooling.startswith("as_published"):
         pooled = _score_group(group, pooling="pooled", empty="exclude", batch_size=batch_size)
         row |= {name: pooled[name] for name in SCORES if name not in ("dice", "iou")}
         undefined = {name: pooled[f"n_undefined_{name}"] for name in undefined}
     row["prevalence"] = _prevalence(group[list(COUNTS)].sum())
-    row["n_units"] = len(units)
-    row["n_undefined"] = int((units[:, :3].sum(axis=1) == 0).sum())
+    row["n_units"] = len(units) - (int(without.sum()) if empty == "exclude" else 0)
+    row["n_undefined"] = int((without if empty == "exclude" else units[:, :3].sum(axis=1) == 0).sum())
     row |= {f"n_undefined_{name}": n for name, n in undefined.items()}
     row |= {
         f"n_{what}s": group[f"{what}_id"].nunique() if f"{what}_id" in group else 0 for what in ("slide", "patient")
@@ -267,7 +317,7 @@ def _units(group: pd.DataFrame, pooling: str, batch_size: int) -> np.ndarray:
     counts = group[list(COUNTS)].to_numpy()
     if pooling == "pooled":
         return counts.sum(axis=0, keepdims=True)
-    if pooling == "per_tile":
+    if pooling in ("per_tile", "as_published_tiles"):
         return counts
     if pooling in _UNIT_COLUMN:
         return group.groupby(_UNIT_COLUMN[pooling], sort=False)[list(COUNTS)].sum().to_numpy()

@@ -165,9 +165,11 @@ def pr_curve(histograms: pd.DataFrame, *, by: str | Sequence[str] = (), region: 
     Returns
     -------
     DataFrame
-        Columns: those of `by`; cut (1 to 255), threshold, precision, recall, dice, iou, average_precision (of the
-        group:
-        the sum of precision times the gain in recall, from the highest threshold down), prevalence, n_slides.
+        Columns: those of `by`; cut (1 to 255), threshold, precision, recall, dice, iou; average_precision (of the
+        group: the sum of precision times the gain in recall, from the highest threshold down) and recall_at_end (recall
+        at the highest stored value, where the curve ends: what of the target is stored as 255 is one point, however the
+        probabilities behind it differ, so that average precision ranks no arms where this is large); prevalence,
+        n_slides.
     """
     rows = []
     for key, ids, pooled in _pooled(histograms, by, region):
@@ -182,6 +184,7 @@ def pr_curve(histograms: pd.DataFrame, *, by: str | Sequence[str] = (), region: 
                 threshold=threshold_of(cuts),
                 **{name: scores[name] for name in ("precision", "recall", "dice", "iou")},
                 average_precision=float(((recall[:-1] - recall[1:]) * precision).sum()),
+                recall_at_end=float(recall[-2]),
                 prevalence=pooled[1].sum() / max(1, pooled.sum()),
                 n_slides=len(ids),
             )
@@ -207,7 +210,9 @@ def calibration(
     -------
     DataFrame
         Columns: those of `by`; bin_low, bin_high, mean_probability, target_share (both nan in an empty bin), pixels,
-        calibration_error (of the group: the mean of the bins' distance between the two, weighted by pixels), n_slides.
+        calibration_error (of the group: the mean of the bins' distance between the two, weighted by pixels, over all
+        bins but the lowest), calibration_error_all (over all: nearly all pixels are background of a probability near 0,
+        which any network gets right), n_slides.
     """
     rows = []
     edges = np.linspace(0, 1, n_bins + 1)
@@ -219,11 +224,14 @@ def calibration(
         with np.errstate(invalid="ignore"):
             mean = np.bincount(which, weights=pooled.sum(axis=0) * stored, minlength=n_bins) / pixels
             share = np.bincount(which, weights=pooled[1], minlength=n_bins) / pixels
-        error = float(np.nansum(np.abs(mean - share) * pixels) / max(1.0, pixels.sum()))
+        apart = np.nan_to_num(np.abs(mean - share)) * pixels
+        above = pixels[1:].sum()
+        error = float(apart[1:].sum() / above) if above else float("nan")
         rows.append(
             pd.DataFrame(key, index=np.arange(n_bins)).assign(
                 bin_low=edges[:-1], bin_high=edges[1:], mean_probability=mean, target_share=share,
-                pixels=pixels.astype(np.int64), calibration_error=error, n_slides=len(ids),
+                pixels=pixels.astype(np.int64), calibration_error=error,
+                calibration_error_all=float(apart.sum() / max(1.0, pixels.sum())), n_slides=len(ids),
             )
         )  # fmt: skip
     return pd.concat(rows, ignore_index=True)
@@ -231,7 +239,7 @@ def calibration(
 
 def calibration_error(histograms: pd.DataFrame, *, n_bins: int = 10, region: str = "tissue") -> float:
     """Expected calibration error of all pixels pooled (Naeini et al. 2015): see `calibration`."""
-    return float(calibration(histograms, n_bins=n_bins, region=region)["calibration_error"].iloc[0])
+    return float(calibration(histograms, n_bins=n_bins, region=region)["calibration_error_all"].iloc[0])
 
 
 def choose_threshold(

@@ -99,6 +99,8 @@ def _enter(value, found: Collector, object_types: Sequence[str]) -> None:
     if isinstance(value, list):
         for item in value:
             _enter(item, found, object_types)
+            if item == []:
+                found.report["notes"].append(f"An empty array stands after object {found.report['objects']}.")
         return
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "FeatureCollection" and isinstance(value.get("features"), list):

@@ -163,6 +163,7 @@ def as_area(parts: Sequence[Sequence]) -> tuple[Polygon | MultiPolygon | None, R
     """
     polygons, dropped, area_before, reasons, slivers = [], 0, 0.0, [], []
     for rings in parts:
+        dropped += not rings
         rings = [_ring(ring) for ring in rings]
         dropped += sum(ring is None for ring in rings)
         if not rings or rings[0] is None:

@@ -17,7 +17,7 @@ import pandas as pd
 from tlskit import cohort
 from tlskit.cohort import splitting
 from tlskit.errors import MapError, RunError, TlskitError
-from tlskit.files import project_root, resolve
+from tlskit.files import project_root, read_table, resolve
 from tlskit.maps import open_map
 from tlskit.metrics import thresholds
 from tlskit.outlines import truth
@@ -26,8 +26,6 @@ from tlskit.study import runs, standing, status
 __all__ = ["Archive", "Arm", "find_runs", "open_archive"]
 
 log = logging.getLogger(__name__)
-
-_TEXT_COLUMNS = {"slide_id": str, "patient_id": str, "cancer_type": str, "tile_id": str, "arm": str}
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Arm:
     def table(self, name: str) -> pd.DataFrame | None:
         """``tables/<name>.csv``, or None where that step has not been run."""
         path = self.dir / "tables" / f"{name}.csv"
-        return pd.read_csv(path, dtype=_TEXT_COLUMNS) if path.is_file() else None
+        return read_table(path) if path.is_file() else None
 
     @cached_property
     def histograms(self) -> dict[str, np.ndarray]:

@@ -103,6 +103,8 @@ RANGES = {
     "grid_mpp": (0.25, 100),
     "min_object_um2": (0, 1e9),
     "bootstrap_draws": (1, 10_000_000),
+    "margin": (0, 1),
+    "usable_score": (0, 1),
     "seed": (0, 2**32 - 1),
     "split_seed": (0, 2**32 - 1),
 }
@@ -325,7 +327,12 @@ def has_controls(preset: dict) -> bool:
 
 
 def has_cascade(preset: dict) -> bool:
-    """Whether two arms differ in magnification alone: the coarser one can be a screen before the finer one."""
+    """Whether two arms differ in magnification alone: the coarser one can be a screen before the finer one.
+
+    A preset that varies causes (`has_controls`) asks which, not for a screen: of its many arms no cascade is made.
+    """
+    if has_controls(preset):
+        return False
     names = [name for name in factors(preset) if name != "magnification"]
     found: dict[str, set] = {}
     for arm in arms(preset):

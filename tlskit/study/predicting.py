@@ -147,7 +147,7 @@ def predict(
             on_failure=lambda slide_id, error: (failed(slide_id, error), failures.append(slide_id)),
         )  # fmt: skip
         if not failures:
-            note(made["slide_id"], "done", _said(found, made["tissue_mm2"]))
+            note(made["slide_id"], "done", _said(found, made, screened=screen_for is not None))
 
     for slide_id in content:
         if ended(slide_id):
@@ -313,7 +313,10 @@ def _outcome(out: Path, slide_id: str, key: str) -> Predicted:
     return Predicted(slide_id, found["state"], found["said"])
 
 
-def _said(objects: pd.DataFrame, tissue_mm2: float) -> str:
-    if len(objects):
-        return f"{len(objects)} objects, {objects['area_um2'].sum() / 1e6:.3f} mm2"
-    return "no tissue found" if tissue_mm2 == 0 else f"no target found in {tissue_mm2:.3g} mm2 of tissue"
+def _said(objects: pd.DataFrame, made: dict, *, screened: bool) -> str:
+    said = f"{len(objects)} objects, {objects['area_um2'].sum() / 1e6:.3f} mm2"
+    if not len(objects):
+        tissue_mm2 = made["tissue_mm2"]
+        said = "no tissue found" if tissue_mm2 == 0 else f"no target found in {tissue_mm2:.3g} mm2 of tissue"
+    looked = made["windows"] / max(1, made["windows"] + made["windows_screened"])
+    return said + (f" ({looked:.0%} of the windows looked at)" if screened else "")

@@ -18,18 +18,17 @@ from tlskit.files import writing
 from tlskit.metrics import SCORES, published
 from tlskit.study import runs
 
-__all__ = ["Section", "add_figure", "add_table", "find_browser", "html_table", "print_pdf", "render"]
+__all__ = ["Section", "add_figure", "add_table", "counted", "find_browser", "print_pdf", "render", "show_table"]
 
 log = logging.getLogger(__name__)
 
 #: Programs that print a page to PDF, in order of preference.
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 
-#: Columns that would widen the page beyond reading; the CSV files have them.
+#: Columns that would widen the page beyond reading where none are named; the CSV files have them.
 _HIDDEN = {
     "region", "batch_size", "n_undefined_recall", "n_undefined_specificity", "n_undefined_precision", "n_undefined_mcc",
-    "draws", "n_undefined_draws", "warning", "threshold_by", "on", "n_pairs", "method", "n_units", "minutes_median",
-    "n_under_100_um", "n_100_300_um", "n_over_300_um", "false_objects_per_slide", "f1", "limit_low", "limit_high",
+    "warning", "on",
 }  # fmt: skip
 
 
@@ -41,6 +40,11 @@ class Section:
     text: list[str] = field(default_factory=list)
     tables: list[dict] = field(default_factory=list)
     figures: list[dict] = field(default_factory=list)
+
+
+def counted(number: int, word: str) -> str:
+    """``1 slide``, ``2 slides``."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def render(run: runs.Run, sections: list[Section]) -> str:
@@ -61,10 +65,15 @@ def add_table(
     name: str,
     caption: str,
     *,
-    bold_within: list[str] | None = None,
+    columns: list[str] | None = None,
+    names: dict[str, str] | None = None,
+    bold: pd.DataFrame | None = None,
 ) -> None:
+    """File a table, and show it, or those of its `columns` that it has, folded under the figures."""
     run.table(table, name)
-    section.tables.append(html_table(table, caption, bold_within=bold_within))
+    bold = None if bold is None else bold.rename(columns=names or {})
+    shown = table if columns is None else table[[c for c in columns if c in table]]
+    section.tables.append(show_table(shown.rename(columns=names or {}), caption, bold=bold))
 
 
 def add_figure(section: Section, run: runs.Run, figure, name: str, caption: str) -> None:
@@ -74,24 +83,25 @@ def add_figure(section: Section, run: runs.Run, figure, name: str, caption: str)
     section.figures.append(shown)
 
 
-def html_table(table: pd.DataFrame, caption: str, *, bold_within: list[str] | None = None) -> dict:
+def show_table(table: pd.DataFrame, caption: str, *, bold: pd.DataFrame | None = None, folded: bool = True) -> dict:
     """What the template needs of a table: its header, and cells as (text, is it a number, is it bold)."""
-    bold = pd.DataFrame(False, index=table.index, columns=table.columns)
-    if bold_within:
-        scores = [s for s in SCORES if s in table]
-        bold[scores] = table[scores] == table.groupby(bold_within, sort=False)[scores].transform("max")
     if "arm" in table and "magnification" in table:
         # An arm is named after its magnification, so that one of the two columns is enough.
         table = table.drop(columns="magnification")
-    kept = [c for c in table if c not in _HIDDEN and not table[c].isna().all()]
+    kept = [c for c in table if c not in _HIDDEN and not (len(table) and table[c].isna().all())]
     if "level" in kept and pd.api.types.is_numeric_dtype(table["level"]):
         kept.remove("level")
     columns = [_texts(table[c]) for c in kept]
     number = [pd.api.types.is_numeric_dtype(table[c]) and not pd.api.types.is_bool_dtype(table[c]) for c in kept]
     rows = [
-        [(text[n], number[k], bool(bold[kept[k]].iloc[n])) for k, text in enumerate(columns)] for n in range(len(table))
+        [
+            (text[n], number[k], bool(bold is not None and kept[k] in bold and bold[kept[k]].iloc[n]))
+            for k, text in enumerate(columns)
+        ]
+        for n in range(len(table))
     ]
-    return {"caption": caption, "header": [score_name(c).replace("_", " ") for c in kept], "rows": rows}
+    header = [score_name(c).replace("_", " ") for c in kept]
+    return {"caption": caption, "header": header, "rows": rows, "folded": folded}
 
 
 def _texts(column: pd.Series) -> list[str]:
@@ -99,8 +109,10 @@ def _texts(column: pd.Series) -> list[str]:
     if pd.api.types.is_bool_dtype(column):
         return ["yes" if value else "no" for value in column]
     if not pd.api.types.is_numeric_dtype(column):
-        short = column.replace({published.SOURCE: "published"})
-        return ["-" if pd.isna(value) else str(value).replace("_", " ") for value in short]
+        # Words of the program are written for people; names of slides, arms and classes stay as they are.
+        word = score_name if column.name in ("pooling", "level", "score", "by") else str
+        short = column.replace({published.SOURCE: "published"}) if column.name == "source" else column
+        return ["-" if pd.isna(value) else word(value) for value in short]
     values = column.astype("Float64")
     whole = (values.dropna() % 1 == 0).all() and column.name not in SCORES
     small = values.abs().max() < 0.05
@@ -125,8 +137,12 @@ def print_pdf(page: Path, path: Path) -> None:
         command.append("--no-sandbox")
     try:
         with tempfile.TemporaryDirectory() as profile, writing(path) as temporary:
+            # What is folded on the screen is not left out of the print.
+            unfolded = Path(profile) / "report.html"
+            text = page.read_text(encoding="utf-8").replace("<details>", "<details open>")
+            unfolded.write_text(text, encoding="utf-8")
             subprocess.run(
-                [*command, f"--user-data-dir={profile}", f"--print-to-pdf={temporary}", page.resolve().as_uri()],
+                [*command, f"--user-data-dir={profile}", f"--print-to-pdf={temporary}", unfolded.as_uri()],
                 check=True, capture_output=True, timeout=120,
             )  # fmt: skip
             if not temporary.read_bytes().startswith(b"%PDF"):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tlskit.errors import RunError, TlskitError
-from tlskit.files import disk_full, is_disk_full, project_root, resolve, write_text, writing
+from tlskit.files import disk_full, is_disk_full, project_root, read_table, resolve, write_text, writing
 from tlskit.study import keys, params, standing
 from tlskit.study.ledger import Ledger
 from tlskit.study.provenance import provenance
@@ -183,7 +183,7 @@ class Run:
         path = self.arm_dir / "tables" / f"{name}.csv"
         if not path.is_file():
             raise RunError(f"Arm {self.arm} of run {self.dir.name} has no table {name}: run step {name[:2]} first.")
-        return pd.read_csv(path, dtype={"slide_id": str, "patient_id": str, "cancer_type": str})
+        return read_table(path)
 
     def save(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
         """Save a long table as ``work/<name>.parquet`` and return it."""

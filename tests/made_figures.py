@@ -1,0 +1,61 @@
+"""What a figure draws, read back from its axes; and whether its texts meet."""
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.text import Annotation, Text
+
+
+def marks(ax, zorder=3):
+    """x and y of the marks of a panel."""
+    found = [c.get_offsets() for c in ax.collections if isinstance(c, PathCollection) and c.get_zorder() == zorder]
+    points = np.concatenate(found) if found else np.empty((0, 2))
+    return np.asarray(points[np.isfinite(points).all(axis=1)])
+
+
+def texts(figure):
+    """Every text that is seen, and its box."""
+    FigureCanvasAgg(figure).draw()
+    hidden = {id(label) for ax in figure.axes for label in _out_of_sight(ax)}
+    seen = []
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text().strip() and id(text) not in hidden:
+            box = text.get_window_extent() if not isinstance(text, Annotation) else Text.get_window_extent(text)
+            seen.append((text.get_text(), box))
+    return seen
+
+
+def _out_of_sight(ax):
+    """Labels of ticks outside an axis' limits, or of an axis that is switched off (matplotlib keeps, but hides)."""
+    frame = ax.get_window_extent()
+    for axis, low, high in ((ax.xaxis, frame.x0, frame.x1), (ax.yaxis, frame.y0, frame.y1)):
+        for label in axis.get_ticklabels(which="both"):
+            box = label.get_window_extent()
+            middle = (box.x0 + box.x1) / 2 if axis is ax.xaxis else (box.y0 + box.y1) / 2
+            if not ax.axison or not low - 1 <= middle <= high + 1:
+                yield label
+
+
+def check_layout(figure):
+    assert not plt.get_fignums(), "an open figure would be shown twice in a notebook"
+    found = texts(figure)
+    for n, (text, box) in enumerate(found):
+        assert box.x0 >= -2 and box.x1 <= figure.bbox.x1 + 2, f"{text!r} leaves the figure"
+        assert box.y0 >= -2 and box.y1 <= figure.bbox.y1 + 2, f"{text!r} leaves the figure"
+        for other, there in found[n + 1 :]:
+            across = min(box.x1, there.x1) - max(box.x0, there.x0)
+            down = min(box.y1, there.y1) - max(box.y0, there.y0)
+            assert across <= 1 or down <= 1, f"{text!r} and {other!r} lie on one another"
+
+
+def lines(ax):
+    """x and y of every line of a panel that is drawn: of paths, trends and intervals."""
+    found = [np.column_stack(line.get_data()).astype(float) for line in ax.lines if len(line.get_xdata())]
+    for collection in ax.collections:
+        if isinstance(collection, LineCollection):
+            found += [np.asarray(path, float) for path in collection.get_segments()]
+    # seaborn pads a path with nan at its ends
+    known = [xy[np.flatnonzero(ok)[0] : np.flatnonzero(ok)[-1] + 1] for xy in found
+             if (ok := np.isfinite(xy).all(axis=1)).any()]  # fmt: skip
+    return [xy for xy in known if np.isfinite(xy).all()]

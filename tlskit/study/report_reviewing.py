@@ -1,0 +1,78 @@
+"""The parts of a report that reviewers ask for: shapes, thresholds of objects, empty slides, subgroups, training."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from tlskit.evaluation import reviewing
+from tlskit.study import runs
+from tlskit.study.report_page import Section, add_table, counted
+
+__all__ = ["froc", "shapes", "subgroups", "training", "without_target"]
+
+
+def shapes(section: Section, run: runs.Run, options: dict) -> None:
+    """How well objects are drawn."""
+    table = reviewing.shapes(run.dir, **options)
+    names = {
+        "object_dice": "Dice of a found object (median)", "object_dice_all": "Dice of all objects (mean, missed 0)",
+        "surface_mean_um": "boundary distance, um (median)", "surface_95_um": "its 95 % quantile, um",
+        "nsd_20_um": "share within 20 um", "nsd_50_um": "within 50 um", "nsd_100_um": "within 100 um",
+        "n_split": "objects split", "n_merged": "objects merged",
+    }  # fmt: skip
+    caption = (
+        "How well true objects are drawn. Boundaries are those of the grid's pixels; a distance is known to one pixel."
+    )
+    add_table(section, run, table, "shapes", caption, names=names)
+
+
+def froc(section: Section, run: runs.Run, options: dict) -> None:
+    """Recall against false objects over thresholds."""
+    table = reviewing.froc(run.dir, slides=options["slides"])
+    caption = "Objects found against false objects per mm2 of tissue, over thresholds."
+    add_table(section, run, table, "froc", caption)
+
+
+def without_target(section: Section, run: runs.Run, options: dict) -> None:
+    """What arms mark where there is nothing to mark."""
+    table = reviewing.without_target(run.dir, **options)
+    if table.empty:
+        section.text.append("Every test slide holds a target: what the arms mark on slides without one is not known.")
+        return
+    first = table.iloc[0]
+    section.text.append(
+        f"{counted(first['n_slides'], 'test slide')} of {counted(first['n_patients'], 'patient')} without target: "
+        "everything marked there is false."
+    )
+    names = {"n_clean": "slides with nothing marked"}
+    add_table(section, run, table, "slides_without_target", "Slides without target.", names=names)
+
+
+def subgroups(section: Section, run: runs.Run, table: pd.DataFrame) -> None:
+    """Scores by group with their intervals, and each arm's worst group."""
+    worst = table[table["worst"]]
+    for by, rows in worst.groupby("by", sort=False):
+        listed = "; ".join(f"{row.arm}: {row.group} {row.estimate:.3f} ({row.low:.3f} to {row.high:.3f}), "
+                           f"{row.n_with_target} patients with a target" for row in rows.itertuples())  # fmt: skip
+        section.text.append(f"Lowest IoU by {by.replace('_', ' ')}, among groups of three or more patients with a "
+                            f"target: {listed}.")  # fmt: skip
+    if worst.empty:
+        section.text.append("No group has three patients with a target: none is called the worst.")
+    section.text.append("The intervals of groups are each on their own; the cohort was not planned to compare them.")
+    add_table(section, run, table, "subgroups", "IoU on the common grid by group.")
+
+
+def training(section: Section, run: runs.Run) -> None:
+    """Loss and validation score of each training."""
+    table = reviewing.training_curves(run.dir)
+    keys = [c for c in ("arm", "seed", "fold", "split_seed") if c in table]
+    last = table.groupby(keys, sort=False, dropna=False).agg(
+        epochs=("epoch", "max"), steps=("steps", "max"), last_train_loss=("train_loss", "last"),
+        last_val_loss=("val_loss", "last"), highest_val_iou=("val_iou", "max"),
+    )  # fmt: skip
+    kept = table[table["best"].astype(bool)].groupby(keys, sort=False, dropna=False)["epoch"].last()
+    run.table(table, "training_curves")
+    add_table(
+        section, run, last.join(kept.rename("epoch_kept")).reset_index(), "trainings",
+        "Each training: its length, its losses, and the epoch whose network was kept.",
+    )  # fmt: skip
