@@ -129,6 +129,15 @@ def test_a_faulty_yaml_is_refused_before_a_job_is_made(folder, line, message):
         engine.parse("slurm.yaml")
 
 
+def test_the_yaml_of_the_page_is_accepted_and_is_what_it_says(folder):
+    text = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (folder / "page.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    script = engine.job_script(engine.parse("page.yaml"))
+    for line in ("-p gpu", "-A my-lab", "--cpus-per-task=8", "-t 08:00:00", "--gres=gpu:1"):
+        assert f"#SBATCH {line}\n" in script
+    assert "\nmodule load openslide\n" in script and "--interface ib0" in script
+
+
 @pytest.mark.parametrize("scheduler", sorted(set(engine.SCHEDULERS) - {"slurm"}))
 def test_every_batch_system_gets_a_script(folder, scheduler):
     text = f'scheduler: {scheduler}\njobs: 2\ncores: 3\nmemory: 4GiB\nwalltime: "08:00:00"\ndisk: 1GB\n'
