@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -43,13 +44,13 @@ PYTHON -m distributed.cli.dask_worker SCHEDULER --name NAME --nthreads 3 --memor
 --death-timeout 60 --nthreads 1 --no-dashboard --interface lo --protocol tls:// --tls-ca-file KEY --tls-cert KEY \
 --tls-key KEY
 """
-#: Takes a script as sbatch does, keeps it, and runs it in the background; `LIFE` seconds are its walltime.
+#: Takes a script as sbatch does, keeps it (dask-jobqueue deletes its own), and runs it in the background.
 SBATCH = """\
 #!/bin/sh
 number=0
 while ! mkdir "$FAKE_JOBS/job.$number" 2> /dev/null; do number=$((number + 1)); done
 cp "$1" "$FAKE_JOBS/script.$number"
-timeout "${LIFE:-600}" sh "$1" > "$FAKE_JOBS/out.$number" 2>&1 &
+timeout 600 sh "$FAKE_JOBS/script.$number" > "$FAKE_JOBS/out.$number" 2>&1 &
 echo $! > "$FAKE_JOBS/pid.$number"
 echo "Submitted batch job $number"
 """
@@ -89,7 +90,7 @@ def made(folder: Path) -> dict[str, str]:
 
 def share(folder: Path, call, on: str, pieces: int = 8, **options) -> tuple[cluster.Outcome, list[str]]:
     lines: list[str] = []
-    (folder / "work").mkdir()
+    (folder / "work").mkdir(exist_ok=True)
     given = {"folder": str(folder / "work"), "pieces": pieces}
     return cluster.share(call, given, on=on, shared_dir=folder / "shared", report=lines.append, **options), lines
 
@@ -199,9 +200,19 @@ def test_the_batch_system_gets_dask_jobqueues_script(folder, fake_slurm):
 
 
 @pytest.mark.slow
-def test_jobs_that_are_ended_before_the_work_is_done_are_told(folder, fake_slurm, monkeypatch):
-    monkeypatch.setenv("LIFE", "8")
+def test_jobs_that_are_ended_before_the_work_is_done_are_told(folder, fake_slurm):
+    def walltime() -> None:
+        deadline = time.monotonic() + 120
+        while not made(folder / "work") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for number in ("0", "1"):
+            subprocess.run(["scancel", number], check=True)
+
+    (folder / "work").mkdir()
+    ending = threading.Thread(target=walltime)
+    ending.start()
     outcome, lines = share(folder, made_pieces.work, "slurm.yaml", pieces=1000, lost_s=2)
+    ending.join()
     assert outcome.lost and 0 < len(made(folder / "work")) < 1000
 
 
