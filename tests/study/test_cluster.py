@@ -230,10 +230,11 @@ def test_without_openssl_nothing_is_started_unprotected(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_runs_already_is_used_and_one_that_is_not_there_is_told(folder):
-    with pytest.raises(RunError, match="There is no Dask scheduler at tcp://127.0.0.1:1"):
-        share(folder, made_pieces.work, "tcp://127.0.0.1:1")
-    (folder / "work").rmdir()
+def test_a_scheduler_that_runs_already_is_used_and_one_that_is_not_there_is_told(folder, monkeypatch):
+    with monkeypatch.context() as hurried:
+        hurried.setattr(engine, "ANSWER_S", 2)
+        with pytest.raises(RunError, match="There is no Dask scheduler at tcp://127.0.0.1:1"):
+            share(folder, made_pieces.work, "tcp://127.0.0.1:1")
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     dask = [sys.executable, "-m", "distributed.cli"]
     with subprocess.Popen(

@@ -37,6 +37,8 @@ SCHEDULERS = {
 _OWN = ("scheduler", "jobs", "encrypted")
 #: Keyword arguments of dask-jobqueue that the launcher decides.
 _DECIDED = ("n_workers", "job_cls", "loop", "asynchronous", "scheduler_cls", "security", "protocol", "config_name")
+#: So long a scheduler that runs already may take to answer, in seconds.
+ANSWER_S = 20
 _INSTALL = "`--on` needs Dask: pip install 'tlskit[cluster]'."
 
 
@@ -193,7 +195,7 @@ def started(engine: Engine, shared_dir: Path, refused: list[str] | None = None) 
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         if engine.kind == "address":
             try:
-                client = distributed.Client(engine.address, timeout="20s", set_as_default=False)
+                client = distributed.Client(engine.address, timeout=ANSWER_S, set_as_default=False)
             except (OSError, TimeoutError) as error:
                 raise RunError(f"There is no Dask scheduler at {engine.address} ({error}).") from error
             yield stack.enter_context(client)
