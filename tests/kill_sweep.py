@@ -4,7 +4,7 @@
 each run four times in succession, prints a row for each kill and writes ``outputs/kill_sweep/rows.csv``.
 `tests/test_kill_sweep.py` does the same to a study of seconds. Half of the kills take the sweep and all its kernels at
 once, as a power cut does; the other half take the sweep alone, as a user's ``kill -9`` does, and it is resumed while
-the orphaned kernel may still be at work.
+the orphaned kernel may still be at work. With ``--on local:3`` workers and launchers of launches are killed instead.
 """
 
 from __future__ import annotations
@@ -190,11 +190,95 @@ def kill_runs(
     return pd.DataFrame(rows)
 
 
+def kill_launches(
+    command: Callable[[str], list[str]], undisturbed: Path, *, kills: int, per_run: int, pause_s: tuple[float, float],
+    seed: int = 0, cwd: Path = ROOT, env: dict | None = None, report: Callable[[str], None] = print,
+) -> pd.DataFrame:  # fmt: skip
+    """Kill workers of a launch (``--on local:N``), or whoever launched them; compare as `kill_runs` does.
+
+    A launch whose worker is killed goes on by itself; one that is killed with its scheduler is given again. Every third
+    kill takes the launcher, the others a worker that has a notebook's kernel (or, where none has, any).
+
+    Parameters
+    ----------
+    command
+        Gives the command that launches the sweep of a run of that name.
+    pause_s
+        Seconds between two kills, at least and at most.
+
+    Returns
+    -------
+    DataFrame
+        One row a kill: kill, run, after_s, killed, at_work; and of its run: launches, exit_code, identical,
+        identical_but_times, differing.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    while len(rows) < kills:
+        run = undisturbed.with_name(f"launched_{len(rows) + 1}")
+        shutil.rmtree(run, ignore_errors=True)
+        here, launches, code = [], 0, None
+        while code is None:
+            with open(undisturbed.with_name(f"{run.name}.log"), "a") as out:
+                process = subprocess.Popen(command(run.name), cwd=cwd, env=env, stdout=out, stderr=out)
+            launches += 1
+            while process.poll() is None:
+                ran_s = run_for(process, rng.uniform(*pause_s) if len(here) < per_run else np.inf)
+                if process.poll() is not None or len(here) >= min(per_run, kills - len(rows)):
+                    continue
+                killed = _kill_one(process.pid, launcher=(len(rows) + len(here)) % 3 == 2, rng=rng)
+                if killed:
+                    here.append(
+                        {"kill": len(rows) + len(here) + 1, "run": run.name, "after_s": round(ran_s, 1)} | killed
+                    )
+                if killed and killed["killed"] == "launcher":
+                    process.wait()
+                    break
+            else:
+                code = process.wait()
+                code = None if code and launches < 10 else code  # it says: run the same command again
+        identical, but_times, wrong = differing(run, undisturbed)
+        result = {
+            "launches": launches, "exit_code": code, "identical": identical, "identical_but_times": but_times,
+            "differing": "; ".join(wrong) or "none",
+        }  # fmt: skip
+        first = not rows
+        rows += [kill | result for kill in here]
+        if not here:
+            raise RuntimeError(f"{run.name} came to its end before a kill: shorten the pauses")
+        report(pd.DataFrame(rows[-len(here) :]).to_string(index=False, header=first))
+    return pd.DataFrame(rows)
+
+
+def _kill_one(launcher_pid: int, *, launcher: bool, rng: np.random.Generator) -> dict | None:
+    """SIGKILL a worker or the launcher; None where there is no worker yet."""
+    parent = psutil.Process(launcher_pid)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        workers = [one for one in parent.children() if "spawn_main" in " ".join(one.cmdline())]
+        kernels = {one.pid: _step_of(one) for one in workers}
+        busy = [one for one in workers if kernels[one.pid]]
+        if not workers:
+            return None
+        if launcher:
+            parent.kill()
+            return {"killed": "launcher", "at_work": f"{len(busy)} kernels"}
+        victim = (busy or workers)[rng.integers(len(busy or workers))]
+        victim.kill()
+        return {"killed": "worker", "at_work": kernels[victim.pid] or "no kernel"}
+    return None
+
+
+def _step_of(worker: psutil.Process) -> str:
+    """Whether a worker has a kernel."""
+    kernels = [one for one in worker.children(recursive=True) if "ipykernel" in " ".join(one.cmdline())]
+    return "a kernel" if kernels else ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kill_sweep", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--per-run", type=int, default=4, help="kills of one run, one after the other")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments of the kills")
+    parser.add_argument("--on", default="", help="local:3: kill workers of launches instead of sweeps")
     given = parser.parse_args()
     from tlskit.study import params
     from tlskit.synthetic import cohort as synthetic
@@ -214,9 +298,13 @@ def main() -> int:
     undisturbed = work / "outputs" / "undisturbed"
     shutil.rmtree(undisturbed, ignore_errors=True)
     duration_s = run_for(subprocess.Popen(command("undisturbed"), cwd=ROOT))
-    table = kill_runs(
-        command, undisturbed, kills=given.kills, per_run=given.per_run, moments_s=(2, duration_s / 2), seed=given.seed
-    )
+    shared = {"kills": given.kills, "per_run": given.per_run, "seed": given.seed}
+    if given.on:
+        table = kill_launches(
+            lambda name: [*command(name), "--on", given.on], undisturbed, pause_s=(10, duration_s / 2), **shared
+        )
+    else:
+        table = kill_runs(command, undisturbed, moments_s=(2, duration_s / 2), **shared)
     table.to_csv(work / "rows.csv", index=False)
     bad = table[(table["differing"] != "none") | (table["exit_code"] != 0)]
     print(

@@ -27,8 +27,15 @@ Parameters = Annotated[
 Arms = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm (20x, 4x, compare); may be repeated.")]
 Steps = Annotated[list[str] | None, typer.Option("--step", help="Only this notebook (01_tiling); may be repeated.")]
 
-#: Exit codes: 1 a step or a slide failed, 2 refused (the reason is said), 130 and 143 stopped by Ctrl-C or a scheduler.
-REFUSED, INTERRUPTED, TERMINATED = 2, 130, 143
+On = Annotated[
+    str | None,
+    typer.Option(help="Workers: local:N, tcp://host:port (a Dask scheduler), or a YAML for Slurm, PBS and others."),
+]
+Stage = Annotated[Path | None, typer.Option(help="A local folder: slides are copied there while they are used.")]
+
+#: Exit codes: 1 a step or a slide failed, 2 refused (the reason is said), 75 the workers went before all was done (run
+#: the same command to go on), 130 and 143 stopped by Ctrl-C or a scheduler.
+REFUSED, GO_ON, INTERRUPTED, TERMINATED = 2, 75, 130, 143
 
 
 @app.command()
@@ -129,47 +136,41 @@ def predict(
         typer.Option(min=0, max=1, help="Where the coarser one reaches this; by default as notebook cascade chose."),
     ] = None,
     screen_grow_um: Annotated[float | None, typer.Option(min=0, help="And this much round it.")] = None,
+    on: On = None,
+    stage: Stage = None,
 ) -> None:
-    """Run a trained network over slides: a probability map and a QuPath GeoJSON of each."""
-    from tlskit.cohort import from_slides
-    from tlskit.evaluation import predictions
-    from tlskit.maps import inference
-    from tlskit.networks import models
+    """Run a trained network over slides: a probability map and a QuPath GeoJSON of each.
 
-    network = models.load_checkpoint(checkpoint)
-    from_where = "as asked for"
-    if threshold is None:
-        threshold, from_where = predictions.usual_threshold(checkpoint, network)
-    typer.echo(f"threshold {threshold:.3g}, {from_where}")
-    screen_for = None
-    if screen is not None:
-        screen_for = _screens(
-            screen, network, checkpoint, out, screen_threshold, screen_grow_um, overlap=overlap, batch_size=batch_size,
-            engine=engine, precision=precision,
-        )  # fmt: skip
-    elif screen_threshold is not None or screen_grow_um is not None:
+    A slide that is there already is passed over. Given twice at a time, the command shares the slides.
+    """
+    _stage_in(stage)
+    from tlskit.networks import models
+    from tlskit.study import launch, predicting
+
+    if screen is None and (screen_threshold is not None or screen_grow_um is not None):
         raise typer.BadParameter("it is of a screen: give --screen, too.", param_hint="--screen-threshold")
-    slides = from_slides(slide, mpp_where_missing=mpp)
-    failed: dict[str, Exception] = {}
-    maps = inference.predict_cohort(
-        network, slides, out / "maps", overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
-        engine_note=checkpoint.with_name("engine.json"), screen_for=screen_for, on_failure=failed.__setitem__,
-    )  # fmt: skip
-    found = predictions.write_outlines(
-        maps, slides, out / "geojson", target_class=network.target_class,
-        magnification=network.magnification, threshold=threshold, min_object_um2=min_object_um2,
-        resolution_by=network.resolution_by, on_failure=failed.__setitem__,
-    )  # fmt: skip
-    for row in maps.itertuples():
-        objects = found[found["slide_id"] == row.slide_id]
-        said = f"{len(objects)} objects, {objects['area_um2'].sum() / 1e6:.3f} mm2"
-        nothing = "no tissue found" if row.tissue_mm2 == 0 else f"no target found in {row.tissue_mm2:.3g} mm2 of tissue"
-        looked = row.windows / max(1, row.windows + row.windows_screened)
-        screened = f" ({looked:.0%} of the windows looked at)" if screen_for else ""
-        typer.echo(f"{row.slide_id}: {said if len(objects) else nothing}{screened}")
-    for slide_id, error in failed.items():
-        typer.echo(f"{slide_id}: FAILED: {error}", err=True)
-    if failed:
+    if screen is not None and on is not None:
+        raise typer.BadParameter("two networks are not spread over workers: leave out --on.", param_hint="--screen")
+    options = {
+        "mpp": mpp, "threshold": threshold, "overlap": overlap, "batch_size": batch_size, "engine": engine,
+        "precision": precision, "min_object_um2": min_object_um2, "report": typer.echo,
+    }  # fmt: skip
+    if screen is not None:
+        options["screen_for"], options["screen"] = _screens(
+            screen, models.load_checkpoint(checkpoint), checkpoint, out, screen_threshold, screen_grow_um,
+            overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
+        )  # fmt: skip
+    if on is None:
+        found, outcome = predicting.predict(slide, checkpoint, out, **options), None
+    else:
+        found, outcome = predicting.predict_on(slide, checkpoint, out, on=on, **options)
+    if outcome and (outcome.lost or outcome.failures):
+        typer.echo(launch.GO_ON if outcome.lost else "Workers have stopped; run the same command to go on.", err=True)
+    if any(one.state == "left" for one in found):
+        left = ", ".join(one.slide_id for one in found if one.state == "left")
+        typer.echo(f"Not predicted yet: {left}", err=True)
+        raise typer.Exit(GO_ON)
+    if any(one.state == "failed" for one in found):
         raise typer.Exit(1)
 
 
@@ -229,15 +230,30 @@ def sweep(
     step: Steps = None,
     force: Annotated[bool, typer.Option(help="Run again what is done already.")] = False,
     retry: Annotated[bool, typer.Option(help="Run again the steps in which a slide failed.")] = False,
+    on: On = None,
+    stage: Stage = None,
 ) -> None:
-    """Run the notebooks over the preset's grid; skip what is done; exit with 1 if a step or a slide failed."""
+    """Run the notebooks over the preset's grid; skip what is done; exit with 1 if a step or a slide failed.
+
+    Started several times, on one machine or on several that share the folder, it shares the work.
+    """
     from tlskit.study import prepare, project, run_sweep
 
     project.require_project()
-    status = run_sweep(
-        prepare(preset, _overrides(parameter)), arms=arm, steps=step, force=force, retry=retry,
-        report=typer.echo,
-    )  # fmt: skip
+    _stage_in(stage)
+    prepared = prepare(preset, _overrides(parameter))
+    if on is None:
+        lost = False
+        status = run_sweep(prepared, arms=arm, steps=step, force=force, retry=retry, report=typer.echo)
+    elif force:
+        raise typer.BadParameter("each worker would run all again: give --force without --on.", param_hint="--force")
+    else:
+        from tlskit.study import launch
+
+        status, stopped, lost = launch.sweep_on(
+            prepared, on=on, arms=arm, steps=step, retry=retry, report=typer.echo
+        )  # fmt: skip
+        lost = lost or bool(stopped) and (status["status"] == "blocked").any()
     steps = status[(status["slide_id"] == "") & (status["seconds"] != "")]
     if len(steps):
         steps = steps.assign(seconds=steps["seconds"].astype(float))
@@ -249,6 +265,10 @@ def sweep(
         typer.echo("\nWhat failed:")
         for row in bad.itertuples():
             typer.echo(f"  {row.arm} {row.step} {row.slide_id}: {row.reason}")
+    if lost:
+        typer.echo(f"\n{launch.GO_ON}", err=True)
+        raise typer.Exit(GO_ON)
+    if len(bad):
         raise typer.Exit(1)
 
 
@@ -264,10 +284,20 @@ def open_app(
     serve(port=port, open_browser=browser, outputs_dir=outputs)
 
 
+def _stage_in(folder: Path | None) -> None:
+    """Have slides copied to a local folder ahead of their use; the kernels and workers started here do so, too."""
+    if folder is not None:
+        import os
+
+        from tlskit.slides import staging
+
+        os.environ[staging.VARIABLE] = str(folder)
+
+
 def _screens(
     screen: Path, network, checkpoint: Path, out: Path, threshold: float | None, grow_um: float | None, **options
 ):
-    """Where a coarser network lets another one look, or None where notebook cascade chose to look everywhere."""
+    """Where a coarser network lets another one look (None: everywhere, as notebook cascade chose), and in words."""
     from tlskit.evaluation import cascades
     from tlskit.maps import check_networks, screens_of
     from tlskit.networks import models
@@ -282,11 +312,12 @@ def _screens(
         threshold, grow_um, said = setting["screen_threshold"], setting["grow_um"], setting["said"]
     typer.echo(f"screen by {coarse.magnification:g}x: {said}")
     if threshold is None:
-        return None
-    return screens_of(
+        return None, ""
+    screens = screens_of(
         coarse, out / "screens", threshold=threshold, grow_um=grow_um, engine_note=screen.with_name("engine.json"),
         **options,
     )  # fmt: skip
+    return screens, f"{coarse.sha256} {threshold} {grow_um}"
 
 
 def _overrides(parameter: list[str] | None) -> dict:

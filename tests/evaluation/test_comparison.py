@@ -30,7 +30,8 @@ def change(run_dir, arm, table, edit):
 
 
 def test_arms_are_folders_with_tables_coarsest_first(run_dir):
-    (run_dir / "compare" / "tables").mkdir(parents=True, exist_ok=True)
+    for meeting in ("compare", "cascade", "controls"):
+        (run_dir / meeting / "tables").mkdir(parents=True, exist_ok=True)
     found = armtables.arms(run_dir)
     assert found["arm"].tolist() == ["1x", "4x", "10x", "20x"]
     assert found["magnification"].tolist() == [1, 4, 10, 20]

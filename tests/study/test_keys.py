@@ -73,7 +73,7 @@ def swept(project):
 
 
 def make(project, **given):
-    sweep._hold(sweep.run_dir_of(prepared()), prepared())
+    sweep.hold(sweep.run_dir_of(prepared()), prepared())
     for arm in (4, 1):
         for step in STEPS:
             run_by_hand(step, run_name="r", magnification=arm, arm=f"{arm}x", **given)
@@ -319,11 +319,11 @@ def test_archives_of_earlier_versions_are_told_so(project):
 
 
 def test_a_narrowed_sweep_keeps_the_runs_other_arms(swept):
-    sweep._hold(swept / "outputs/r", prepared(magnification=4))
+    sweep.hold(swept / "outputs/r", prepared(magnification=4))
     assert standing.arm_names(swept / "outputs/r") == ["4x", "1x"]
     jobs = sweep.plan(prepared(magnification=4))
     assert {job.arm for job in jobs} == {"4x", "compare"} and all(job.done for job in jobs)
-    sweep._hold(swept / "outputs/r", prepared(magnification=2))
+    sweep.hold(swept / "outputs/r", prepared(magnification=2))
     assert standing.arm_names(swept / "outputs/r") == ["4x", "1x", "2x"]
 
 

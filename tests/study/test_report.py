@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 from made_archive import CAPTION, write_archive
+from made_folds import write_folds
 
 from tlskit.errors import ComparisonError
-from tlskit.study import report
+from tlskit.study import report, report_scores
 from tlskit.study import report_page as reportpage
 
 
@@ -140,3 +141,15 @@ def test_without_a_browser_the_page_stands_alone(run_dir, page, monkeypatch):
     pdf.write_bytes(b"%PDF of an older run")
     reportpage.print_pdf(run_dir / "compare" / "report.html", pdf)
     assert not pdf.exists()
+
+
+def test_the_choice_made_on_validation_is_on_the_page(tmp_path, monkeypatch):
+    """In a run with folds each fold chooses, and what was chosen has one score on all patients."""
+    monkeypatch.setattr(report_scores, "PARTS", report_scores.PARTS[:1])
+    run_dir = write_folds(tmp_path / "outputs" / "folds", recall={"20x": 0.4, "4x": 0.75})
+    page = report.write_report(run_dir, pdf=False).read_text(encoding="utf-8")
+    assert page.count(": 4x is chosen (shown best), of 8 validation patients") == 3
+    assert "On the 24 test patients, which the choice did not see" in page
+    chosen = pd.read_csv(run_dir / "compare" / "tables" / "chosen_on_validation.csv")
+    assert chosen["fold"].tolist() == [0, 0, 1, 1, 2, 2] and set(chosen.loc[chosen["chosen"], "arm"]) == {"4x"}
+    assert len(pd.read_csv(run_dir / "compare" / "tables" / "score_of_choice.csv")) == 1

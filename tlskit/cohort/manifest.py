@@ -24,7 +24,7 @@ import pandas as pd
 
 from tlskit.errors import ManifestError
 from tlskit.files import resolve, write_text
-from tlskit.slides import PLAUSIBLE_MPP, Slide, open_slide
+from tlskit.slides import PLAUSIBLE_MPP, Slide, open_slide, staging
 
 __all__ = [
     "COLUMNS",
@@ -360,13 +360,12 @@ def open_row(row: SlideRow, *, resolution_by: str = "mpp", apply_icc: bool = Fal
     override = getattr(row, "mpp_override", None)
     if override is not None and math.isnan(override):
         override = None
-    return open_slide(
-        row.slide_path,
-        mpp_override=override,
-        resolution_by=resolution_by,
-        apply_icc=apply_icc,
-        detail_mpp=detail_mpp,
-    )
+    with staging.reading(row.slide_path) as path:
+        slide = open_slide(
+            path, mpp_override=override, resolution_by=resolution_by, apply_icc=apply_icc, detail_mpp=detail_mpp
+        )
+        staging.using(row.slide_path, slide)
+    return slide
 
 
 def write_manifest(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:

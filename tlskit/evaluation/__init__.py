@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "decision",
         "predictions",
         "reviewing",
+        "validation_choice",
     ],  # fmt: skip
     submod_attrs={
         "arm_tables": ["arms", "check_arms", "collect", "unlike_settings"],
@@ -46,6 +47,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "predictions": ["write_outlines"],
         "reasons": ["style_why", "why"],
         "slide_findings": ["Findings", "level_near", "scores_at"],
+        "validation_choice": ["chosen_on_validation", "score_of_choice"],
         "timing": ["project_timings", "summarise_timings", "time_inference"],
     },
 )

@@ -21,6 +21,7 @@ from tlskit.files import read_table
 
 __all__ = [
     "ARM",
+    "REPEATS",
     "arms",
     "check_arms",
     "collect",
@@ -152,7 +153,8 @@ def check_arms(run_dir: str | Path, *, slides: str = "same", split: str = "test"
     Raises
     ------
     ComparisonError
-        If arms differ in split, target class, rules of counting, slides or outlines; the message names each difference.
+        If arms differ in split, target class, rules of counting, slides or outlines, or a patient is tested in two
+        folds; the message names each fault.
     """
     if slides not in ("same", "common"):
         raise ParameterError(f"`slides` should be same or common, not {slides!r}.")
@@ -168,6 +170,7 @@ def check_arms(run_dir: str | Path, *, slides: str = "same", split: str = "test"
                 faults.append(f"{name} differs: {listed}")
     counts = of_split(collect(run_dir, "05_counts_per_slide"), split)
     counts = _each_slide_once(counts)
+    faults += _in_several_folds(counts)
     here = slides_of(counts)
     common, whole = set.intersection(*here.values()), set.union(*here.values())
     for arm, there in here.items():
@@ -290,6 +293,18 @@ def _recorded(arm_dir: Path) -> dict:
 
 def _each_slide_once(counts: pd.DataFrame) -> pd.DataFrame:
     return counts.drop_duplicates(["arm", *(c for c in REPEATS if c in counts), "slide_id"])
+
+
+def _in_several_folds(counts: pd.DataFrame) -> list[str]:
+    """Patients tested in more than one fold of a training: their counts would be pooled twice."""
+    if "fold" not in counts:
+        return []
+    by = ["arm", *(c for c in ("seed", "split_seed") if c in counts), "patient_id"]
+    folds = counts.groupby(by, dropna=False, sort=False)["fold"].unique()
+    return [
+        f"the patient {key[-1]} is tested in several folds of {key[0]} ({', '.join(f'{f:g}' for f in sorted(found))})"
+        for key, found in folds[folds.str.len() > 1].items()
+    ][:5]
 
 
 def _differing(counts: pd.DataFrame, column: str, tolerance: float | None) -> list[str]:

@@ -8,7 +8,6 @@ fold alone, are one arm here.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from tlskit.errors import ComparisonError
-from tlskit.evaluation.arm_tables import arms, collect, test_counts
+from tlskit.evaluation.arm_tables import REPEATS, arms, collect, parted, test_counts
 from tlskit.units import mpp_for_magnification
 
 __all__ = ["PLAIN", "alike", "arm_factors", "first_square", "grid_counts", "named_controls", "square", "trainings"]
@@ -24,13 +23,8 @@ __all__ = ["PLAIN", "alike", "arm_factors", "first_square", "grid_counts", "name
 #: How the condition that no control changes is called.
 PLAIN = "plain"
 
-#: Factors that tell trainings of one arm apart.
-REPEATS = ("seed", "fold", "split_seed")
-
 #: Columns of `arm_factors` that are no factor of their own.
 _NOT_FACTORS = ("arm", "magnification", "field_um", "control", "n_trainings", "n_planned")
-
-_REPEATED = re.compile(rf"_({'|'.join(sorted(REPEATS, key=len, reverse=True))})=([^_]+)")
 
 
 def arm_factors(run_dir: str | Path) -> pd.DataFrame:
@@ -55,22 +49,14 @@ def arm_factors(run_dir: str | Path) -> pd.DataFrame:
             "`tlskit sweep`, which writes it."
         )
     planned = pd.read_csv(path)
-    table, there = named_controls(planned), arms(run_dir)["arm"].map(arm_of).value_counts()
-    every = planned["arm"].map(arm_of).value_counts()
+    table, there = named_controls(planned), arms(run_dir)["variant"].value_counts()
+    every = _variants(planned).value_counts()
     return table.assign(n_trainings=table["arm"].map(there).fillna(0).astype(int), n_planned=table["arm"].map(every))
 
 
-def arm_of(name: str) -> str:
-    """The arm that a training belongs to: ``4x_seed=1_tile_px=64`` -> ``4x_tile_px=64``."""
-    return _REPEATED.sub("", name)
-
-
-def _by_training(table: pd.DataFrame) -> pd.DataFrame:
-    """Trainings under their arm's name, with the columns of `REPEATS` that tell them apart."""
-    found = table["arm"].map(lambda name: dict(_REPEATED.findall(name)))
-    told = {name: found.map(lambda parts, name=name: parts.get(name)) for name in REPEATS}
-    columns = {name: values.astype(float) for name, values in told.items() if values.notna().any()}
-    return table.assign(arm=table["arm"].map(arm_of), **columns)
+def _variants(table: pd.DataFrame) -> pd.Series:
+    """The arm that each training belongs to: ``4x_seed=1_tile_px=64`` -> ``4x_tile_px=64``."""
+    return table["arm"].map(lambda name: parted(name)[0])
 
 
 def grid_counts(run_dir: str | Path, *, threshold_by: str = "validation", slides: str = "same") -> pd.DataFrame:
@@ -85,7 +71,7 @@ def grid_counts(run_dir: str | Path, *, threshold_by: str = "validation", slides
     slides
         Of `arm_tables.check_arms`.
     """
-    return _by_training(test_counts(run_dir, "05_grid_counts", threshold_by, slides))
+    return test_counts(run_dir, "05_grid_counts", threshold_by, slides)
 
 
 def trainings(run_dir: str | Path, factors: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +91,7 @@ def trainings(run_dir: str | Path, factors: pd.DataFrame) -> pd.DataFrame:
         the loss learns from), empty_batches (share of batches without target), negative_to_positive (pixels), val_iou
         (of the epoch that was kept).
     """
-    history = _by_training(collect(run_dir, "03_history"))
+    history = collect(run_dir, "03_history")
     repeats = [name for name in REPEATS if name in history]
     rows = []
     for (arm, *_), one in history.groupby(["arm", *repeats], sort=False, dropna=False):
@@ -128,7 +114,7 @@ def named_controls(table: pd.DataFrame) -> pd.DataFrame:
 
     Tiles of another size that cover the same field at several magnifications are the control ``field 160 um``.
     """
-    table = table.assign(arm=[arm_of(name) for name in table["arm"]])
+    table = table.assign(arm=_variants(table))
     table = table.drop(columns=[name for name in REPEATS if name in table]).drop_duplicates("arm", ignore_index=True)
     if "tile_px" in table:
         table["field_um"] = [

@@ -202,6 +202,8 @@ def predict_cohort(
     engine_note=None,
     screen_for=None,
     on_failure=None,
+    turns=None,
+    on_map=None,
     progress: bool = True,
     **options,
 ) -> pd.DataFrame:
@@ -224,6 +226,11 @@ def predict_cohort(
         Given a row, the `screening.Screen` to look through, or None. The time that it takes is the slide's, too.
     on_failure : callable, optional
         Called with slide_id and exception for a slide that fails; without it the error is raised.
+    turns : callable, optional
+        Given the rows, yields those that are to be predicted here, each when its turn comes: where others predict the
+        same slides. By default all of them.
+    on_map : callable, optional
+        Called with the row of the table as soon as there is a map; what it raises is a failure of the slide.
     progress : bool
         Show a bar with the slides and, by what the slides so far held, the tissue that is left.
 
@@ -247,10 +254,13 @@ def predict_cohort(
     rows: list[dict] = []
     failed: dict[str, Exception] = {}
     with tqdm(total=len(manifest_rows), desc="slides", unit="slide", disable=not progress) as bar:
-        for number, row in enumerate(manifest_rows):
+        for number, row in enumerate(turns(manifest_rows) if turns else manifest_rows):
             path = out_dir / f"{row.slide_id}.tif"
             try:
-                rows.append(predict_row(checkpoint, row, path, source, screen_for=screen_for, **shared))
+                found = predict_row(checkpoint, row, path, source, screen_for=screen_for, **shared)
+                if on_map is not None:
+                    on_map(found)
+                rows.append(found)
             except Exception as error:  # one bad slide never ends a cohort, whatever a reader or a runtime throws
                 if is_disk_full(error):
                     raise disk_full(path) from error

@@ -6,14 +6,16 @@ weights with the patients' sums. Intervals are not made from draws: see `tlskit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from tlskit.metrics.uncertainty import _arms
+from tlskit.metrics.uncertainty import Arm, _arms, _estimate, _t
 
-__all__ = ["patient_weights", "share_best"]
+__all__ = ["patient_weights", "redrawn", "share_best"]
 
 #: Draws per matrix product: bounds the memory.
 _CHUNK = 2000
@@ -70,3 +72,55 @@ def share_best(
         | {"n_patients": arm.n_patients}
         for arm, share in zip(arms, shares, strict=True)
     )
+
+
+def redrawn(
+    counts: pd.DataFrame,
+    *,
+    score: str = "iou",
+    pooling: str = "pooled",
+    by: Sequence[str] = ("arm", "magnification"),
+    draws: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Scores and differences as other draws of the patients would give them, for a rule that is put to each draw.
+
+    A patient drawn twice counts as two patients, so that a draw shows somewhat more than as many new patients would.
+
+    Parameters
+    ----------
+    counts, score, pooling, by, level
+        As in `tlskit.metrics.uncertainty.intervals` and `differences`.
+    draws, seed
+        As in `share_best`.
+
+    Yields
+    ------
+    tuple of DataFrame
+        The columns of `by`, estimate, n_with_target (of the patients as they are); first, second, difference, low_all,
+        high_all.
+    """
+    arms = _arms(counts, by=list(by), scores=[score], pooling=pooling, region="slide")
+    pairs = list(itertools.combinations(range(len(arms)), 2))
+    for weights in patient_weights(arms[0].n_patients, draws, seed=seed):
+        drawn = np.repeat(np.arange(len(weights)), weights.astype(int))
+        of_draw = [_of_patients(arm, drawn) for arm in arms]
+        quality = [
+            arm.key | {"estimate": arm.influence(score)[0], "n_with_target": arm.n_with_target} for arm in of_draw
+        ]
+        apart = []
+        for first, second in pairs:
+            value, se, df = _estimate([(of_draw[first], 1.0), (of_draw[second], -1.0)], score)
+            half = _t(df, 1 - (1 - level) / len(pairs)) * se if df > 0 else float("nan")
+            names = {"first": arms[first].key[by[0]], "second": arms[second].key[by[0]]}
+            apart.append(names | {"difference": value, "low_all": value - half, "high_all": value + half})
+        yield pd.DataFrame(quality), pd.DataFrame(apart)
+
+
+def _of_patients(arm: Arm, drawn: np.ndarray) -> Arm:
+    """The arm with the patients of these indices."""
+    of_draw = copy.copy(arm)
+    of_draw.units = arm.units[drawn]
+    of_draw.repeats = [_of_patients(training, drawn) for training in arm.repeats]
+    return of_draw

@@ -8,7 +8,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["tiffs", "tissue"],
+    submodules=["staging", "tiffs", "tissue"],
     submod_attrs={
         "bands": ["covered_strips"],
         "identity": ["content_id"],

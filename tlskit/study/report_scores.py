@@ -7,8 +7,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from tlskit.errors import TlskitError
-from tlskit.evaluation import answers, comparison, costs, decision, reviewing
+from tlskit.errors import RunError, TlskitError
+from tlskit.evaluation import answers, comparison, costs, decision, reviewing, validation_choice
 from tlskit.figures import charts, comparecharts
 from tlskit.metrics import METHOD, TRAINING_NOTE, published
 from tlskit.study import report_reviewing, runs
@@ -254,8 +254,33 @@ def training(section: Section, asked: Asked) -> None:
     report_reviewing.training(section, asked.run)
 
 
+def on_validation(section: Section, asked: Asked) -> None:
+    """The arm chosen on validation patients, and the one test score of it."""
+    run = asked.run
+    try:
+        chosen = validation_choice.chosen_on_validation(
+            run.dir, margin=asked.margin, usable=asked.usable, **asked.options
+        )
+    except RunError as error:
+        # Archives made before step 05 counted validation slides.
+        section.text.append(f"No choice on validation: {error}")
+        return
+    tested = validation_choice.score_of_choice(run.dir, chosen, slides=asked.slides)
+    section.text.append(
+        "The rule of the answer, put to validation patients alone: a score by which an arm was chosen is too high as a "
+        "rule, and this choice did not look at the test set."
+    )
+    section.text += validation_choice.in_words(chosen, tested)
+    columns = ["arm", "estimate", "low", "high", "chosen", "share_chosen", "share_none"]
+    columns = [*(["fold"] if chosen["fold"].notna().any() else []), *columns]
+    add_table(section, run, chosen, "chosen_on_validation", "Scores of validation patients.", columns=columns)
+    if len(tested):
+        run.table(tested, "score_of_choice")
+
+
 #: Titles and makers, in the order of the page.
 PARTS = (
+    ("Chosen on validation", on_validation),
     ("How sure the scores are", intervals), ("One common grid", grid), ("Objects found, missed and false", objects),
     ("Cancer types and sites", subgroups), ("What it costs", cost), ("How firm the choice is", numbers),
     ("Thresholds and calibration", thresholds), ("How the way of averaging decides", averaging),

@@ -241,6 +241,7 @@ def run_sweep(
     steps: list[str] | None = None,
     force: bool = False,
     retry: bool = False,
+    attempts: dict | None = None,
     report: Callable[[str], None] = log.info,
 ) -> pd.DataFrame:
     """Run what is not done, beside any number of other sweeps of the same preset.
@@ -257,6 +258,9 @@ def run_sweep(
     force
         Run steps that are done, too. A network and maps that are what would be made are kept all the same: delete the
         arm's ``work`` to have them made anew.
+    attempts
+        Of a launch on many workers: which run of each step (by ``<arm>/<step>``) there was when it began, so that one
+        who comes late does not try again what has failed since.
     report
         Called with one line for each notebook.
 
@@ -276,23 +280,31 @@ def run_sweep(
     jobs = plan(preset, arms=arms, steps=steps, retry=retry)
     if not jobs:
         return pd.DataFrame(columns=STATUS_COLUMNS)
-    keys.cohort_content(jobs[0].parameters["manifest"])  # faults of the manifest are all told before a kernel starts
-    if not all(job.done for job in jobs):
-        beforehand.refuse_impossible([_defaults() | arm for arm in params.arms(_plain(preset))])
+    look_beforehand(preset, jobs)
     run_dir = run_dir_of(preset)
-    _hold(run_dir, preset)
-    turn = _Turn(run_dir, preset, jobs, force=force, retry=retry, report=report)
+    hold(run_dir, preset)
+    turn = _Turn(run_dir, preset, jobs, force=force, retry=retry, attempts=attempts, report=report)
     while turn.left:
         if not turn.once():
             time.sleep(POLL_S)
-    _tidy(run_dir)
+    tidy(run_dir)
     return summary(run_dir, jobs, turn.blocked)
+
+
+def look_beforehand(preset: dict, jobs: list[Job]) -> None:
+    """Refuse what cannot work, and a faulty manifest, before a kernel starts or a folder is made."""
+    keys.cohort_content(jobs[0].parameters["manifest"])  # faults of the manifest are all told before a kernel starts
+    if not all(job.done for job in jobs):
+        beforehand.refuse_impossible([_defaults() | arm for arm in params.arms(_plain(preset))])
 
 
 class _Turn:
     """One sweep's way through its jobs; each `once` looks at all that is left, and runs what it can claim."""
 
-    def __init__(self, run_dir: Path, preset: dict, jobs: list[Job], *, force: bool, retry: bool, report: Callable):
+    def __init__(
+        self, run_dir: Path, preset: dict, jobs: list[Job], *, force: bool, retry: bool, report: Callable,
+        attempts: dict | None = None,
+    ):  # fmt: skip
         self.run_dir, self.preset, self.retry, self.report = run_dir, preset, retry, report
         self.jobs, self.force = {job.name: job for job in jobs}, force
         self.left = dict(self.jobs)
@@ -302,6 +314,8 @@ class _Turn:
         self.started = time.monotonic()
         # What had failed before this sweep began is tried again; what fails meanwhile, here or elsewhere, is not.
         self.attempts = {name: self._found(name).get("attempt") for name in self.jobs}
+        if attempts is not None:
+            self.attempts |= {name: attempts.get(job.piece) for name, job in self.jobs.items()}
         for job in jobs:
             if job.done and not force:
                 self._close(job, "done before, skipped")
@@ -444,7 +458,7 @@ def _run_job(run_dir: Path, job: Job, holds: Callable[[], bool]) -> str:
     return reason
 
 
-def _hold(run_dir: Path, preset: dict) -> None:
+def hold(run_dir: Path, preset: dict) -> None:
     """Write what the run is made of, unless another preset is being swept into it at this moment."""
     whole = _whole(preset, run_dir)
     root = project_root()
@@ -487,7 +501,7 @@ def _busy(run_dir: Path) -> list[str]:
     return busy
 
 
-def _tidy(run_dir: Path) -> None:
+def tidy(run_dir: Path) -> None:
     """Remove what the dead of this machine have left half written."""
     _busy(run_dir)
     clean_temporaries(run_dir)

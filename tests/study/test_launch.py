@@ -1,0 +1,94 @@
+"""One run by many: sweeps that are started together, and workers that an engine starts, some of which are killed."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import kill_sweep
+import pytest
+from made_project import STEPS, sweep_command, sweep_environment, write_archiving_project
+from typer.testing import CliRunner
+
+from tlskit.__main__ import GO_ON, app
+from tlskit.study import launch, status, sweep
+from tlskit.study.status import read_status
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    """A project whose notebooks leave tables and a map, and what a serial sweep of it leaves: ``outputs/serial``."""
+    folder = tmp_path_factory.mktemp("project")
+    write_archiving_project(folder)
+    # Workers and kernels of this project know its two steps only.
+    lines = [f"from tlskit.study import {one}; {one}.STEPS = {STEPS!r}" for one in ("keys", "sweep")]
+    (folder / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    done = subprocess.run(command("serial"), cwd=folder, env=environment(folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def environment(folder: Path) -> dict:
+    env = sweep_environment() | {"OMP_NUM_THREADS": "1"}
+    return env | {"PYTHONPATH": os.pathsep.join([str(folder), env["PYTHONPATH"]])}
+
+
+def command(name: str, *more: str) -> list[str]:
+    return sweep_command("-p", f"run_name={name}", *more)
+
+
+@pytest.mark.slow
+def test_two_sweeps_started_in_the_same_second_share_the_work_and_neither_waits_for_ever(serial):
+    options = {"cwd": serial, "env": environment(serial), "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command("both"), **options) for _ in range(2)]
+    said = [one.communicate(timeout=120)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert sum(text.count(" done in ") for text in said) == 5, said  # each once, by either
+    assert kill_sweep.differing(serial / "outputs/both", serial / "outputs/serial")[2] == []
+    assert not (serial / "outputs/both/.claims").exists()
+
+
+@pytest.mark.slow
+def test_a_launch_whose_workers_and_launcher_are_killed_leaves_what_a_serial_sweep_leaves(serial):
+    table = kill_sweep.kill_launches(
+        lambda name: command(name, "--on", "local:2"), serial / "outputs/serial", kills=3, per_run=3,
+        pause_s=(1.0, 3.0), cwd=serial, env=environment(serial),
+    )  # fmt: skip
+    assert (table["differing"] == "none").all() and (table["exit_code"] == 0).all(), table.to_string()
+    assert "launcher" in set(table["killed"]) and "worker" in set(table["killed"])
+
+
+def test_a_launch_with_nothing_to_do_asks_for_no_worker(serial, monkeypatch):
+    monkeypatch.chdir(serial)
+    monkeypatch.setattr(sweep, "STEPS", STEPS)
+    monkeypatch.setattr(sweep.keys, "STEPS", STEPS)
+    monkeypatch.setattr(launch.cluster, "share", None)
+    preset = sweep.prepare("params/p.yaml", {"run_name": "serial"})
+    lines = []
+    table, failures, lost = launch.sweep_on(preset, on="local:2", report=lines.append)
+    assert (table["status"] == "done").all() and len(lines) == 5 and not failures and not lost
+
+
+def test_what_is_left_when_the_workers_went_is_told_and_the_exit_code_says_go_on(serial, monkeypatch):
+    monkeypatch.chdir(serial)
+    monkeypatch.setattr(sweep, "STEPS", STEPS)
+    monkeypatch.setattr(sweep.keys, "STEPS", STEPS)
+    monkeypatch.setattr(launch.cluster, "share", lambda *a, **k: launch.cluster.Outcome([], lost=True))
+    words = ["sweep", "params/p.yaml", "-p", "run_name=left", "--on", "local:2"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == GO_ON == 75 and "run the same command to go on" in result.output
+    assert "4x 01_tiling : not run yet" in result.output
+    result = CliRunner().invoke(app, [*words, "--force"])
+    assert result.exit_code == 2 and "--force" in result.output
+
+
+def test_what_failed_since_a_launch_began_is_not_tried_again_by_a_worker_that_comes_late(serial, monkeypatch):
+    monkeypatch.chdir(serial)
+    monkeypatch.setattr(sweep, "STEPS", STEPS)
+    monkeypatch.setattr(sweep.keys, "STEPS", STEPS)
+    preset = sweep.prepare("params/p.yaml", {"run_name": "late", "magnification": 4})
+    jobs = sweep.plan(preset)
+    before = {job.piece: None for job in jobs}
+    status.write_step(serial / "outputs/late/4x", "01_tiling", {"state": "failed", "attempt": "a", "reason": "no luck"})
+    table = sweep.run_sweep(preset, attempts=before)
+    assert list(table["status"]) == ["failed", "blocked", "blocked"]
+    assert read_status(serial / "outputs/late")["reason"].tolist() == ["no luck"]

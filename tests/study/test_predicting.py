@@ -1,0 +1,114 @@
+"""`predict`: slides claimed one by one, named by what they hold, gone on with after a kill, shared by workers."""
+
+import json
+import shutil
+import threading
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tlskit.__main__ import app
+from tlskit.files import Claims
+from tlskit.networks import models
+from tlskit.study import predicting
+from tlskit.synthetic import cohort as synthetic
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three slides and a network that was never trained."""
+    folder = tmp_path_factory.mktemp("predict")
+    for n in range(3):
+        synthetic.make_oracle_slide(folder / f"S{n}.tiff", size_mm=(1.2, 1.0), n_tls=1, seed=n)
+    (folder / "other").mkdir()
+    shutil.copy(folder / "S1.tiff", folder / "other" / "S0.tiff")
+    torch.manual_seed(0)
+    save_network(folder / "checkpoint.pt")
+    return folder
+
+
+def save_network(path):
+    network = models.Checkpoint(
+        model=models.build_model(encoder="efficientnet-b0", encoder_weights="none"), encoder="efficientnet-b0",
+        magnification=1.0, mpp=10.0, tile_px=64, overlap=0.5, normalisation="divide_255", threshold=0.5,
+        target_class="TLS", resolution_by="mpp", split_hash="abc", history=pd.DataFrame({"epoch": [1]}),
+    )  # fmt: skip
+    models.save_checkpoint(path, network)
+
+
+def predict(made, *names, out="out", **options):
+    lines = []
+    options = {"engine": "torch", "precision": "exact", "progress": False, "report": lines.append} | options
+    found = predicting.predict([made / name for name in names], made / "checkpoint.pt", made / out, **options)
+    return {one.slide_id: one.state for one in found}, lines
+
+
+def test_a_slide_is_predicted_once_and_another_of_its_name_gets_a_number(made):
+    assert predict(made, "S0.tiff")[0] == {"S0": "done"}
+    first = (made / "out/maps/S0.tif").read_bytes()
+    assert "(done before)" in predict(made, "S0.tiff")[1][-1]
+    assert predict(made, "other/S0.tiff")[0] == {"S0_2": "done"}
+    assert (made / "out/maps/S0.tif").read_bytes() == first
+    assert predict(made, "other/S0.tiff", "S0.tiff")[0] == {"S0_2": "done", "S0": "done"}
+
+
+def test_a_slide_given_twice_is_predicted_once(made, caplog):
+    assert predict(made, "S1.tiff", "other/S0.tiff", out="twice")[0] == {"S1": "done"}
+    assert "S0.tiff is the same slide as S1" in caplog.text
+
+
+def test_a_threshold_or_a_lost_file_makes_it_again_and_a_slide_out_of_reach_keeps_its_name(made):
+    predict(made, "S0.tiff", out="again")
+    assert "(done before)" not in predict(made, "S0.tiff", out="again", threshold=0.3)[1][-1]
+    (made / "again/geojson/S0.geojson").unlink()
+    assert "(done before)" not in predict(made, "S0.tiff", out="again", threshold=0.3)[1][-1]
+    (made / "S0.tiff").rename(made / "away")
+    try:
+        states, lines = predict(made, "S0.tiff", out="again")
+        assert states == {"S0": "failed"} and "FAILED" in lines[-1]
+        assert not (made / "again/geojson/S0.geojson").exists() and (made / "again/maps/S0.tif").exists()
+    finally:
+        (made / "away").rename(made / "S0.tiff")
+    assert predict(made, "S0.tiff", out="again")[0] == {"S0": "done"}
+
+
+def test_slides_that_others_hold_are_waited_for_and_not_made_twice(made):
+    others = Claims(made / "shared/.claims")
+    others.take("S0")
+    lines = []
+    thread = threading.Thread(target=lambda: lines.extend(predict(made, "S0.tiff", "S1.tiff", out="shared")[1]))
+    thread.start()
+    while not (made / "shared/status/S1.json").exists():
+        thread.join(0.1)
+    assert thread.is_alive() and not (made / "shared/status/S0.json").exists()
+    others.release("S0")
+    thread.join(60)
+    assert [line.split(":")[0] for line in lines if line.startswith("S")] == ["S1", "S0"]
+
+
+def test_what_failed_in_a_launch_is_not_tried_again_in_it(made):
+    (made / "bad.svs").write_text("no slide")
+    assert predict(made, "bad.svs", out="bad", launch="a")[0] == {"bad": "failed"}
+    states, lines = predict(made, "bad.svs", out="bad", launch="a")
+    assert states == {"bad": "failed"} and "(done before)" in lines[-1]
+    assert "(done before)" not in predict(made, "bad.svs", out="bad", launch="b")[1][-1]
+
+
+@pytest.mark.slow
+def test_the_command_on_two_workers_leaves_what_one_process_leaves(made, monkeypatch):
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ["predict", "S0.tiff", "S1.tiff", "S2.tiff", "--checkpoint", "checkpoint.pt", "--engine", "torch"]
+    words += ["--precision", "exact", "--out"]
+    assert CliRunner().invoke(app, [*words, "one"]).exit_code == 0
+    result = CliRunner().invoke(app, [*words, "two", "--on", "local:2"])
+    assert result.exit_code == 0, result.output
+    for kind in ("maps/*.tif", "geojson/*.geojson"):
+        ones = sorted((made / "one").glob(kind))
+        assert len(ones) == 3
+        for path in ones:
+            assert path.read_bytes() == (made / "two" / path.relative_to(made / "one")).read_bytes(), path.name
+    assert json.loads((made / "two/status/S2.json").read_text())["state"] == "done"
+    assert not list((made / "two").glob(".tlskit-keys-*"))

@@ -1,0 +1,178 @@
+"""Many workers on one run, or on the slides of one `predict`: started by an engine, told apart by claims.
+
+Each worker is given the same call, `run_sweep` of the preset (or `predict` of all slides), as often as there is work:
+what it does is decided by what it can claim in the archive. So a worker may die at any moment, its task may be given to
+another, and two launches of the same command share the work. There is no adaptive scaling: the workers that were asked
+for are kept until nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tlskit import __version__
+from tlskit.errors import RunError, TlskitError
+from tlskit.files import project_root, resolve
+from tlskit.slides import staging
+from tlskit.sources import code_state
+from tlskit.study import engine
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+__all__ = ["LOST_S", "Outcome", "share"]
+
+#: So long may all workers be away, once there have been some, before the launch is given up: a batch system that ended
+#: them does not start them again.
+LOST_S = 60.0
+#: So often it is said that no worker has come yet.
+WAITING_S = 600.0
+#: Environment variables that workers get from whoever launched them: where slides are staged.
+_HANDED_ON = (staging.VARIABLE,)
+#: Topic of the lines that workers send to whoever launched them.
+_TOPIC = "tlskit"
+
+#: A worker runs one task at a time, however many threads it was started with: a notebook takes all its cores.
+_turn = threading.Lock()
+
+
+class Outcome(NamedTuple):
+    """How a launch ended: what each task that failed said, and whether the workers went before the work was done."""
+
+    failures: list[str]
+    lost: bool
+
+
+def share(
+    call: Callable[..., None],
+    arguments: dict,
+    *,
+    on: str,
+    program: str = "",
+    shared_dir: str | Path = "outputs",
+    report: Callable[[str], None] = print,
+    lost_s: float = LOST_S,
+) -> Outcome:
+    """Give the same call to every worker of an engine, those that come late included, until nothing is left to do.
+
+    Parameters
+    ----------
+    call
+        A function of a module that the workers can import: ``call(**arguments, report=...)``. It takes what it does by
+        claims, and ends when nothing is left, whoever did it.
+    arguments
+        Plain values.
+    on
+        As of `engine.parse`.
+    program
+        Text of a program: a worker where what it imports from tlskit is other code is refused. By default the call's.
+    shared_dir
+        A folder that all workers see.
+    report
+        Called with each line of a worker.
+    lost_s
+        See `LOST_S`.
+
+    Raises
+    ------
+    ParameterError, RunError
+        If `on` cannot be understood, or its engine cannot be started.
+    """
+    wanted = engine.parse(on)
+    program = program or f"from {call.__module__} import {call.__name__}\n{call.__name__}()"
+    refused: list[str] = []
+    with engine.started(wanted, resolve(shared_dir), refused) as client:
+        client.subscribe_topic(_TOPIC, lambda event: report(event[1]))
+        handed = {
+            "call": call, "arguments": arguments, "root": str(project_root()), "program": program,
+            "code": _code(program), "threads": wanted.threads,
+            "environment": {name: os.environ[name] for name in _HANDED_ON if name in os.environ},
+        }  # fmt: skip
+        return _watch(client, handed, wanted, report, lost_s, refused)
+
+
+def _watch(
+    client, handed: dict, wanted: engine.Engine, report: Callable[[str], None], lost_s: float, refused: list[str]
+) -> Outcome:
+    """Give each worker its task as it comes; wait until all have ended, or all workers are gone."""
+    tasks: dict[str, Future] = {}
+    failures: list[str] = []
+    handed_out, ended, last_seen, last_said = 0, False, None, time.monotonic() - WAITING_S
+    while True:
+        now, here = time.monotonic(), _workers(client)
+        new = [address for address in here if address not in tasks]
+        for address in new if not ended else ():
+            tasks[address] = client.submit(
+                _one, **handed, pure=False, workers=[address], allow_other_workers=False,
+                key=f"tlskit-{secrets.token_hex(8)}",
+            )  # fmt: skip
+        if new and not ended:
+            handed_out += len(new)
+            report(f"Workers: {len(here)}{f' of {wanted.workers}' if wanted.workers else ''}.")
+        if wanted.workers and len(refused) >= wanted.workers and not tasks:
+            raise RunError(f"{wanted.kind} refused the jobs: {refused[0]}")
+        for reason in [reason for reason in dict.fromkeys(refused) if reason not in failures]:
+            failures.append(reason)
+            report(f"{wanted.kind} refused {refused.count(reason)} of {wanted.workers} jobs: {reason}")
+        for address in set(tasks) - here:
+            if not tasks.pop(address).done():
+                report("A worker has gone. What it was doing is taken over by another.")
+        for future in [task for task in tasks.values() if task.done()]:
+            if future.status == "finished":
+                ended = True  # a call ends when nothing is left
+            elif (reason := _reason(future)) not in failures:
+                failures.append(reason)
+                report(f"A worker has stopped: {reason}")
+        if all(task.done() for task in tasks.values()) and (
+            ended or tasks and handed_out >= wanted.workers - len(refused)
+        ):
+            return Outcome(failures, lost=False)
+        if here:
+            last_seen = now
+        elif client.status not in ("running", "connecting") or (last_seen is not None and now - last_seen > lost_s):
+            return Outcome(failures, lost=True)
+        elif last_seen is None and now - last_said > WAITING_S:
+            report(f"No worker is here yet: waiting for {wanted.address or wanted.kind}.")
+            last_said = now
+        time.sleep(0.2)
+
+
+def _workers(client) -> set[str]:
+    """Addresses of the workers that are there; none where the scheduler does not answer."""
+    try:
+        return set(client.scheduler_info()["workers"])
+    except (OSError, TimeoutError, RuntimeError):
+        return set()
+
+
+def _reason(future) -> str:
+    error = future.exception()
+    return " ".join((str(error) if isinstance(error, TlskitError) else f"{type(error).__name__}: {error}").split())
+
+
+def _code(program: str) -> dict:
+    """What decides a result: a worker with other code would file what it makes under keys that nobody looks for."""
+    return {"tlskit": __version__} | code_state(program)
+
+
+def _one(call: Callable, arguments: dict, root: str, program: str, code: dict, threads: int, environment: dict) -> None:
+    """The task of a worker, run there."""
+    from distributed import get_worker
+
+    if _code(program) != code:
+        raise RunError("A worker has another version of tlskit than the launcher: install the same on both.")
+    if not Path(root).is_dir():
+        raise RunError("A worker does not see the study's folder: it has to lie on a disk that all machines share.")
+    worker = get_worker()
+    with _turn:
+        os.chdir(root)
+        os.environ.update(environment)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # Dask sets them to 1
+            os.environ[name] = str(threads or len(os.sched_getaffinity(0)))
+        call(**arguments, report=lambda line: worker.log_event(_TOPIC, line))
