@@ -1,5 +1,7 @@
 """The arm chosen on validation patients: it does not look at the test set, whose score it reports once."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,4 +96,16 @@ def test_archives_without_validation_slides_and_mixed_sets_are_refused(tmp_path)
     for arm in RECALL:
         edit(run_dir, arm, "05_grid_counts", lambda t: t[t["split"] == "test"])
     with pytest.raises(RunError, match="hold no validation slides"):
+        validation_choice.chosen_on_validation(run_dir)
+
+
+def test_several_splits_are_refused(tmp_path):
+    run_dir = write_folds(tmp_path / "r", recall=RECALL, folds=1)
+    for arm in RECALL:
+        for seed in (1, 2):
+            shutil.copytree(run_dir / arm, run_dir / f"{arm}_split_seed={seed}")
+        shutil.rmtree(run_dir / arm)
+    arms = [f"{arm}_split_seed={seed}" for arm in RECALL for seed in (1, 2)]
+    pd.DataFrame({"arm": arms, "magnification": [20, 20, 4, 4]}).to_csv(run_dir / "arms.csv", index=False)
+    with pytest.raises(ComparisonError, match="Several `split_seed` are swept"):
         validation_choice.chosen_on_validation(run_dir)

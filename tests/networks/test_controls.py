@@ -56,6 +56,20 @@ def test_the_history_counts_empty_batches_and_the_tiles_that_taught(cohort, tmp_
     assert controlled["negative_to_positive"] == pytest.approx((2 - positive) / positive, rel=0.1)
 
 
+def test_the_history_of_one_arm_with_and_without_the_remedy(cohort, tmp_path, monkeypatch):
+    """Dice on tiles drawn alike is refused; were it not, part of its batches would teach nothing."""
+    size = {"epochs": 1, "steps_per_epoch": 12, "batch_size": 2}
+    remedied = run(cohort, tmp_path / "with.pt", negatives_per_batch=1, **size).history
+    monkeypatch.setattr(training, "NEEDS_TARGET", ())  # of the refusal; the account of the history keeps its own
+    without = run(cohort, tmp_path / "without.pt", **size).history
+    columns = ["epoch", "steps", "empty_batches", "gradient_tiles", "negative_to_positive", "train_loss", "val_iou"]
+    for name, table in (("negatives_per_batch: 1", remedied), ("tiles drawn alike", without)):
+        print(f"{name}\n{table[columns].to_string(index=False)}")
+    assert (remedied["empty_batches"] == 0).all() and (remedied["gradient_tiles"] == 24).all()
+    assert (without["empty_batches"] > 0).all()
+    assert (without["gradient_tiles"] == 24 - 2 * without["empty_batches"]).all()
+
+
 def test_what_an_epoch_held_is_counted_by_batch():
     held = np.array([[4, 100, 1000], [4, 0, 1000], [4, 0, 0]])
     assert loop._account(held, True) == {"negative_to_positive": 19.0, "empty_batches": 2, "gradient_tiles": 4}

@@ -9,6 +9,7 @@ import yaml
 from made_training import write_cohort
 
 from tlskit import cohort as cohort_of
+from tlskit import tiles
 from tlskit.errors import ParameterError
 from tlskit.study import beforehand, params, sweep
 
@@ -81,6 +82,30 @@ def test_a_tile_that_no_slide_can_hold_is_refused_with_one_that_they_can(cohort)
     with pytest.raises(ParameterError, match=r"`tile_px: 256` at 10x .*room for 192 px. Use a `tile_px` of 192"):
         beforehand.refuse_impossible([arm_of(cohort[0]), arm_of(cohort[0], tile_px=256)])
     beforehand.refuse_impossible([arm_of(cohort[0], tile_px=256, edge_tiles="pad")])
+
+
+def test_a_share_of_target_that_no_tile_holds_is_refused_before_anything_runs(cohort, tmp_path):
+    """The bound is that of the tiles which 01 would make; shares below it pass."""
+    path, slides = cohort
+    drawn = {"overlap": 0.5, "negatives_per_batch": -1, "batch_size": 8}
+    made = tiles.tile_cohort(
+        cohort_of.read_manifest(path), magnification=10, tile_px=64, overlap=0.5, target_class="TLS"
+    )
+    fullest = made.tiles["target_fraction"].max()
+    assert 0.2 < fullest < 0.9
+    asked = [arm_of(path, positive_pixels=share, **drawn) for share in (0.0, fullest * 0.99)]
+    beforehand.refuse_impossible(asked)
+    beforehand.refuse_impossible([arm_of(path, positive_pixels=fullest * 0.49, **drawn | {"negatives_per_batch": 4})])
+    for arm in (
+        arm_of(path, positive_pixels=0.99, **drawn),
+        arm_of(path, positive_pixels=fullest * 0.51, **drawn | {"negatives_per_batch": 4}),
+    ):
+        with pytest.raises(ParameterError, match=r"`positive_pixels: 0.*out of reach with `tile_px: 64` at 10x"):
+            beforehand.refuse_impossible([asked[0], arm])
+    (tmp_path / "broken.tif").write_text("no slide")  # with a slide that cannot be read no bound is known
+    broken = slides.replace({"slide_path": {slides["slide_path"].iloc[0]: str(tmp_path / "broken.tif")}})
+    broken.to_csv(tmp_path / "manifest.csv", index=False)
+    beforehand.refuse_impossible([arm_of(tmp_path / "manifest.csv", positive_pixels=0.99, **drawn)])
 
 
 def test_a_slide_or_its_outlines_under_two_names_are_refused(cohort, tmp_path):

@@ -32,10 +32,16 @@ def validation_counts(run_dir: str | Path, *, threshold_by: str = "fixed", slide
     RunError
         If the archive holds none: step 05 counts them since grids are counted by set.
     ComparisonError
-        If the arms cannot be compared (`check_arms`), or a patient is in validation and test of one fold.
+        If the arms cannot be compared (`check_arms`), a patient is in validation and test of one fold, or several
+        `split_seed` are swept.
     """
     check_arms(run_dir, slides=slides)
     table = collect(run_dir, _TABLE)
+    if "split_seed" in table and table["split_seed"].nunique() > 1:
+        raise ComparisonError(
+            "Several `split_seed` are swept: a patient chosen by in one split is tested in another, so that no choice "
+            "is told from its test. Sweep `fold` instead."
+        )
     if "split" not in table or not (table["split"] == "val").any():
         raise RunError(f"The tables {_TABLE} hold no validation slides: run step 05 again in all arms.")
     by = [*ARM, *(c for c in ("seed", "fold", "split_seed") if c in table), "patient_id"]

@@ -12,6 +12,7 @@ from tlskit import cohort, units
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import resolve
 from tlskit.networks import setting_faults
+from tlskit.tiles import largest_target_fraction, needed_of_tiles
 
 __all__ = ["arm_faults", "refuse_impossible"]
 
@@ -49,7 +50,7 @@ def refuse_impossible(arms: Sequence[dict]) -> None:
     ------
     ParameterError
         If a slide stands in it twice, the patients cannot be split as asked, a set that is learnt or chosen on holds
-        no target, or no slide can hold a tile of an arm.
+        no target, no slide can hold a tile of an arm, or no tile holds as much target as `positive_pixels` asks for.
     """
     first = arms[0]
     if not _ASKED_OF <= first.keys():  # notebooks of another kind, which split and tile in their own way
@@ -67,6 +68,7 @@ def refuse_impossible(arms: Sequence[dict]) -> None:
         (arm["magnification"], arm["tile_px"], arm["resolution_by"]) for arm in arms if arm["edge_tiles"] == "drop"
     }
     faults = [fault for grid in sorted(grids) for fault in _too_small(slides, *grid)]
+    faults += _out_of_reach(slides, arms)
     if faults:
         raise ParameterError("The study cannot be made of this cohort:\n" + "\n".join(f"  - {f}" for f in faults))
 
@@ -92,3 +94,28 @@ def _too_small(slides, magnification: float, tile_px: int, resolution_by: str) -
             "%d of %d slides are smaller than a tile of %d px at %s", len(slides) - held, len(slides), tile_px, name
         )
     return []
+
+
+def _out_of_reach(slides, arms: Sequence[dict]) -> list[str]:
+    """Shares of target pixels that not even the fullest tile of the cohort has.
+
+    A share that only the tiles of the training set fail to reach is known when they are drawn, and refused by 03.
+    """
+    faults, known = {}, {}
+    for arm in arms:
+        asked = arm.get("positive_pixels", 0)
+        if not asked:
+            continue
+        names = ("magnification", "tile_px", "overlap", "edge_tiles", "target_class", "ignore_class", "resolution_by")
+        grid = {name: arm[name] for name in names if name in arm}
+        if (key := str(grid)) not in known:
+            known[key] = largest_target_fraction(slides, **grid)
+        needed = needed_of_tiles(asked, arm["negatives_per_batch"], arm["batch_size"])
+        if known[key] is not None and needed > known[key] + 1e-9:
+            where = f"`tile_px: {arm['tile_px']}` at {units.magnification_name(arm['magnification'])}"
+            faults[
+                f"`positive_pixels: {asked:g}` is out of reach with {where}: tiles with target would have to hold "
+                f"{needed:.3g} of it on average, and the fullest holds {known[key]:.3g}. Ask for a share that all arms "
+                "can reach, or use a smaller `tile_px`"
+            ] = None
+    return list(faults)

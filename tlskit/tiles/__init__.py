@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "drawing": ["AS_THEY_COME", "Drawing", "plan_drawing"],
         "datasets": ["TileDataset"],
         "normalisation": ["check_normalisation", "normalise"],
+        "reach": ["largest_target_fraction", "needed_of_tiles"],
         "summary": ["tiling_summary"],
         "tiling": ["of_use", "scored_by", "tile_cohort"],
     },
