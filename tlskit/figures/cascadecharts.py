@@ -84,9 +84,12 @@ def cascade_minutes(table: pd.DataFrame, **options) -> Figure:
              "cascade: the screen": (0.0, table["minutes_screen"], style.ORANGE),
              "cascade: the fine network": (table["minutes_screen"], table["minutes"], style.BLUE)}  # fmt: skip
     long = pd.concat([table.assign(_part=part, _from=start, _to=stop) for part, (start, stop, _) in parts.items()])
-    long = long[long["_to"] > long["_from"]]  # of a part that takes no time, or was not timed, there is no bar
-    if long.empty:
+    bars = long[long["_to"] > long["_from"]]  # of a part that takes no time, or was not timed, there is no bar
+    if bars.empty:
         return style.words("No network of these cascades was timed.", options.get("size", "double"))
+    # A pair without any bar keeps its row, which says so.
+    without = table[~table["pair"].isin(bars["pair"])].assign(_part=bars["_part"].iloc[0], _from=np.nan, _to=np.nan)
+    long = pd.concat([bars, without])
     long["_part"] = pd.Categorical(long["_part"], [part for part in parts if (long["_part"] == part).any()])
     broad, slim = (so.Bars(edgewidth=0, alpha=1, width=w) for w in (0.8, 0.4))
     longest = table["pair"].map(len).max()

@@ -5,6 +5,7 @@ Each takes the options of `tlskit.figures.panels` besides its own: `color`, `col
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,11 +37,11 @@ def trend(table: pd.DataFrame, **options) -> Figure:
 
 def curves(table: pd.DataFrame, *, x: str, y: str, alt: str = "", **options) -> Figure:
     """Curves over a common axis, such as recall over false objects per mm2; rows stand in the order of the curve."""
-    made = _curves(table, x=x, y=y, **options)
+    made = draw_curves(table, x=x, y=y, **options)
     return style.done(made.figure, f"{alt} {made.told(y, 'arm' if 'arm' in table else x)}")
 
 
-def _curves(table, *, x, y, color=None, marks=(), **options) -> Panels:
+def draw_curves(table, *, x, y, color=None, marks=(), **options) -> Panels:
     """One panel with a legend for a few arms; for many a panel each, over all others in grey."""
     several, paths = "arm" in table and color is None, []
     table = table.assign(_arm=_arm(table))
@@ -85,7 +86,7 @@ def pr_curves(curves: pd.DataFrame, *, chosen: dict[str, float] | None = None, *
     """
     curves = curves.assign(_half=_only_at(curves, "precision", 0.5), _chosen=_only_at(curves, "precision", chosen))
     words = "filled: threshold 0.5" + "; hollow: chosen on validation" * bool(chosen)
-    made = _curves(
+    made = draw_curves(
         curves, x="recall", y="precision", marks=[("_half", True), *([("_chosen", False)] if chosen else [])],
         **_told(curves, "recall_at_end", "ends at recall {:.2f}") | {"ylabel": "precision", "xlabel":
         f"recall, all pixels pooled ({words}; grey: Dice 0.2, 0.4, 0.6, 0.8)"} | options,
@@ -105,7 +106,7 @@ def threshold_curves(curves: pd.DataFrame, *, chosen: dict | float | None = None
     """
     curves = curves.assign(_chosen=_only_at(curves, "dice", chosen))
     words = "dashed: 0.5" + "; mark: chosen on validation" * (chosen is not None)
-    made = _curves(curves, x="threshold", y="dice", marks=[("_chosen", True)] if chosen is not None else [],
+    made = draw_curves(curves, x="threshold", y="dice", marks=[("_chosen", True)] if chosen is not None else [],
                    **{"ylabel": "Dice, all pixels pooled", "xlabel": f"threshold ({words})"} | options)  # fmt: skip
     for ax in _square(made):
         ax.axvline(0.5, color="0.75", linewidth=0.8, linestyle="--", zorder=0)
@@ -123,7 +124,7 @@ def calibration_curves(table: pd.DataFrame, **options) -> Figure:
     if _arm(table).nunique() > FEW:
         parts.pop("share of pixels")
     long = pd.concat([table.assign(what=what, value=values) for what, values in parts.items()])
-    made = _curves(
+    made = draw_curves(
         long.dropna(subset=["mean_probability"]), x="mean_probability", y="value", marks=[("value", True)],
         **_told(table, "calibration_error", "error above the lowest bin {:.3f}") | {"share": (True, False)}
         | ({"row": "what", "panel_in": (2.6, 2.3)} if len(parts) > 1 else {"ylabel": "share that is target"})
@@ -154,8 +155,14 @@ def _arm(table: pd.DataFrame) -> pd.Series:
 
 def _each(table: pd.DataFrame, column: str) -> str:
     return ", ".join(
-        f"{arm} {value:.3f}" for arm, value in table.groupby(_arm(table), sort=False)[column].first().items()
+        f"{arm} {_number('{:.3f}', value)}"
+        for arm, value in table.groupby(_arm(table), sort=False)[column].first().items()
     )
+
+
+def _number(text: str, value: float) -> str:
+    """A number in the words of a format; ``n/a`` where it is undefined."""
+    return re.sub(r"{.*?}", "n/a", text) if pd.isna(value) else text.format(value)
 
 
 def _only_at(curves: pd.DataFrame, column: str, threshold: dict | float | None) -> pd.Series:
@@ -170,8 +177,8 @@ def _told(table: pd.DataFrame, column: str, text: str) -> dict:
     """Options of `draw` that tell a number of each arm: in the legend, or above the panel of a single arm."""
 
     def above(rows: pd.DataFrame) -> str:
-        words = text.format(rows[column].iloc[0]) if rows["_arm"].nunique() == 1 else ""
+        words = _number(text, rows[column].iloc[0]) if rows["_arm"].nunique() == 1 else ""
         return "\n".join(filter(None, [words, style.n_text(rows)]))
 
     by_arm = table.groupby(_arm(table), sort=False)[column].first()
-    return {"n": above, "told": {arm: f" ({text.format(value)})" for arm, value in by_arm.items()}}
+    return {"n": above, "told": {arm: f" ({_number(text, value)})" for arm, value in by_arm.items()}}

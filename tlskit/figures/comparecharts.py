@@ -179,12 +179,14 @@ def agreement(points: pd.DataFrame, *, what: str = "area_mm2", **options) -> Fig
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         for key, dashes in {"bias": "-", "limit_low": "--", "limit_high": "--"}.items():
             ax.axhline(found[rows["arm"].iloc[0]][key], color=style.BLACK, linewidth=0.9, linestyle=dashes)
-    told = ", ".join(f"{arm} {f['bias']:.3g} (concordance {_or_undefined(f)})" for arm, f in found.items())
+    told = ", ".join(
+        f"{arm} {_or_undefined(f, 'bias', '.3g')} (concordance {_or_undefined(f)})" for arm, f in found.items()
+    )
     return style.done(made.figure, f"Predicted minus true {measure}, one point a patient. Bias: {told}.")
 
 
-def _or_undefined(agreed: dict) -> str:
-    return "undefined" if np.isnan(agreed["concordance"]) else f"{agreed['concordance']:.2f}"
+def _or_undefined(agreed: dict, what: str = "concordance", form: str = ".2f") -> str:
+    return "undefined" if np.isnan(agreed[what]) else f"{agreed[what]:{form}}"
 
 
 def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options) -> Figure:
@@ -219,9 +221,9 @@ def _n_timed(rows: pd.DataFrame) -> str:
 def tradeoff(
     table: pd.DataFrame, *, x: str = "minutes", y: str = "estimate", color: str = "arm",
     ends: tuple[str, ...] = ("minutes_min", "minutes_max", "low", "high"), front: str = "on_front",
-    chosen: str = "chosen", alt: str = "", **options,
+    chosen: str = "chosen", limits: tuple[float, float] | None = None, alt: str = "", **options,
 ) -> Figure:  # fmt: skip
-    """Quality `y` against cost `x` (log scale), a mark an arm, its name at the right.
+    """Quality `y` (within `limits`) against cost `x` (log scale), a mark an arm, its name at the right.
 
     `ends` are the columns of the least and greatest x and y. `front` and `chosen` are columns of bool: arms that none
     beats in both, joined by dashes; the arm that is ringed. Columns that the table lacks are not drawn.
@@ -234,6 +236,7 @@ def tradeoff(
     made = draw(told, [*layers, (dots(6), [], {})], x=x, y=y, color=color, **defaults | options)
     for ax, rows in made:
         span(ax, table[[x, *x_ends]], log=True)
+        span(ax, table[[y, *y_ends]], limits=limits, axis="y", ticks=6)
         best = rows[rows[front]].sort_values(x)
         ax.plot(best[x], best[y], color="0.6", linewidth=0.9, linestyle="--", zorder=0)
         one = rows[rows[chosen]]
@@ -258,8 +261,11 @@ def pareto_front(front: pd.DataFrame, **options) -> Figure:
     front, words = timed, f"line: fastest to slowest pass; dashes: no arm is both better and faster; {PERSON}"
     if len(slides := front["slide"].dropna().unique()) == 1:
         words = f"for a slide of {slides[0]}; {words}"
+    ends = front[["estimate", "low", "high"]].to_numpy(float)
+    least, most = np.nanmin(ends), np.nanmax(ends)  # arms that score alike have a tenth around them, within 0 to 1
     figure = tradeoff(
-        front, **{"ylabel": f"{score} (line: 95 % interval)", "alt": f"{score} against minutes. {why}",
+        front, **{"limits": (min(least, 0.9), max(most, min(least + 0.1, 1.0))),
+                  "ylabel": f"{score} (line: 95 % interval)", "alt": f"{score} against minutes. {why}",
                   "xlabel": f"minutes per slide ({words})"} | options,
     )  # fmt: skip
     for ax in figure.axes:

@@ -121,9 +121,12 @@ def draw(
             also = {"Dot": "marker", "Line": "linestyle", "Path": "linestyle"}.get(type(mark).__name__, "color")
             if not color or options.get("color", color) is None:
                 plot = plot.add(mark, *moves, legend=False, **(options | {"color": None}))
-            elif moves:  # levels that make room for each other are of one layer
+            elif moves or also == "marker":  # levels that make room for each other are of one layer; so are dots
                 plot = plot.add(mark, *moves, legend=False, **({"color": color, also: color} | options))
-            else:  # a layer a level: seaborn looks for every colour with every marker, dash, group and panel
+            elif color in (col, row):  # one look a panel, given below: seaborn would try every level in every panel
+                mark = dataclasses.replace(mark, artist_kws=mark.artist_kws | {"gid": also})
+                plot = plot.add(mark, legend=False, **options)
+            else:  # a layer a level: seaborn looks for every colour with every dash, group and panel
                 for level in orders[color]:
                     look = {key: looks[level][key] for key in ("color", also) if options.get(key, "") is not None}
                     here = table[table[color] == level]
@@ -138,6 +141,10 @@ def draw(
         for (ax, rows), key in zip(made, keys, strict=True):
             said = (", ".join(filter(None, reversed(key))), n(rows) if len(rows) else "")
             ax.set_title(style.wrap("\n".join(filter(None, said)), (width - left_in) / across))
+            for artist in [*ax.lines, *ax.collections]:
+                if what := artist.get_gid():
+                    look = looks[key[color == col]]
+                    artist.set(gid=None, **{"color": look["color"], what: look[what]})
             ax.grid(False)
         figure.supxlabel(foot)
         figure.supylabel(ylabel)
@@ -200,7 +207,9 @@ def draw_forest(
     wide_in = (made.figure.get_figwidth() - options["left_in"]) / across
     room = min(1.5, (0.15 + 0.1 * max(map(len, texts))) / wide_in) if texts else 0.0
     for ax, here in made:
-        span(ax, made.table[[c for c in (x, low, high, *wide) if c]], limits=limits, log=log, room=room)
+        values = made.table[[c for c in (x, low, high, *wide) if c]].to_numpy(float)
+        alike = (-0.05, 0.05) if zero and not np.nanmax(np.abs(values), initial=0) else None
+        span(ax, values, limits=limits or alike, log=log, room=room)
         for place in [*np.arange(rows - 1) + 0.5]:
             ax.axhline(place, color="0.93", linewidth=0.6, zorder=0)
         if zero:
@@ -279,6 +288,9 @@ def span(ax: Axes, values, *, limits=None, log: bool = False, room: float = 0, a
     known = np.asarray(values, float)
     known = known[np.isfinite(known) & ((known > 0) | (not log))]
     low, high = limits or ((known.min(), known.max()) if known.size else (float(log), 1.0 + 9 * log))
+    if low == high and not log:  # one value alone: a tenth beside it, which of a score stays within 0 to 1
+        tenth = 0.1 * max(1.0, abs(low))
+        low, high = (low - tenth, low) if 0.9 < low <= 1 else (low, low + tenth)
     on = getattr(ax, f"{axis}axis")
     ax.set(**{f"{axis}scale": "log" if log else "linear"})
     if log:
@@ -288,7 +300,7 @@ def span(ax: Axes, values, *, limits=None, log: bool = False, room: float = 0, a
         wide = max(np.log10(high / low), 0.3)
         ax.set(**{f"{axis}lim": (low / 10 ** (0.08 * wide), high * 10 ** ((0.08 + room) * wide))})
     else:
-        wide = (high - low) or 0.1
+        wide = high - low
         at = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         on.set_ticks([v for v in at if low - 0.03 * wide <= v <= high + 0.03 * wide])
         ax.set(**{f"{axis}lim": (low - 0.06 * wide, high + (0.06 + room) * wide)})

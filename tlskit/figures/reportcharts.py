@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from tlskit.figures import style
-from tlskit.figures.charts import _curves
+from tlskit.figures.charts import draw_curves
 from tlskit.figures.panels import draw_forest, draw_trend, span, unit
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def froc(table: pd.DataFrame, **options) -> Figure:
     marks = {f"_{mark}": table["recall"].where(table["mark"] == mark) for mark in ("fixed", "validation")}
     hollow = bool((table["mark"] == "validation").any())
     words = "filled: the fixed threshold" + "; hollow: chosen on validation" * hollow
-    made = _curves(
+    made = draw_curves(
         table.assign(_x=false.where(false != 0, zero), **marks), x="_x", y="recall",
         marks=[("_fixed", True), ("_validation", False)],
         **{"ylabel": "recall of objects", "xlabel": f"false objects per mm² of tissue ({words})"} | options,

@@ -1,0 +1,73 @@
+"""The looks of arms stay apart in a print in grey, and for who does not see red and green."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tlskit.figures import style
+
+# Machado, Oliveira and Fernandes, A physiologically-based model for simulation of color vision deficiency, IEEE
+# Transactions on Visualization and Computer Graphics 15 (2009), 1291-1298: deuteranomaly of severity 1, of linear RGB.
+DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+)
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear RGB with the primaries of sRGB (IEC 61966-2-1)
+SIGHTS = {"grey": np.tile(LUMINANCE, (3, 1)), "deuteranopia": DEUTERANOPIA}
+
+
+def lightness(rgb, sight):
+    """CIE L*, 0-100, of sRGB colours in 0-1 as they are seen."""
+    rgb = np.asarray(rgb, float)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    y = np.clip(linear @ SIGHTS[sight].T, 0, 1) @ LUMINANCE
+    return np.where(y > 0.008856, 116 * np.cbrt(y) - 16, 903.3 * y)
+
+
+@functools.cache
+def seen(color, own, sight):
+    """A mark, or a line, as it is printed at 150 dpi; L* of its pixels. `own` is a marker or dashes."""
+    figure = Figure(figsize=(0.6, 0.2), dpi=150)
+    canvas = FigureCanvasAgg(figure)
+    mark = isinstance(own, str) and own != "-"
+    x, own = ([0.5], {"marker": own}) if mark else ([0.1, 0.9], {"linestyle": own})
+    figure.add_artist(Line2D(x, [0.5] * len(x), color=color, linewidth=1.3, markersize=5, **own))
+    canvas.draw()
+    return lightness(np.asarray(canvas.buffer_rgba())[..., :3] / 255, sight)
+
+
+def apart(one, other, kind, sight):
+    """Share of the inked pixels that differ by 15 in L* or more."""
+    a, b = (seen(look["color"], look[{"mark": "marker", "line": "linestyle"}[kind]], sight) for look in (one, other))
+    return (np.abs(a - b) >= 15)[(a < 90) | (b < 90)].mean()
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+@pytest.mark.parametrize("kind", ["mark", "line"])
+def test_neighbours_among_twenty_arms_stay_apart(kind, sight):
+    looks = list(style.arm_styles([f"{n}x" for n in range(1, 21)]).values())
+    least = min(apart(a, b, kind, sight) for a, b in itertools.pairwise(looks))
+    assert least > 0.15
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_any_two_of_the_arms_of_one_panel_stay_apart_by_their_marks(sight):
+    looks = style.arm_styles([f"{n}x" for n in range(1, 9)]).values()
+    assert min(apart(a, b, "mark", sight) for a, b in itertools.combinations(looks, 2)) > 0.15
+
+
+@pytest.mark.parametrize("kind", ["mark", "line"])
+def test_red_and_green_of_one_lightness_and_one_mark_would_not(kind):
+    shared = {"marker": "o", "linestyle": "-"}
+    red, green = (shared | {"color": colour} for colour in ("#d94f4f", "#3f8f3f"))
+    assert apart(red, green, kind, "grey") < 0.15
+    assert apart(red, green | {"marker": "s", "linestyle": (0, (1, 1))}, kind, "grey") > 0.15
+
+
+def test_white_and_black_are_seen_as_they_are():
+    for sight in SIGHTS:
+        assert lightness([[1, 1, 1], [0, 0, 0]], sight) == pytest.approx([100, 0], abs=0.1)
