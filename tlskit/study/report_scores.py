@@ -267,8 +267,8 @@ def on_validation(section: Section, asked: Asked) -> None:
         return
     tested = validation_choice.score_of_choice(run.dir, chosen, slides=asked.slides)
     section.text.append(
-        "The rule of the answer, put to validation patients alone: a score by which an arm was chosen is too high as a "
-        "rule, and this choice did not look at the test set."
+        "The answer above is by test patients, and a score by which an arm was chosen is too high as a rule. Here the "
+        "same rule is put to validation patients alone, without a look at the test set."
     )
     section.text += validation_choice.in_words(chosen, tested)
     columns = ["arm", "estimate", "low", "high", "chosen", "share_chosen", "share_none"]
