@@ -259,3 +259,11 @@ def test_a_scheduler_that_runs_already_is_used_and_one_that_is_not_there_is_told
             worker.wait()
     assert outcome == cluster.Outcome([], lost=False) and len(made(folder / "work")) == 8
     assert sum("threads" in line for line in lines) == 1  # one notebook at a time, however many threads it has
+
+
+def test_ctrl_c_means_what_it_meant_after_a_batch_system_was_asked_for():
+    code = (
+        "import signal; from tlskit.study import engine; before = signal.getsignal(signal.SIGINT);"
+        "engine._class('slurm'); assert signal.getsignal(signal.SIGINT) == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -12,8 +12,10 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,10 +151,15 @@ def _keywords(scheduler: str) -> list[str]:
 
 
 def _class(scheduler: str):
+    before = signal.getsignal(signal.SIGINT)
     try:
         import dask_jobqueue
     except ImportError as error:
         raise RunError(_INSTALL) from error
+    finally:
+        # dask-jobqueue makes Ctrl-C end the process without a word, as soon as it is imported.
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGINT, before)
     return getattr(dask_jobqueue, SCHEDULERS[scheduler])
 
 
