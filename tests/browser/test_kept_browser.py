@@ -86,8 +86,9 @@ def test_the_page_asks_before_an_unfinished_outline_is_left(page, app_url):
             page.keyboard.press(key)
         page.wait_for_timeout(50)
     page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
-    page.keyboard.press("Delete")
-    painted(page, drawn=0)
+    while int(painted(page)["drawn"]):
+        page.keyboard.press("Delete")
+        page.wait_for_timeout(50)
     page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
 
 
@@ -105,7 +106,10 @@ def test_map_and_words_are_of_the_slide_and_the_network_that_is_named(page, app_
     page.locator(".widget-text input").first.press("Enter")
 
     def take(name):
+        # While thumbnails come, the cards are made anew: a click may meet one that goes.
+        page.get_by_role("option", name=name).locator("img[src]").wait_for()
         page.get_by_role("option", name=name).click()
+        page.get_by_role("option", name=name, selected=True).wait_for()
         page.get_by_role("button", name="Open", exact=True).click()
         painted(page, slide=name)
 
