@@ -31,7 +31,7 @@ def test_the_study_runs_on_tonsil_at_4x_2x_and_1x(real_data, tmp_path):
     status = sweep.run_sweep(preset)
     assert (status["status"] == "done").all(), status.to_string()
     run = tmp_path / "tonsil"
-    assert len(runs.read_status(run)) == 3 * 6 + 1
+    assert len(runs.read_status(run)) == 3 * 6 + 2  # the cascade and the comparison
     table = pd.read_csv(run / "compare" / "tables" / "table_one.csv")
     assert {"4x", "2x", "1x"} <= set(table["arm"])
     targets = pd.read_csv(run / "4x" / "tables" / "01_tiles_per_slide.csv")
