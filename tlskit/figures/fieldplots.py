@@ -67,7 +67,7 @@ def screen_fields(panels: Sequence[dict], *, size: str = "double") -> Figure:
         ``seen`` (where the cascade looked) (H, W) bool, ``mpp`` (um along a pixel of the picture).
     """
     if not panels:
-        return style.words("No slide to show: the screen kept nothing from the fine network.", size)
+        return style.words("No picture: the screen lost no object of the target, and removed no false alarm.", size)
     across = min({"single": 2, "double": 3}[size], len(panels))
     down = -(-len(panels) // across)
     figure, axes = _grid(down, across, size, [_tallest(panels)] * down)
