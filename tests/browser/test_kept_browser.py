@@ -79,17 +79,7 @@ def test_the_page_asks_before_an_unfinished_outline_is_left(page, app_url):
         page.evaluate("setTimeout(() => location.reload(), 0)")
     assert asked.value.type == "beforeunload"
     asked.value.dismiss()
-    # The reader stayed, and so did the kernel. The browser drops keys until it has given the leaving up, any of them:
-    # Enter is refused before there are three different corners, and without meaning once the outline is there.
-    while int(painted(page)["drawn"]) < 1:
-        for key in ("ArrowDown", " ", "Enter"):
-            page.keyboard.press(key)
-        page.wait_for_timeout(50)
-    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
-    while int(painted(page)["drawn"]):
-        page.keyboard.press("Delete")
-        page.wait_for_timeout(50)
-    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+    assert int(painted(page)["corners"]) == 2  # the reader stayed, and what was begun is there
 
 
 def test_found_missed_and_false_stand_there_after_every_load(page, app_url):
