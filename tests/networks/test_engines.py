@@ -1,7 +1,9 @@
 """Engines: the same probabilities from every runtime, and no accuracy lost silently."""
 
+import errno
 import importlib.util
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -405,6 +407,29 @@ def test_a_choice_is_noted_for_a_checkpoint_and_a_machine(network, tmp_path, mon
         assert not other.is_chosen
     note.write_text("[{")  # cut off
     assert not source().is_chosen
+
+
+def test_a_note_that_may_not_be_written_ends_nothing_but_a_full_disk_does(network, tmp_path, monkeypatch):
+    given = checkpoint(network)
+    for number in (errno.EACCES, errno.EROFS, errno.ENOSPC):
+
+        def write(path, text, number=number):
+            raise OSError(number, os.strerror(number), str(path))
+
+        monkeypatch.setattr(engines, "write_text", write)
+        options = {
+            "window_px": 96,
+            "engine": "torch",
+            "precision": "exact",
+            "device": "cpu",
+            "note": tmp_path / "e.json",
+        }
+        source = engines.EngineSource(given, **options)
+        if number == errno.ENOSPC:
+            with pytest.raises(OSError, match="No space"):
+                source.get(windows(1))
+        else:
+            assert source.get(windows(1)).precision == "exact"
 
 
 @pytest.mark.usefixtures("any_bf16")

@@ -14,6 +14,7 @@ checkpoint, so that tiles, slides, timing and `predict` are all run by one engin
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import logging
@@ -328,5 +329,8 @@ class EngineSource:
         note = subject | {"engine": self.made.name, "precision": self.made.precision, "tried": self.tried}
         try:
             write_text(self._note, json.dumps([*others, note], indent=1) + "\n")
-        except PermissionError:  # a network of another person's: the choice is made again each time
+        except OSError as error:
+            # The network of another person, or on a disk that is only read: the choice is made again each time.
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
             log.info("%s cannot be written; what runs the network is chosen again next time", self._note)
