@@ -30,7 +30,11 @@ ASKED_BY = {"cascade": params.has_cascade, "controls": params.has_controls}
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to run: its arm, the parameters it declares, its key, and why it is to be run, if it is."""
+    """One notebook to run: its arm, the parameters it declares, its key, and why it is to be run, if it is.
+
+    ``twins`` are the other arms of the run in which the step has the same key; ``same_as`` is the one of them from
+    which a step that is to be made will be taken over (`tlskit.study.takeover`), empty where it will be run.
+    """
 
     arm: str
     step: str
@@ -41,6 +45,8 @@ class Job:
     why: str = ""
     before: tuple[tuple[str, str], ...] = ()
     ingredients: dict | None = None
+    twins: tuple[str, ...] = ()
+    same_as: str = ""
 
     @property
     def name(self) -> tuple[str, str]:
@@ -51,6 +57,11 @@ class Job:
     def piece(self) -> str:
         """Name of the claim."""
         return f"{self.arm}/{self.step}"
+
+    @property
+    def shared_piece(self) -> str:
+        """Name of the claim that all arms share in which the step has this key; empty where there is one alone."""
+        return f"{self.step}/{self.key}" if self.twins else ""
 
 
 def prepare(preset_path: str | Path, overrides: dict | None = None) -> dict:
@@ -112,7 +123,19 @@ def plan(
         if unknown:
             raise ParameterError(f"This preset has no {what} {', '.join(unknown)}; it has {', '.join(known)}.")
     chosen = arms or known_arms
-    return [job for job in jobs if job.arm in chosen and (not steps or job.step in steps)]
+    return _with_sources([job for job in jobs if job.arm in chosen and (not steps or job.step in steps)], jobs)
+
+
+def _with_sources(chosen: list[Job], jobs: list[Job]) -> list[Job]:
+    """Say of each job that is to be made from which arm it will be taken over: one that is done, else the first."""
+    done, coming, found = {job.name for job in jobs if job.done}, set(), []
+    for job in chosen:
+        names = [arm for arm in job.twins if (arm, job.step) in done] or [
+            arm for arm in job.twins if (arm, job.step) in coming
+        ]
+        found.append(job if job.done or not names else replace(job, same_as=names[0]))
+        coming.add(job.name)
+    return found
 
 
 def plain(preset: dict) -> dict:
@@ -176,6 +199,12 @@ def jobs_of(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[
         for step in keys.STEPS:
             read = [s for s in keys.READS.get(step, keys.STEPS[: keys.STEPS.index(step)]) if s in keys.STEPS]
             add(arm, step, given, {s: jobs[arm, s].key for s in read}, tuple((arm, s) for s in read))
+    equal: dict[tuple[str, str], list[str]] = {}
+    for job in jobs.values():
+        equal.setdefault((job.step, job.key), []).append(job.arm)
+    for job in list(jobs.values()):
+        twins = tuple(arm for arm in equal[job.step, job.key] if arm != job.arm)
+        jobs[job.name] = replace(job, twins=twins)
     fixed = {name: value for name, value in preset.items() if name != params.SWEEP}
     compared = [arm["arm"] for arm in all_arms]
     if preset.get("compare_arms", defaults.get("compare_arms")) == "ready":

@@ -7,10 +7,11 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tlskit.errors import DiskFullError
-from tlskit.study import kernel, keys, status
+from tlskit.study import kernel, keys, status, takeover
 from tlskit.study.ledger import claims_of, heavy_products
 from tlskit.study.planning import Job, arms_asked, jobs_of, whole_preset, why_not_done
 from tlskit.study.provenance import provenance
@@ -35,7 +36,8 @@ class Turn:
         self.claims = claims_of(run_dir)
         self.started = time.monotonic()
         # What had failed before this sweep began is tried again; what fails meanwhile, here or elsewhere, is not.
-        self.attempts = {name: self._found(name).get("attempt") for name in self.jobs}
+        twins = {(arm, job.step) for job in jobs for arm in job.twins}
+        self.attempts = {name: self._found(name).get("attempt") for name in {*self.jobs, *twins}}
         if attempts is not None:
             self.attempts |= {name: attempts.get(job.piece) for name, job in self.jobs.items()}
         for job in jobs:
@@ -73,10 +75,20 @@ class Turn:
                 self._block(job, "it is open in a notebook: run that to its end, or close its kernel")
                 self._close(job, "left out: it is open in a notebook")
                 return True
-            if self.claims.holds(job.piece) or self.claims.take(job.piece):
-                with self.claims.releasing(job.piece):
-                    self._run(job)
+            if self._claim(job):
+                with self.claims.releasing(job.piece), self.claims.releasing(job.shared_piece):
+                    self._make(job)
                 return True
+        return False
+
+    def _claim(self, job: Job) -> bool:
+        """Claim a step, and before it what equal arms share: who finds that taken does something else meanwhile."""
+        if job.shared_piece and not self.claims.take(job.shared_piece):
+            self.claims.release(job.piece)
+            return False
+        if self.claims.holds(job.piece) or self.claims.take(job.piece):
+            return True
+        self.claims.release(job.shared_piece)
         return False
 
     def _states(self, job: Job) -> list[tuple[tuple[str, str], str]]:
@@ -123,31 +135,61 @@ class Turn:
         self.blocked[job.name] = (kind, reason)
         return f"{'blocked' if kind == 'blocked' else 'waits'}: {reason}"
 
-    def _run(self, job: Job) -> None:
+    def _make(self, job: Job) -> None:
+        """Take a step over from an equal arm that has made it, or run it."""
         if self._found(job.name).get("attempt") != self.attempts[job.name] and not why_not_done(self.run_dir, job):
             self._close(job, "done by another sweep")  # it ended between the look and the claim
             return
-        begun = time.monotonic()
-        reason = run_job(self.run_dir, job, lambda: self.claims.holds(job.piece))
+        source, begun, reason = self._source(job), time.monotonic(), ""
+        taken = bool(source) and _take(self.run_dir, job, source)
+        if not taken:
+            reason = run_job(self.run_dir, job, lambda: self.claims.holds(job.piece))
         seconds = time.monotonic() - begun
         if reason:
             self.failed.add(job.name)
         failures = len(self._found(job.name).get("slides", []))
         slides = f"   {failures} slide(s) failed" if failures else ""
         elapsed = datetime.timedelta(seconds=round(time.monotonic() - self.started))
-        self._close(job, f"{'FAILED' if reason else 'done'} in {seconds:5.0f} s   elapsed {elapsed}{slides}")
+        did = "FAILED" if reason else f"as {source}: taken over" if taken else "done"
+        self._close(job, f"{did} in {seconds:5.0f} s   elapsed {elapsed}{slides}")
         if reason:
             self.report(f"        {reason}")
+
+    def _source(self, job: Job) -> str:
+        """The arm from which a step can be taken over: there it is done, and all that it wrote is as it was."""
+        for arm in job.twins:
+            # What is to be run again is taken over only from whom has run it since this sweep began.
+            fresh = self._found((arm, job.step)).get("attempt") != self.attempts[arm, job.step]
+            if (fresh or not self.force) and not why_not_done(
+                self.run_dir, replace(job, arm=arm), retry=self.retry and not fresh
+            ):
+                return arm
+        return ""
+
+
+def _take(run_dir: Path, job: Job, source: str) -> bool:
+    begun, blank = time.monotonic(), _blank(job, secrets.token_hex(8))
+    if why := takeover.take_over(run_dir, source, job.arm, job.step, blank):
+        log.warning("%s %s is not taken over from %s: %s. It is run.", *job.name, source, why)
+        return False
+    found = status.read_step(run_dir / job.arm, job.step)
+    status.write_step(run_dir / job.arm, job.step, found | {"seconds": round(time.monotonic() - begun, 1)})
+    return True
+
+
+def _blank(job: Job, attempt: str) -> dict:
+    """The status of a step that has just begun."""
+    return {
+        "key": job.key, "ingredients": job.ingredients, "arm": job.arm, "step": job.step, "state": "running",
+        "by": "sweep", "products": {}, "slides": [], "attempt": attempt, "provenance": provenance(),
+    }  # fmt: skip
 
 
 def run_job(run_dir: Path, job: Job, holds: Callable[[], bool]) -> str:
     """Execute one notebook and end its status; the reason of its failure, or an empty text."""
     attempt, begun, stopped, reason = secrets.token_hex(8), time.monotonic(), False, ""
     arm_dir = run_dir / job.arm
-    blank = {
-        "key": job.key, "ingredients": job.ingredients, "arm": job.arm, "step": job.step, "state": "running",
-        "by": "sweep", "products": {}, "slides": [], "attempt": attempt, "provenance": provenance(),
-    }  # fmt: skip
+    blank = _blank(job, attempt)
     try:
         status.clear(arm_dir, job.step)
         reason = kernel.execute(job.step, job.output, job.parameters, attempt=attempt, title=f"{job.arm} {job.step}")
