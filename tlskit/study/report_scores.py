@@ -7,7 +7,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from tlskit.errors import TlskitError
+from tlskit.errors import RunError, TlskitError
 from tlskit.evaluation import answers, comparison, costs, decision, reviewing
 from tlskit.figures import charts, comparecharts
 from tlskit.metrics import METHOD, TRAINING_NOTE, published
@@ -65,8 +65,11 @@ def answer(section: Section, asked: Asked) -> None:
     section.text.append(answers.changed_by_training(front))
     section.text.append(answers.changed_by_threshold(run.dir, front, margin=asked.margin, usable=asked.usable,
                                                      **asked.options))  # fmt: skip
-    audited = comparison.audit(run.dir, batch_size=asked.batch_size, **asked.options)
-    section.text.append(answers.changed_by_averaging(audited))
+    try:
+        audited = comparison.audit(run.dir, batch_size=asked.batch_size, **asked.options)
+        section.text.append(answers.changed_by_averaging(audited))
+    except RunError as error:  # tables of tiles that an archive lacks do not take the answer away
+        section.text.append(f"Averaging. Not available: {error}")
     section.text = [text for text in section.text if text]
     by = "validation" if decision.by_validation(front) else "test"
     add_figure(section, run, comparecharts.pareto_front(front), "pareto", "Quality on test patients against time. "
