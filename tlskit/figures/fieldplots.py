@@ -74,7 +74,7 @@ def screen_fields(panels: Sequence[dict], *, size: str = "double") -> Figure:
         ax.set_title(style.wrap(panel["title"], 0.9 * figure.get_figwidth() / across, size=7), fontsize=7)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    draw_legend(figure, truth=True, prediction=True, unseen=True)
+    draw_legend(figure, truth=True, prediction=True, hatched={"unseen"})
     told = "; ".join(f"{' '.join(p['title'].split())}: {np.asarray(p['seen']).mean():.0%} looked at" for p in panels)
     return style.done(figure, f"Where the cascade looked. {told}.")
 

@@ -8,8 +8,10 @@ nearest, 26); in grey they are alike, where the dashes tell them apart.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.lines import Line2D
@@ -23,9 +25,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_legend", "draw_mask", "draw_outlines", "draw_scale_bar"]
+__all__ = [
+    "HATCHED", "PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_hatched", "draw_legend", "draw_mask", "draw_outlines",
+    "draw_scale_bar",
+]  # fmt: skip
 
 TRUTH_COLOUR, PREDICTION_COLOUR = "#00e5ff", "#ffd600"
+
+#: Where a map has no answer: what is said of it, and the colour of its stripes (those of the viewer).
+HATCHED = {"unseen": ("not looked at", "0.25"), "lost": ("could not be read", "#960000")}
+
 _DASHES = {TRUTH_COLOUR: "-", PREDICTION_COLOUR: (0, (3, 1))}
 
 #: Lengths a scale bar may have, um.
@@ -59,6 +68,25 @@ def draw_mask(ax: Axes, mask: np.ndarray, colour: str, *, linewidth: float = 1.4
     draw_outlines(ax, polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour, linewidth=linewidth)
 
 
+def draw_hatched(ax: Axes, boxes, kind: str, *, scale: float, shift=(0.0, 0.0)) -> None:
+    """Veil and hatch boxes (x, y, width, height), scaled and shifted into the coordinates of `ax`.
+
+    Parameters
+    ----------
+    kind
+        One of `HATCHED`.
+    """
+    corners = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes], float) * scale + [*shift, *shift]
+    rings = corners[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 2)
+    codes = [MplPath.MOVETO, *[MplPath.LINETO] * 3, MplPath.CLOSEPOLY] * len(boxes)
+    ax.add_patch(PathPatch(MplPath(rings, codes), gid=kind, **_hatch(kind)))
+
+
+def _hatch(kind: str) -> dict:
+    """Between picture and outlines; one path of many boxes has no seams, and no line is drawn round any."""
+    return {"facecolor": (1, 1, 1, 0.5), "edgecolor": HATCHED[kind][1], "hatch": "////", "linewidth": 0, "zorder": 0.9}
+
+
 def draw_scale_bar(ax: Axes, mpp: float, size_px: int, height_px: int | None = None) -> None:
     """A bar of about a quarter of the panel's width in its lower left corner; a panel is square unless told."""
     goal_um = size_px * mpp / 4
@@ -71,13 +99,14 @@ def draw_scale_bar(ax: Axes, mpp: float, size_px: int, height_px: int | None = N
     label.set_path_effects([patheffects.withStroke(linewidth=2, foreground="black")])
 
 
-def draw_legend(figure: Figure, *, truth: bool = False, prediction: bool = False, unseen: bool = False) -> None:
-    """What the lines of a picture are, and its veil, below all axes."""
+def draw_legend(
+    figure: Figure, *, truth: bool = False, prediction: bool = False, hatched: Collection[str] = ()
+) -> None:
+    """What the lines of a picture are, and what is hatched (of `HATCHED`), below all axes."""
     rim = [patheffects.withStroke(linewidth=3.0, foreground="#202020")]
     shown = [("truth", TRUTH_COLOUR)] * truth + [("prediction", PREDICTION_COLOUR)] * prediction
     handles = [Line2D([], [], color=colour, linestyle=_DASHES[colour], linewidth=1.6, path_effects=rim, label=label,
                       dash_capstyle="butt") for label, colour in shown]  # fmt: skip
-    if unseen:
-        handles.append(Patch(facecolor="0.9", edgecolor="0.3", hatch="////", label="not looked at"))
-    with style.plt.rc_context(style.THEME):
+    handles += [Patch(label=words, **_hatch(kind)) for kind, (words, _) in HATCHED.items() if kind in hatched]
+    with plt.rc_context(style.THEME):
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) or 1)

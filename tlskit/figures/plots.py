@@ -19,9 +19,11 @@ from tlskit import units
 from tlskit.cohort import open_row, slide_rows
 from tlskit.figures import style
 from tlskit.figures.overlays import (
+    HATCHED,
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
     bare,
+    draw_hatched,
     draw_legend,
     draw_mask,
     draw_outlines,
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
     from tlskit.slides import Slide
 
 __all__ = [
-    "PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_legend", "draw_outlines", "example_slides", "extreme_tiles",
-    "slide_overlays", "spread_tiles", "target_at_magnifications", "tile_gallery", "tile_predictions",
+    "PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_hatched", "draw_legend", "draw_outlines", "example_slides",
+    "extreme_tiles", "slide_overlays", "spread_tiles", "target_at_magnifications", "tile_gallery", "tile_predictions",
 ]  # fmt: skip
 
 
@@ -275,6 +277,9 @@ def slide_overlays(
 ) -> Figure:
     """Whole slides with truth and prediction, one column a slide; below each, its probability map.
 
+    Where the map has no answer the picture is hatched: grey where a screen kept the network from it, red where pixels
+    could not be read.
+
     Parameters
     ----------
     examples
@@ -293,7 +298,7 @@ def slide_overlays(
     tallest = max(height / width for width, height in sizes_px0)
     size_in = (3.3 * len(examples) + 0.5, 2 * 2.8 * tallest + 0.9)
     figure, axes = plt.subplots(2, len(examples), figsize=size_in, squeeze=False, layout="constrained")
-    image, told = None, []
+    image, hatched, told = None, set(), []
     for column, example in enumerate(examples.itertuples()):
         slide, polygons = reader.open(example.slide_id)
         picture, mpp = slide.thumbnail(max_px=max_px)
@@ -304,16 +309,24 @@ def slide_overlays(
         top.imshow(picture, extent=extent_mm, interpolation="antialiased")
         with probmaps.open_map(example.map_path) as probmap:
             overview, map_mpp = probmap.overview(max_px)
+            without = {"unseen": probmap.unseen, "lost": probmap.invalid}
+            per_px = probmap.mpp / 1000
         map_extent = (0, overview.shape[1] * map_mpp / 1000, overview.shape[0] * map_mpp / 1000, 0)
         predicted = polygonise(
             overview >= math.ceil(threshold * 255), mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2
         )
-        told.append(f"{example.title}, {len(polygons)} outlines of the truth, {len(predicted)} predicted")
+        words = [f"{example.title}, {len(polygons)} outlines of the truth, {len(predicted)} predicted"]
+        told.append(", in part ".join([*words, *(HATCHED[kind][0] for kind, boxes in without.items() if boxes)]))
         # Truth last: it is the longer-lived line, and false outlines may be many.
         draw_outlines(top, predicted, scale=per_px0, colour=PREDICTION_COLOUR, linewidth=0.9)
         for ax in (top, bottom):
             draw_outlines(ax, polygons, scale=per_px0, colour=TRUTH_COLOUR)
         image = bottom.imshow(overview / 255, extent=map_extent, cmap="magma", vmin=0, vmax=1)
+        for kind, boxes in without.items():
+            if boxes:
+                hatched.add(kind)
+                for ax in (top, bottom):
+                    draw_hatched(ax, boxes, kind, scale=per_px)
         top.set_title(example.title, fontsize=9)
         for ax in (top, bottom):
             ax.set_xlim(0, extent_mm[1])
@@ -327,7 +340,7 @@ def slide_overlays(
     bar = figure.colorbar(image, ax=axes[1, :], aspect=30, pad=0.01)
     bar.set_label("probability of target", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    draw_legend(figure, truth=True, prediction=True)
+    draw_legend(figure, truth=True, prediction=True, hatched=hatched)
     return style.done(figure, f"Whole slides and their probability maps at {threshold:g}. {'; '.join(told)}.")
 
 
