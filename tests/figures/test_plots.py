@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_run import make_run
+from made_run import make_run, write_map
 from shapely.geometry import Point
 
 from tlskit.cohort import manifest as cohort
@@ -87,6 +87,29 @@ def test_outlines_lie_on_the_slide_and_on_its_map_in_millimetres(made):
     line = int((largest.y * mpp0 / 1000 - top) / (bottom - top) * values.shape[0])
     assert values[line, column] > 0.9
     assert len(figure.axes[0].patches) > len(truth)  # predictions are drawn beside the truth
+
+
+def test_what_was_not_looked_at_is_hatched_on_the_slide_and_on_its_map_and_named(made, tmp_path):
+    run_dir, manifest = made
+    row = manifest.iloc[0]
+    with slides.open_slide(row["slide_path"]) as slide:
+        (width, height), mpp0 = slide.size_px(2.5), slide.mpp0
+    boxes = {"unseen": [(0, 0, 100, 60), (100, 0, 40, 30)], "invalid": [(300, 200, 64, 32)]}
+    values = np.full((height, width), 30, np.uint8)
+    write_map(tmp_path / "m.tif", values, mpp=2.5, metadata={"mpp0": mpp0} | boxes, block_px=64)
+    examples = pd.DataFrame([{"slide_id": row["slide_id"], "map_path": tmp_path / "m.tif", "title": "a cascade"}])
+    figure = plots.slide_overlays(examples, manifest, threshold=0.5, target_class="TLS")
+    for ax in figure.axes[:2]:
+        drawn = {p.get_gid(): p.get_path().get_extents().bounds for p in ax.patches if p.get_gid()}
+        assert drawn["unseen"] == pytest.approx((0, 0, 0.35, 0.15)) and drawn["lost"] == pytest.approx(
+            (0.75, 0.5, 0.16, 0.08)
+        )
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["truth", "prediction", "not looked at", "could not be read"]
+    # A slide of which all was looked at has no such word.
+    maps = sorted((run_dir / "4x" / "work" / "maps").glob("*.tif"))
+    whole = plots.slide_overlays(examples.assign(map_path=maps[0]), manifest, threshold=0.5, target_class="TLS")
+    assert [text.get_text() for text in whole.legends[0].get_texts()] == ["truth", "prediction"]
 
 
 def test_one_target_is_shown_at_every_magnification_with_its_mask(made):

@@ -7,7 +7,7 @@ predictions in yellow, both with a dark rim, so that they show on pink, on purpl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 from matplotlib.lines import Line2D
-from matplotlib.patches import PathPatch
+from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path as MplPath
 from shapely.geometry import Polygon, box
 
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from tlskit.slides import Slide
 
 __all__ = [
+    "HATCHED",
     "PREDICTION_COLOUR",
     "TRUTH_COLOUR",
     "bare",
     "RIM",
+    "draw_hatched",
     "draw_legend",
     "draw_mask",
     "draw_outlines",
@@ -51,6 +53,9 @@ __all__ = [
 TRUTH_COLOUR = "#00e5ff"
 PREDICTION_COLOUR = "#ffd600"
 RIM = [patheffects.withStroke(linewidth=3.0, foreground="#202020")]
+
+#: Where a map has no answer: what is said of it, and the colour of its stripes (those of the viewer).
+HATCHED = {"unseen": ("not looked at", "0.25"), "lost": ("could not be read", "#960000")}
 
 #: Lengths a scale bar may have, um.
 _BAR_LENGTHS_UM = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -278,6 +283,9 @@ def slide_overlays(
 ) -> Figure:
     """Whole slides with truth and prediction, one column a slide; below each, its probability map.
 
+    Where the map has no answer the picture is hatched: grey where a screen kept the network from it, red where pixels
+    could not be read.
+
     Parameters
     ----------
     examples
@@ -297,7 +305,7 @@ def slide_overlays(
     tallest = max(height / width for width, height in sizes_px0)
     size_in = (3.3 * len(examples) + 0.5, 2 * 2.8 * tallest + 0.9)
     figure, axes = plt.subplots(2, len(examples), figsize=size_in, squeeze=False, layout="constrained")
-    image = None
+    image, hatched = None, set()
     for column, example in enumerate(examples.itertuples()):
         slide, polygons = reader.open(example.slide_id)
         picture, mpp = slide.thumbnail(max_px=max_px)
@@ -308,6 +316,8 @@ def slide_overlays(
         top.imshow(picture, extent=extent_mm, interpolation="antialiased")
         with probmaps.open_map(example.map_path) as probmap:
             overview, map_mpp = probmap.overview(max_px)
+            without = {"unseen": probmap.unseen, "lost": probmap.invalid}
+            per_px = probmap.mpp / 1000
         map_extent = (0, overview.shape[1] * map_mpp / 1000, overview.shape[0] * map_mpp / 1000, 0)
         predicted = polygonise(
             overview >= math.ceil(threshold * 255), mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2
@@ -317,6 +327,11 @@ def slide_overlays(
         for ax in (top, bottom):
             draw_outlines(ax, polygons, scale=per_px0, colour=TRUTH_COLOUR)
         image = bottom.imshow(overview / 255, extent=map_extent, cmap="magma", vmin=0, vmax=1)
+        for kind, boxes in without.items():
+            if boxes:
+                hatched.add(kind)
+                for ax in (top, bottom):
+                    draw_hatched(ax, boxes, kind, scale=per_px)
         top.set_title(example.title, fontsize=9)
         for ax in (top, bottom):
             ax.set_xlim(0, extent_mm[1])
@@ -330,7 +345,7 @@ def slide_overlays(
     bar = figure.colorbar(image, ax=axes[1, :], aspect=30, pad=0.01)
     bar.set_label("probability of target", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    draw_legend(figure, truth=True, prediction=True, y=0.0)
+    draw_legend(figure, truth=True, prediction=True, y=0.0, hatched=hatched)
     return figure
 
 
@@ -437,6 +452,25 @@ def draw_mask(ax: Axes, mask: np.ndarray, colour: str, *, linewidth: float = 1.4
     draw_outlines(ax, polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour, linewidth=linewidth)
 
 
+def draw_hatched(ax: Axes, boxes, kind: str, *, scale: float, shift=(0.0, 0.0)) -> None:
+    """Veil and hatch boxes (x, y, width, height), scaled and shifted into the coordinates of `ax`.
+
+    Parameters
+    ----------
+    kind
+        One of `HATCHED`.
+    """
+    corners = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes], float) * scale + [*shift, *shift]
+    rings = corners[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 2)
+    codes = [MplPath.MOVETO, *[MplPath.LINETO] * 3, MplPath.CLOSEPOLY] * len(boxes)
+    ax.add_patch(PathPatch(MplPath(rings, codes), gid=kind, **_hatch(kind)))
+
+
+def _hatch(kind: str) -> dict:
+    """Between picture and outlines; one path of many boxes has no seams, and no line is drawn round any."""
+    return {"facecolor": (1, 1, 1, 0.5), "edgecolor": HATCHED[kind][1], "hatch": "////", "linewidth": 0, "zorder": 0.9}
+
+
 def draw_scale_bar(ax: Axes, mpp: float, size_px: int, height_px: int | None = None) -> None:
     """A bar of about a quarter of the panel's width in its lower left corner; a panel is square unless told."""
     goal_um = size_px * mpp / 4
@@ -449,10 +483,13 @@ def draw_scale_bar(ax: Axes, mpp: float, size_px: int, height_px: int | None = N
     label.set_path_effects([patheffects.withStroke(linewidth=2, foreground="black")])
 
 
-def draw_legend(figure: Figure, *, truth: bool = False, prediction: bool = False, y: float = 0.0) -> None:
-    """The colours of truth and prediction below a figure's axes."""
+def draw_legend(
+    figure: Figure, *, truth: bool = False, prediction: bool = False, y: float = 0.0, hatched: Collection[str] = ()
+) -> None:
+    """The colours of truth and prediction, and what is hatched (of `HATCHED`), below a figure's axes."""
     entries = [(TRUTH_COLOUR, "truth")] * truth + [(PREDICTION_COLOUR, "prediction")] * prediction
     handles = [Line2D([], [], color=colour, linewidth=1.6, path_effects=RIM, label=label) for colour, label in entries]
+    handles += [Patch(label=words, **_hatch(kind)) for kind, (words, _) in HATCHED.items() if kind in hatched]
     figure.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncols=len(handles), frameon=False, fontsize=8
     )
