@@ -10,7 +10,7 @@ import pandas as pd
 from tlskit.errors import RunError, TlskitError
 from tlskit.evaluation import answers, comparison, costs, decision, reviewing
 from tlskit.figures import charts, comparecharts
-from tlskit.metrics import METHOD, TRAINING_NOTE, published
+from tlskit.metrics import METHOD, published, training_note
 from tlskit.study import report_reviewing, runs
 from tlskit.study.report_page import Section, add_figure, add_table, show_table
 
@@ -123,12 +123,17 @@ def intervals(section: Section, asked: Asked) -> None:
         "the interval that holds for all pairs at once (Bonferroni) excludes 0."
     )
     if (table["n_repeats"] <= 1).all():
-        section.text.append(TRAINING_NOTE)
+        section.text.append(training_note(int(table["n_folds"].max())))
+    elif (table["spread"] == "other arms").any():
+        once = ", ".join(dict.fromkeys(table.loc[table["n_repeats"] == 1, "arm"]))
+        section.text.append(
+            f"Trained once: {once}. Their intervals hold the mean spread between the others' trainings."
+        )
     section.text += [f"Caution: {w}." for w in table["warning"].dropna().unique() if w]
     caption = "Scores on the common grid with 95 % intervals."
     add_figure(section, run, comparecharts.score_intervals(table), "intervals", caption)
     add_figure(section, run, comparecharts.difference_intervals(apart), "differences", "Differences between arms.")
-    columns = ["arm", "score", "estimate", "low", "high", "se", "df", "n_repeats", "repeat_sd", "n_patients",
+    columns = ["arm", "score", "estimate", "low", "high", "se", "df", "n_repeats", "repeat_sd", "spread", "n_patients",
                "n_with_target"]  # fmt: skip
     add_table(section, run, table, "intervals", "Scores.", columns=columns)
     columns = ["first", "second", "score", "difference", "low", "high", "low_all", "high_all", "shown"]
