@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: What a clock says differs between any two runs; everything else in a table has to be the same, byte for byte.
 CLOCK_COLUMNS = {
     "01_tiles_per_slide": ["seconds"],
-    "03_history": ["tiles_per_s", "seconds"],
+    "03_history": ["tiles_per_s", "seconds", "threads"],
     # A map that the killed run had finished is kept by the resumed one, and has no times.
     "05_maps": ["kept", "wall_s", "max_dprob", "compile_s", "check_s", "*_s"],
     "pareto": ["minutes*", "slides_per_minute"],
