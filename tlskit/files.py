@@ -155,7 +155,14 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def portable(path: str | Path, start: str | Path) -> str:
-    """A path without the machine in it: relative to `start`, with forward slashes; only the name where it cannot be."""
+    """A path without the machine in it, with forward slashes, as `resolve` reads it again.
+
+    Relative to `start`; ``~/...`` where that would climb out to a user's home and name the user; only the name where it
+    lies on another drive.
+    """
+    path, start, home = (Path(os.path.abspath(each)) for each in (path, start, Path.home()))
+    if path.is_relative_to(home) and not start.is_relative_to(home):
+        return f"~/{path.relative_to(home).as_posix()}"
     try:
         return Path(os.path.relpath(path, start)).as_posix()
     except ValueError:  # another drive of Windows
