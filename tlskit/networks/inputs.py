@@ -1,7 +1,7 @@
 """Windows on their way into a network: one array a batch, whether the network sees one field or two.
 
 A network without context is given ``(B, S, S, 3) uint8``. One with context is given an array of ``B`` records with two
-named fields, ``target`` ``(S, S, 3)`` and ``context`` ``(C, C, 3)``, both uint8: batches are cut, counted and queued
+named fields, ``tile`` ``(S, S, 3)`` and ``context`` ``(C, C, 3)``, both uint8: batches are cut, counted and queued
 in one way, the two fields need not be equally large, and each has its name.
 """
 
@@ -32,7 +32,7 @@ def room(count: int, window_px: int, context_px: int = 0, *, allocate: Callable 
     shape = (window_px, window_px, 3)
     dtype = np.dtype((np.uint8, shape))
     if context_px:
-        dtype = np.dtype([("target", np.uint8, shape), ("context", np.uint8, (context_px, context_px, 3))])
+        dtype = np.dtype([("tile", np.uint8, shape), ("context", np.uint8, (context_px, context_px, 3))])
     if allocate is None:
         return np.empty(count, dtype)
     memory = allocate(count * dtype.itemsize)

@@ -39,8 +39,8 @@ def has_parts(model: nn.Module) -> bool:
 class Applied(nn.Module):
     """A network with what goes before and after it: uint8 windows in, probabilities out.
 
-    A network with context is called with two images, target and context, and gives the scales that its decoder takes
-    by ``features(target, context)``; one without, with one image, by its ``encoder``.
+    A network with context is called with two images, tile and context, and gives the scales that its decoder takes
+    by ``features(tile, context)``; one without, with one image, by its ``encoder``.
     """
 
     def __init__(self, model: nn.Module, normalisation: str):
