@@ -286,3 +286,23 @@ def test_stages_name_the_context_only_where_there_is_one(path, tmp_path):
         *inference.STAGES[4:],
     ]
     assert result.stage_s["context"] > 0 and "context" in {stage for stage, _, _ in result.events}
+
+
+def test_frames_are_where_windows_and_contexts_were_read(path, tmp_path):
+    made = checkpoint(ratio=4, context_px=32)
+    predict(made, path, tmp_path / "m.tif")
+    layout, d = layout_for(made), made.mpp / MPP0
+    with probmaps.open_map(tmp_path / "m.tif") as found:
+        frames = contexts.frames_of(found)
+        starts = [layout.starts(side) for side in found.size_px]
+    assert frames.window_px0 == pytest.approx(64 * d) and frames.context_px0 == pytest.approx(32 * 4 * d)
+    for axis in (0, 1):
+        assert np.allclose(frames.windows[axis], starts[axis] * d)
+        middle = frames.contexts[axis] + frames.context_px0 / 2 - frames.windows[axis] - frames.window_px0 / 2
+        assert np.abs(middle).max() < 1e-6, "concentric: strides are whole"
+    window, context = frames.at(5 * 32 * d + 40 * d, -1000)
+    assert window == pytest.approx((160 * d, 0, 64 * d)) and context == pytest.approx((128 * d, -32 * d, 128 * d))
+    for of in ("self", "other"):
+        predict(checkpoint(of=of), path, tmp_path / f"{of}.tif")
+        with probmaps.open_map(tmp_path / f"{of}.tif") as found:
+            assert contexts.frames_of(found) is None, "no field around the window was seen"

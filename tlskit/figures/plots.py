@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 from matplotlib.lines import Line2D
-from matplotlib.patches import PathPatch
+from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as MplPath
 from shapely.geometry import Polygon, box
 
@@ -37,6 +37,7 @@ __all__ = [
     "RIM",
     "draw_legend",
     "draw_mask",
+    "draw_context",
     "draw_outlines",
     "draw_scale_bar",
     "example_slides",
@@ -397,6 +398,24 @@ def _field(ax: Axes, slide: Slide, x_px: int, y_px: int, size_px: int, *, mpp: f
     ax.set_xlim(0, size_px)
     ax.set_ylim(size_px, 0)
     bare(ax)
+
+
+def draw_context(ax: Axes, frames, *, scale: float, shift=(0.0, 0.0)) -> None:
+    """Frame a window, and dashed the context that a network saw with it.
+
+    Parameters
+    ----------
+    frames
+        Left, top and side of the window and of its context, level-0 pixels, as `tlskit.maps.frames_of` finds them.
+    scale, shift
+        As of `draw_outlines`.
+    """
+    rim = [patheffects.withStroke(linewidth=3.0, foreground="#202020")]
+    for (x, y, side), dashes in zip(frames, ("-", (0, (5, 3))), strict=True):
+        corner = np.array([x, y]) * scale + shift
+        box = Rectangle(corner, side * scale, side * scale, fill=False, edgecolor="white", linewidth=1.4)
+        box.set(linestyle=dashes, path_effects=rim)
+        ax.add_patch(box)
 
 
 def bare(ax: Axes) -> None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
+from tlskit.maps.blending import Layout
+from tlskit.maps.probmaps import ProbMap
 from tlskit.tiles import context_origin, other_windows, own_field_only
 
-__all__ = ["CONTEXT_BYTES", "SlideContext", "facts_of", "slide_context"]
+__all__ = ["CONTEXT_BYTES", "Frames", "SlideContext", "facts_of", "frames_of", "slide_context"]
 
 #: A context of this many bytes is held whole: that of a slide of 22 x 22 mm is 15 MB at 10 um/px, 58 MB at 5.
 CONTEXT_BYTES = 32 << 20
@@ -27,6 +30,49 @@ def facts_of(checkpoint) -> dict:
     """The context that a network is given, as a map's metadata carries it: ratio, px, of; empty where there is none."""
     ratio = int(getattr(checkpoint, "context_ratio", 0))
     return {"ratio": ratio, "px": int(checkpoint.context_px), "of": checkpoint.context_of} if ratio else {}
+
+
+class Frames(NamedTuple):
+    """Where the windows of a map lie and the context that each was seen with, in level-0 pixels.
+
+    Attributes
+    ----------
+    window_px0, context_px0 : float
+        Sides.
+    windows, contexts : ((columns,), (rows,)) float64
+        Left edges, and top edges: window (i, j) is at ``windows[0][i], windows[1][j]``, its context at
+        ``contexts[0][i], contexts[1][j]``.
+    """
+
+    window_px0: float
+    context_px0: float
+    windows: tuple[np.ndarray, np.ndarray]
+    contexts: tuple[np.ndarray, np.ndarray]
+
+    def at(self, x_px0: float, y_px0: float) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Left, top and side of the window whose middle is nearest to a place, and of its context."""
+        middle = zip(self.windows, (x_px0, y_px0), strict=True)
+        i, j = (int(np.abs(starts + self.window_px0 / 2 - place).argmin()) for starts, place in middle)
+        return (
+            (float(self.windows[0][i]), float(self.windows[1][j]), self.window_px0),
+            (float(self.contexts[0][i]), float(self.contexts[1][j]), self.context_px0),
+        )
+
+
+def frames_of(prob_map: ProbMap) -> Frames | None:
+    """The windows of a map with their contexts; None where the network saw no field around its windows."""
+    made = prob_map.metadata.get("parameters", {})
+    context = made.get("context", {})
+    if context.get("of") != "field":
+        return None
+    d, ratio = prob_map.mpp / float(prob_map.metadata["mpp0"]), context["ratio"]
+    layout = Layout(int(made["window_px"]), int(made["stride_px"]), np.ones(1))
+    windows = [layout.starts(side) for side in prob_map.size_px]
+    contexts = context_origin(*windows, layout.window_px, context["px"], ratio)
+    return Frames(
+        layout.window_px * d, context["px"] * ratio * d,
+        tuple(starts * d for starts in windows), tuple(starts * (ratio * d) for starts in contexts),
+    )  # fmt: skip
 
 
 def slide_context(checkpoint, slide, layout, planned: np.ndarray) -> SlideContext | None:
