@@ -2,7 +2,7 @@
 
 ``train_step_busy_over_quiet`` and ``window_busy_over_quiet``: one core is taken by a program that counts;
 ``train_two_over_one``: two trainings begun together; ``train_quiet_cost``: threads that follow over threads that stay.
-256 px, batch 8, from tensors in memory, each in a process of its own, in turns. The machine must have nothing else to do.
+256 px, batch 8, from tensors in memory, each in a process of its own, in turns, on a machine with nothing else to do.
 """
 
 import contextlib
