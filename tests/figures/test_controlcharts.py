@@ -65,7 +65,7 @@ def test_context_stands_beside_each_of_its_controls(tmp_path):
     run_dir = write_controls(tmp_path / "c", preset=CONTEXT_PRESET)
     table = effects.context_effects(factors.grid_counts(run_dir), factors.arm_factors(run_dir))
     figure = controlcharts.context_effects(table)
-    figure.canvas.draw()  # names of rows are written when it is drawn
+    figure.draw_without_rendering()  # names of rows are written when it is drawn
     written = all_text(figure)
     for row in table.itertuples():
         assert f"{row.estimate:+.2f}" in written and row.against in written
