@@ -8,6 +8,7 @@ from shapely.geometry import Point
 
 from tlskit.cohort import manifest as cohort
 from tlskit.figures import plots
+from tlskit.figures.style import alt_text
 from tlskit.metrics.scores import per_unit
 from tlskit.outlines import reading as annotations
 from tlskit.slides import slide as slides
@@ -33,6 +34,8 @@ def test_a_gallery_goes_from_the_least_to_the_most_target_and_draws_outlines(mad
     assert shown[-1].get_title().endswith(f"target {shares[-1]:.0%}")
     assert shown[0].images[0].get_array().shape[:2] == (128, 128)
     assert all(ax.patches for ax in shown)
+    said = alt_text(figure)
+    assert said.startswith(f"6 of {len(tiles)} tiles at 4x, from ") and f"to {shares[-1]:.0%} of a tile" in said
 
 
 def test_a_sliver_of_target_is_not_called_none(made, tiles):
@@ -86,7 +89,9 @@ def test_outlines_lie_on_the_slide_and_on_its_map_in_millimetres(made):
     column = int((largest.x * mpp0 / 1000 - left) / (right - left) * values.shape[1])
     line = int((largest.y * mpp0 / 1000 - top) / (bottom - top) * values.shape[0])
     assert values[line, column] > 0.9
-    assert len(figure.axes[0].patches) > len(truth)  # predictions are drawn beside the truth
+    predicted = len(figure.axes[0].patches) - len(truth)
+    assert predicted > 0
+    assert f", {len(on_map)} outlines of the truth, {predicted} predicted" in alt_text(figure)
 
 
 def test_what_was_not_looked_at_is_hatched_on_the_slide_and_on_its_map_and_named(made, tmp_path):
@@ -118,14 +123,25 @@ def test_one_target_is_shown_at_every_magnification_with_its_mask(made):
     assert titles == ["1x\n1,280 um wide", "4x\n320 um wide"]
     shares = [float(ax.images[0].get_array().mean()) for ax in figure.axes[2:4]]
     assert 0 < shares[0] < shares[1]
+    assert f"at 1x {shares[0]:.1%} of pixels, 4x {shares[1]:.1%} of pixels" in alt_text(figure)
 
 
 def test_a_magnification_beyond_the_scan_and_a_cohort_without_target_say_so(made):
     figure = plots.target_at_magnifications(made[1], target_class="TLS", field_px=64, magnifications=(4, 80))
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
-    assert any("scanned at" in text for text in texts)
+    assert any("scanned at" in text for text in texts) and "80x finer than the scan" in alt_text(figure)
     figure = plots.target_at_magnifications(made[1].assign(annotation_path=""), target_class="TLS", magnifications=(4,))
-    assert figure.texts[0].get_text() == "No slide of this cohort holds a target."
+    assert figure.texts[0].get_text() == "No slide of this cohort holds a target." == alt_text(figure)
+
+
+def test_no_tile_and_no_score_are_words(made, tiles):
+    none = tiles.head(0)
+    assert alt_text(plots.tile_gallery(none, made[1], magnification=4, tile_px=128, target_class="TLS")) == (
+        "No tile to show."
+    )
+    examples = pd.DataFrame(columns=["slide_id", "map_path", "title"])
+    figure = plots.slide_overlays(examples, made[1], threshold=0.5, target_class="TLS")
+    assert alt_text(figure) == "No slide has a defined score."
 
 
 def test_outlines_keep_their_holes():
