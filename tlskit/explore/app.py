@@ -12,12 +12,13 @@ from pathlib import Path
 
 import ipywidgets
 
-from tlskit.explore import explorers
+from tlskit.explore import explorers, study_progress
 from tlskit.explore.folder_page import FolderPage
 from tlskit.explore.measures import Measures
 from tlskit.explore.server import OUTPUTS
 from tlskit.explore.slide_explorer import SlideDesk
 from tlskit.explore.study_page import StudyPage
+from tlskit.explore.study_setup import sweeps_of
 from tlskit.explore.widgets import Message, guarded
 from tlskit.files import resolve
 from tlskit.study import find_runs, open_archive
@@ -61,7 +62,7 @@ class _RunPage(ipywidgets.VBox):
             old.close()
         self.caption.value = ""
         archive = open_archive(resolve(self._outputs_dir) / self.runs.value)
-        self.caption.value = f'<span style="color:#7a3b00">{html.escape(archive.caption)}</span>'
+        self.caption.value = f'<span class="tlskit-hint">{html.escape(archive.caption)}</span>'
         self.desk = explorers.slide(archive)
         self.desk.fold_code()
         measures = Measures(self.desk, self.desk.message)
@@ -79,8 +80,7 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
     outputs_dir = os.environ.get(OUTPUTS, outputs_dir)
     message = Message()
     title = ipywidgets.HTML(
-        '<h1 style="font:600 22px system-ui,sans-serif;margin:4px 0">tlskit</h1>'
-        '<div style="color:#555;line-height:1.4">'
+        '<h1 class="tlskit-h1">tlskit</h1><div class="tlskit-note tlskit-muted">'
         "Look at segmented slides, or segment one. For research, not for diagnosis.</div>"
     )
     what = ipywidgets.ToggleButtons(
@@ -100,7 +100,9 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
             pages["study"].look()
 
     what.observe(turn, "value")
-    if not pages["run"].runs.options:
+    if any(sweeps_of(path) for _, path in study_progress.begun(outputs_dir)):
+        what.value = "study"  # it is looked at again after a reload, or after the page was closed
+    elif not pages["run"].runs.options:
         what.value = "folder"
     turn()
     whole = ipywidgets.VBox([title, what, message, body], layout=_FULL)

@@ -3,7 +3,7 @@ function render({ model, el }) {
   const list = document.createElement("div");
   list.className = "tlskit-gallery";
   list.setAttribute("role", "listbox");
-  list.setAttribute("aria-label", "Slides and folders");
+  list.setAttribute("aria-label", model.get("label"));
   list.tabIndex = 0;
   el.append(list);
   const pictures = new Map(); // by name, as they come: address, what is known, whether that is bad
@@ -47,8 +47,11 @@ function render({ model, el }) {
       }
       const name = document.createElement("b");
       name.textContent = item.name;
+      const note = document.createElement("small");
+      note.textContent = item.note ?? "";
+      note.className = item.bad ? "tlskit-bad" : "";
       const known = document.createElement("small");
-      node.append(picture, name, known);
+      node.append(picture, name, note, known);
       if (item.kind === "slide") fill(node, item.name);
       node.addEventListener("click", () => choose(i));
       node.addEventListener("dblclick", () => open(i));
@@ -66,9 +69,9 @@ function render({ model, el }) {
   function fill(node, name) {
     const found = pictures.get(name);
     if (!found) return;
-    const [picture, , known] = node.children;
+    const [picture, , , known] = node.children;
     if (found.url) picture.src = found.url;
-    known.textContent = found.known;
+    known.textContent = found.bad && node.children[2].textContent ? "" : found.known; // a note says more of a fault
     known.className = found.bad ? "tlskit-bad" : "";
     node.dataset.known = "1";
   }
