@@ -150,3 +150,47 @@ def test_slides_of_one_name_in_two_folders_share_nothing(page, outputs, tmp_path
     shutil.copy(slide_path(outputs), moved)
     page.take(moved)
     assert len(page.desk.view.drawn) == 1  # the same slide, wherever it lies
+
+
+def test_a_change_that_was_taken_back_before_it_was_heard_of_is_told_as_written(page, outputs):
+    page.take(slide_path(outputs))
+    view = page.desk.view
+    here = {"drawn_source": view.source}
+    # The browser drew an outline and deleted it; the kernel, busy, hears of both at once.
+    view.set_state({"drawn": [], "change": 2} | here)
+    assert view.saved == 2
+    one = {"rings": [[[0, 0], [90, 0], [90, 90]]], "class": "TLS"}
+    view.set_state({"drawn": [one], "change": 3} | here)
+    assert view.saved == 3
+    page._drawn_path("").write_text("no GeoJSON")
+    view.set_state({"drawn": [], "change": 4} | here)
+    assert view.saved == 3 and "NOT saved" in page.desk.hand.state.value
+
+
+def test_a_hole_is_cut_outlines_become_one_and_a_file_is_taken_in(page, outputs):
+    page.take(slide_path(outputs))
+    view = page.desk.view
+
+    def ask(kind, *buffers, source=None, **content):
+        view._on_message(view, {"kind": kind, "source": source or view.source} | content, list(buffers))
+
+    draw(page, 100.0)
+    draw(page, 200.0)
+    ask("merge", index=0)
+    assert len(view.drawn) == 1 and view.selected == 0
+    area = page.desk.polygons()[0].area
+    ask("cut", ring=[[250, 150], [270, 150], [270, 170], [250, 170]])
+    assert page.desk.polygons()[0].area == area - 400
+    ask("cut", ring=[[900, 900], [910, 900], [910, 910]])
+    assert "lies in no drawn outline" in page.desk.hand.state.value
+    ask("merge", index=0)
+    assert "No other drawn outline touches" in page.desk.hand.state.value
+    ask("merge", index=0, source=view.source - 1)  # of a slide that is shown no more
+    content = slide_path(outputs).with_suffix(".geojson").read_bytes()
+    ask("outlines", content, name="../S1.geojson")
+    number = len(view.drawn)
+    assert number > 1 and f"{number - 1} of {number - 1} outline(s)" in page.desk.message.value
+    ask("outlines", content, name="S1.geojson")
+    assert len(view.drawn) == number  # not a second time
+    ask("outlines", b"{", name="broken.geojson")
+    assert len(view.drawn) == number and "broken.geojson" in page.desk.message.value

@@ -64,8 +64,8 @@ class SlideView(anywidget.AnyWidget):
         Outlines drawn by hand: ``{"rings": [[[x, y], ...], ...], "class": name}`` in level-0 px, as in `drawings`.
     drawn_source : int
         `source` of the slide that they were drawn on.
-    saved : int
-        Counts up whenever what was drawn has been written.
+    change, saved : int
+        Number of the browser's last change of what is drawn, and of the last one that has been written.
     selected : int
         Number of the outline that was clicked, or -1.
     draw_class : str
@@ -95,6 +95,7 @@ class SlideView(anywidget.AnyWidget):
     show_truth = traitlets.Bool(True).tag(sync=True)
     drawn = traitlets.List([]).tag(sync=True)
     drawn_source = traitlets.Int(0).tag(sync=True)
+    change = traitlets.Int(0).tag(sync=True)
     saved = traitlets.Int(0).tag(sync=True)
     selected = traitlets.Int(-1).tag(sync=True)
     draw_class = traitlets.Unicode("TLS").tag(sync=True)
@@ -110,6 +111,8 @@ class SlideView(anywidget.AnyWidget):
         self._reading = threading.Lock()
         self._cache: dict[tuple[int, str], tuple[dict, bytes]] = {}
         self._cached_bytes = 0
+        #: Called with what the browser asks to be done with outlines: ``cut``, ``merge``, ``outlines`` (of a file).
+        self.on_edit: Callable[[dict, list], None] = lambda content, buffers: None
         #: Called when a browser has begun to show the view: what was said before that may have been said to nobody.
         self.on_ready: Callable[[], None] = lambda: None
         self.on_msg(self._on_message)
@@ -207,6 +210,8 @@ class SlideView(anywidget.AnyWidget):
     def _on_message(self, _, content: dict, buffers) -> None:
         if content.get("kind") == "ready":
             self.on_ready()
+        if content.get("kind") in ("cut", "merge", "outlines") and content.get("source") == self.source:
+            self.on_edit(content, buffers)
         if content.get("kind") != "tiles" or content.get("source") != self.source:
             return
         self._wishes.ask(key for key in content["want"] if isinstance(key, str))
