@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from looking import painted, serious
 from made_run import make_run
 from serving import ROOT, app
@@ -20,12 +21,19 @@ TEN = (
     "its_slides",
 )  # fmt: skip
 
+#: What *quick* is in this project: the numbers of the demo that take time, as small as they can be.
+SMALL = {
+    "tile_px": 64, "epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "timing_repeats": 1, "bootstrap_draws": 200,
+}  # fmt: skip
+
 
 def test_from_an_empty_folder_to_the_report_by_clicks_alone(page, tmp_path_factory):
     made = make_run(tmp_path_factory.mktemp("made"), n_slides=4, size_mm=(1.9, 1.5), magnifications=(1,))
     project = tmp_path_factory.mktemp("mine") / "study"
     words = [sys.executable, "-m", "tlskit", "init", str(project)]
     subprocess.run(words, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    quick = project / "params" / "demo.yaml"
+    quick.write_text(yaml.safe_dump(params.read_preset(quick) | SMALL))
     slides, row = project / "slides", project / "row"
     slides.mkdir()
     preset = project / "params" / "my-study.yaml"
@@ -78,6 +86,7 @@ def test_from_an_empty_folder_to_the_report_by_clicks_alone(page, tmp_path_facto
             button("Write and check").click()
             page.get_by_text("0 error(s)").wait_for()
             page.get_by_text("tlskit sweep params/my-study.yaml").first.wait_for()
+            page.get_by_text("It has not been started.").wait_for()
             page.get_by_role("heading", name="3. Run").scroll_into_view_if_needed()
             picture("checked")
             button("Start").click()

@@ -96,7 +96,9 @@ def test_what_another_program_wrote_beside_an_outline_is_kept(tmp_path):
     text = path.read_text().replace('"Area": 100.0', '"Area": 101.0').replace("before the correction: Area", "X")
     path.write_text(text)
     drawings.save_drawn(path, [*saved, square(200)], saved)
-    again = [one["properties"] for one in json.loads(path.read_text())["features"] if "classification" in one["properties"]]
+    again = [
+        one["properties"] for one in json.loads(path.read_text())["features"] if "classification" in one["properties"]
+    ]
     assert [one.get("measurements", {}) for one in again] == [{"X": 100.0}, {"Area": 101.0}, {}, {}]
     assert point in json.loads(path.read_text())["features"]
 

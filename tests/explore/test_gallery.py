@@ -32,7 +32,9 @@ def told(gallery: Gallery, names: list[str]) -> dict[str, tuple[dict, int]]:
 
 def test_a_thumbnail_is_the_slide_in_small(outputs):
     pixels, d = thumbnail(outputs / "cohorts" / "made" / "slides" / "S1.tiff")
-    assert d == pytest.approx(max(open_slide(outputs / "cohorts" / "made" / "slides" / "S1.tiff").size_px0) / PICTURE_PX)
+    assert d == pytest.approx(
+        max(open_slide(outputs / "cohorts" / "made" / "slides" / "S1.tiff").size_px0) / PICTURE_PX
+    )
     assert max(pixels.shape[:2]) in range(PICTURE_PX - 2, PICTURE_PX + 2) and pixels.dtype == "uint8"
     assert pixels.std() > 10
 

@@ -100,8 +100,8 @@ def test_the_page_writes_what_a_coder_would_and_checks_it(project):
     jobs = sweep.plan(sweep.prepare(form.preset))
     assert set(form.guessed) == {job.name for job in jobs}
     found = study_progress.look(form.preset, form.guessed)
-    assert [one.name for one in found.notebooks] == [job.name for job in jobs]
-    assert {one.state for one in found.notebooks} == {"waits"} and not found.runs
+    assert [(one.arm, one.step) for one in found.pieces] == [job.name for job in jobs]
+    assert {one.state for one in found.pieces} == {"left"} and not found.runs and not found.begun
     assert found.left_s == pytest.approx(sum(form.guessed.values()))
     assert f"0 of {len(jobs)} notebooks are done" in page.watch.progress.value and not page.watch.start.disabled
     # A name that is taken, by another study or by a run, is refused; what this page wrote may be written again.
@@ -135,6 +135,7 @@ def test_a_begun_study_is_found_again_with_what_its_run_has_written(project):
     preset = sweep.prepare(page.form.preset)
     jobs = {job.name: job for job in sweep.plan(preset)}
     run_dir = sweep.run_dir_of(preset)
+    sweep.hold(run_dir, preset)
     for step, values in {
         "01_tiling": {"state": "done", "seconds": 20.0, "slides": [{"slide_id": "S2", "reason": "is torn"}]},
         "02_patient_split": {"state": "failed", "reason": "too few patients"},

@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "validation_choice",
     ],  # fmt: skip
     submod_attrs={
+        "answers": ["answer"],
         "arm_tables": ["arms", "check_arms", "collect", "unlike_settings"],
         "cascade_pictures": ["lost_and_spared"],
         "comparison": [

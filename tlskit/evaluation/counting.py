@@ -8,18 +8,18 @@ stands for ``slide_id patient_id cancer_type`` and, where the input has them, ``
 ``05_counts_per_slide``, by `evaluate_slides`: one row a slide and threshold.
     ids, threshold_by, threshold, tp, fp, fn, tn (all pixels of the map, at its own um/px), tp_tissue, fp_tissue,
     fn_tissue, tn_tissue (those inside tissue), mpp, width_px, height_px, invalid_px (left out: could not be read),
-    ignored_px (left out: outlined as to be ignored),
+    ignored_px (left out: outlined as to be ignored), unseen_px (a screen kept the network from them: negative),
     n_targets, target_mm2 (of the outlines), tissue_mm2.
 ``05_counts_per_tile``, by `evaluate_slides`: one row a tile of a grid without overlap and threshold; at the right and
     bottom edge tiles are cut, so that the counts of a slide's tiles add up to the slide's.
     tile_id, ids, x_px, y_px (working px), threshold_by, threshold, tp, fp, fn, tn.
 ``05_histograms``, by `evaluate_slides`: see `tlskit.metrics.thresholds`.
-    ids, region (``slide``, ``tissue``), truth (0, 1), bin (0 to 255), count.
+    ids, region (``slide``, ``tissue``), truth (0, 1), bin (0 to 255; -1: not looked at), count.
 ``05_grid_counts``, by `evaluate_grid`: one row a slide and threshold, on the common grid, inside tissue and target.
     ids, threshold_by, threshold, grid_mpp, mpp (of the map), tp, fp, fn, tn, ceiling_tp, ceiling_fp, ceiling_fn,
     ceiling_tn (the truth itself, rasterised at the map's um/px and brought to the grid), target_px_outside_tissue (of
     the target; counted), marked_px_outside (predicted outside tissue and target; not counted, here or in objects),
-    tissue_mm2.
+    unseen_px, target_px_unseen (counted, of all and of target: a screen kept the network from them), tissue_mm2.
 ``05_objects``, by `evaluate_grid`: one row an object and threshold.
     ids, threshold_by, threshold, kind (``truth``, ``predicted``), object_id, area_um2, diameter_um, size_class, x_px0,
     y_px0 (centroid), best_iou, matched_iou10, matched_iou50, matched_centroid, false_area_um2 (of a predicted one: what
@@ -30,6 +30,9 @@ stands for ``slide_id patient_id cancer_type`` and, where the input has them, ``
     ids, threshold_by, threshold, n_truth, n_predicted, truth_mm2, predicted_mm2, tissue_mm2.
 
 ``threshold_by`` names the rule (``fixed``, ``validation``), ``threshold`` is its value in this arm.
+
+What a screen kept the network from (`tlskit.maps.ProbMap.unseen`) is negative at every threshold, as the cascade says
+of it: target there is missed. It has no probability, and no bin of a histogram.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ from tlskit.metrics import (
     named_thresholds,
     objects,
     shape_table,
+    thresholds,
 )  # fmt: skip
 from tlskit.outlines import IGNORED, Truth, read_truth
 from tlskit.slides import tissue
@@ -73,8 +77,8 @@ CURVE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _IDS = ("slide_id", "patient_id", "cancer_type", "split", "site")
 
 #: Code of a pixel that could not be predicted. Neither it nor `IGNORED` is counted; what is counted has the codes
-#: truth + 2 * tissue.
-_INVALID = 254
+#: truth + 2 * tissue, and `_UNSEEN` more where a screen kept the network from it.
+_INVALID, _UNSEEN = 254, 4
 
 
 class SlideCounts(NamedTuple):
@@ -338,7 +342,7 @@ def _slide_counts(ids: dict, opened: _Opened, named: dict[str, float], tile_px: 
     width, height = prob_map.size_px
     facts = {
         "mpp": prob_map.mpp, "width_px": width, "height_px": height, "ignored_px": ignored_px,
-        "invalid_px": int(width * height - total.sum()) - ignored_px,
+        "invalid_px": int(width * height - total.sum()) - ignored_px, "unseen_px": int(total[:, 256].sum()),
         "n_targets": len(truth.polygons), "target_mm2": truth.area_mm2, "tissue_mm2": opened.tissue.area_mm2,
     }  # fmt: skip
     slides, tiles = [], []
@@ -354,9 +358,9 @@ def _slide_counts(ids: dict, opened: _Opened, named: dict[str, float], tile_px: 
     for region, pair in regions.items():
         # A slide without a pixel in this region still is a slide of the table: it keeps one row, of none.
         target, bins = np.nonzero(pair) if pair.any() else (np.array([0]), np.array([0]))
-        histograms.append(
-            pd.DataFrame(ids | {"region": region, "truth": target, "bin": bins, "count": pair[target, bins]})
-        )
+        number = pair[target, bins]
+        bins = np.where(bins == 256, thresholds.UNSEEN, bins)
+        histograms.append(pd.DataFrame(ids | {"region": region, "truth": target, "bin": bins, "count": number}))
     return SlideCounts(
         pd.DataFrame(slides), pd.concat(tiles, ignore_index=True), pd.concat(histograms, ignore_index=True)
     )
@@ -368,7 +372,7 @@ def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.nda
     Returns
     -------
     total : ndarray
-        Histograms of the slide by `_code`, ``(4, 256)``.
+        Histograms of the slide by `_code`, ``(4, 257)``: the last entry is of pixels that were not looked at.
     ignored_px : int
     boxes : ndarray
         Grid tiles with a pixel that counts: x, y, width, height, ``(N, 4)``.
@@ -382,7 +386,8 @@ def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.nda
     def band(y_px: int) -> np.ndarray:
         return prob_map.read(0, y_px, width, min(tile_px, height - y_px))
 
-    total, ignored_px, boxes, counts = np.zeros((4, 256), np.int64), 0, [], []
+    total, ignored_px, boxes, counts = np.zeros((4, 257), np.int64), 0, [], []
+    codes = 2 * _UNSEEN if prob_map.unseen else _UNSEEN
     # One band is decoded while the one before it is counted.
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(band, 0)
@@ -400,8 +405,12 @@ def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.nda
                 for x in range(0, part.shape[1], tile_px):
                     here = np.s_[:, x : x + tile_px]
                     boxes.append((left + x, y_px, min(tile_px, width - left - x), len(values)))
-                    of_tiles.append(joint_histogram(part[here], code[here], codes=4))
+                    of_tiles.append(joint_histogram(part[here], code[here], codes=codes))
             histograms = np.array(of_tiles)
+            unseen = (
+                histograms[:, 4:].sum(axis=-1, keepdims=True) if prob_map.unseen else np.zeros_like(histograms[..., :1])
+            )
+            histograms = np.concatenate([histograms[:, :4], unseen], axis=-1)
             total += histograms.sum(axis=0)
             counts.append(counts_at(histograms[:, :2] + histograms[:, 2:], cuts))
     counts, boxes = np.concatenate(counts), np.array(boxes)
@@ -411,7 +420,7 @@ def _count_bands(opened: _Opened, tile_px: int, cuts: list[int]) -> tuple[np.nda
 
 
 def _code(opened: _Opened, x_px: int, y_px: int, shape: tuple[int, int]) -> np.ndarray:
-    """Truth + 2 * tissue of each pixel of a rectangle, `_INVALID` or `IGNORED` where it does not count."""
+    """Truth + 2 * tissue + `_UNSEEN` of each pixel of a rectangle; `_INVALID` or `IGNORED` where it does not count."""
     rows, columns = shape
     code = opened.tissue.at(x_px, y_px, columns, rows, mpp=opened.map.mpp).view(np.uint8) << 1
     code |= opened.truth.at(x_px, y_px, columns, rows, mpp=opened.map.mpp).view(np.uint8)
@@ -419,7 +428,19 @@ def _code(opened: _Opened, x_px: int, y_px: int, shape: tuple[int, int]) -> np.n
         code[opened.truth.ignored_at(x_px, y_px, columns, rows, mpp=opened.map.mpp)] = IGNORED
     for x, y, w, h in opened.map.invalid:
         code[max(0, y - y_px) : max(0, y + h - y_px), max(0, x - x_px) : max(0, x + w - x_px)] = _INVALID
+    for x, y, w, h in opened.map.unseen:
+        here = code[max(0, y - y_px) : max(0, y + h - y_px), max(0, x - x_px) : max(0, x + w - x_px)]
+        here[here < _UNSEEN] += _UNSEEN
     return code
+
+
+def _in_boxes(boxes, ratio: float, y_px: int, shape: tuple[int, int], first, last) -> np.ndarray:
+    """Pixels of a band of the grid that lie in boxes of the map, (H, W) bool; `first` and `last` round their edges."""
+    inside = np.zeros(shape, bool)
+    for x, y, w, h in boxes:
+        (x0, x1), (y0, y1) = ((first(at / ratio), last((at + side) / ratio)) for at, side in ((x, w), (y, h)))
+        inside[max(0, y0 - y_px) : max(0, y1 - y_px), x0:x1] = True
+    return inside
 
 
 def _grid_counts(
@@ -440,26 +461,27 @@ def _grid_counts(
     region = np.zeros(grid_px[::-1] if wanted else (0, 0), bool)
     sums = {name: np.zeros(4, np.int64) for name in named}
     ceiling, outside, glass = np.zeros(4, np.int64), 0, dict.fromkeys(named, 0)
+    unseen_px = target_px_unseen = 0
     for (y, values), (_, coarse_truth) in bands:
         rows = len(values)
         target = truth.at(0, y, grid_px[0], rows, mpp=grid_mpp)
         ignored = truth.ignored_at(0, y, grid_px[0], rows, mpp=grid_mpp)
-        known = ~ignored
-        for box in prob_map.invalid:
-            x0, y0 = (math.floor(v / source["ratio"]) for v in box[:2])
-            x1, y1 = (math.ceil((v + side) / source["ratio"]) for v, side in zip(box[:2], box[2:], strict=True))
-            known[max(0, y0 - y) : max(0, y1 - y), x0:x1] = False
+        # Of a pixel that could not be read in part nothing is known; what was seen in part was looked at.
+        known = ~ignored & ~_in_boxes(prob_map.invalid, source["ratio"], y, ignored.shape, math.floor, math.ceil)
+        unseen = _in_boxes(prob_map.unseen, source["ratio"], y, ignored.shape, math.ceil, math.floor)
         tissue_here = on_tissue.at(0, y, grid_px[0], rows, mpp=grid_mpp)
         inside = (tissue_here | target) & known
         outside += int((target & known & ~tissue_here).sum())
+        unseen_px += int((unseen & inside).sum())
+        target_px_unseen += int((unseen & inside & target).sum())
         # Means are sums of products: a hair below must not turn an exact half into a negative.
         ceiling += list(count_pixels(coarse_truth >= 0.5 - 1e-9, target, valid=inside).values())
         for name, value in named.items():
-            positive = values >= 255 * value - 1e-6
+            positive = (values >= 255 * value - 1e-6) & ~unseen
             sums[name] += list(count_pixels(positive, target, valid=inside).values())
             glass[name] += int((positive & known & ~inside).sum())
         for name, value in wanted.items():
-            masks[name][y : y + rows] = (values >= 255 * value - 1e-6) & inside
+            masks[name][y : y + rows] = (values >= 255 * value - 1e-6) & inside & ~unseen
         if wanted:
             region[y : y + rows] = inside
     counts, found, per_slide, curve = [], [], [], []
@@ -484,6 +506,7 @@ def _grid_counts(
         scale = {"grid_mpp": float(grid_mpp), "mpp": prob_map.mpp}
         table = dict(zip((*COUNTS, *(f"ceiling_{c}" for c in COUNTS)), (*sums[name], *ceiling), strict=True))
         told = {"target_px_outside_tissue": outside, "marked_px_outside": glass[name]}
+        told |= {"unseen_px": unseen_px, "target_px_unseen": target_px_unseen}
         counts.append(row | scale | table | told | {"tissue_mm2": areas["tissue_mm2"]})
         if masks:
             mask, table = compared(name)

@@ -1,10 +1,10 @@
 """Outlines drawn by hand: how they are kept, so that none is lost.
 
 An outline is ``{"rings": [[[x, y], ...], ...], "class": name}``: its outer ring and its holes in level-0 px. One that
-QuPath has written may also have ``name``, ``color``, and ``measurements`` with the ``shape`` that they were measured of:
-they are kept, and those of a shape that was changed since are called so. A slide's outlines lie in one GeoJSON, which is
-read back whenever the slide is shown and written whenever one changes; points and lines in it stay as they are. Two
-windows may draw on one slide: what is written is the file as it stands now, without what this window has taken away,
+QuPath has written may also have ``name``, ``color``, and ``measurements`` with the ``shape`` that they were measured
+of: they are kept, and those of a shape that was changed since are called so. A slide's outlines lie in one GeoJSON,
+which is read back whenever the slide is shown and written whenever one changes; points and lines in it stay as they
+are. Two windows may draw on one slide: what is written is the file as it stands now, without what this window has taken away,
 with what it has added (an outline that was changed counts as both). No window writes over the work of another.
 """
 
@@ -24,7 +24,17 @@ from shapely.validation import make_valid
 from tlskit.errors import AnnotationError
 from tlskit.outlines import UNCLASSIFIED, read_annotations, write_geojson
 
-__all__ = ["as_outline", "at_point", "cut_out", "joined_at", "merged", "polygon_of", "read_drawn", "save_drawn", "tidied"]
+__all__ = [
+    "as_outline",
+    "at_point",
+    "cut_out",
+    "joined_at",
+    "merged",
+    "polygon_of",
+    "read_drawn",
+    "save_drawn",
+    "tidied",
+]
 
 #: What else an outline may have, of another program.
 _EXTRAS = ("name", "color", "measurements", "shape")

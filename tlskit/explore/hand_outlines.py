@@ -177,7 +177,6 @@ class HandOutlines(ipywidgets.VBox):
                 return
         self.state.say("Neither a prediction nor a true outline lies in the middle of the view.")
 
-
     @guarded
     def _edit(self, content: dict, buffers: list) -> None:
         """Cut a hole, make one of several, or take in the outlines of a file."""

@@ -181,7 +181,7 @@ class Corrections(ipywidgets.VBox):
             f"{number} outline(s) by hand on {len(touched)} slide(s). The run {archive.name} stays as it is; a new one "
             "learns from its outlines and yours. Patients stay in the set that they were in."
             if touched
-            else f"Nothing was drawn by hand on the slides of {archive.name} yet: correct some of its predictions first."
+            else f"Nothing was drawn by hand on the slides of {archive.name} yet: correct some predictions first."
         )
         return self._rows
 

@@ -51,10 +51,7 @@ def score_table(
     head = _cells(["", *labels.values()] if len(scores) > 1 else labels.values())
     rows = [
         (_cells([name]) if len(scores) > 1 else "")
-        + "".join(
-            f'<td><b class="tlskit-score" data-score="{score}">{_number(of[score])}</b></td>'
-            for score in labels
-        )
+        + "".join(f'<td><b class="tlskit-score" data-score="{score}">{_number(of[score])}</b></td>' for score in labels)
         for name, of in scores.items()
     ]
     of_what = "" if len(scores) > 1 else f"{next(iter(scores))}, "
@@ -78,7 +75,7 @@ def object_table(counts: dict, name: str, mpp: float, threshold: float, origin: 
 
 
 def _cells(texts) -> str:
-    return "".join(f'<td>{html.escape(text)}</td>' for text in texts)
+    return "".join(f"<td>{html.escape(text)}</td>" for text in texts)
 
 
 def _small(text: str) -> str:

@@ -90,7 +90,8 @@ class StudyForm(ipywidgets.VBox):
         )
         super().__init__(
             [
-                heading_2("1. Slides"), ipywidgets.HBox([_label("Slides from"), self.source]), self._where, self.summary, self.gallery,
+                heading_2("1. Slides"), ipywidgets.HBox([_label("Slides from"), self.source]), self._where,
+                self.summary, self.gallery,
                 heading_2("2. Question"), self.target, boxes, self.kind, self.name, self.write, self.checked,
             ]
         )  # fmt: skip
@@ -266,8 +267,8 @@ class StudyForm(ipywidgets.VBox):
             f"much)</dd><dt>Disk</dt><dd>{html.escape(disk)}</dd><dt>Written</dt><dd><code>params/"
             f"{html.escape(path.name)}</code> and its manifest</dd><dt>From a shell</dt><dd><code>"
             f"{html.escape(study_setup.command_line(path))}</code></dd></dl>"
-            f'<details {"open" if errors else ""}><summary>All findings</summary><div tabindex="0" class="tlskit-scroll" '
-            f'role="region" aria-label="Findings"><table class="tlskit-table"><tr><th></th><th>Slide</th><th>Found</th>'
+            f'<details {"open" if errors else ""}><summary>All findings</summary><div tabindex="0" role="region" '
+            f'class="tlskit-scroll" aria-label="Findings"><table class="tlskit-table"><tr><th></th><th>Slide</th><th>Found</th>'
             f"<th>Remedy</th></tr>{lines}</table></div></details>"
         )
         self.preset = path if not errors else None

@@ -6,7 +6,6 @@ of its run say is read again at every look.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from tlskit import cohort
 from tlskit.errors import TlskitError
 from tlskit.explore.study_setup import sweeps_of
 from tlskit.files import project_root, resolve
-from tlskit.study import estimates, params, status, sweep
+from tlskit.study import estimates, params, progress, status, sweep
 
-__all__ = ["Notebook", "Progress", "begun", "look"]
+__all__ = ["WORDS", "StudyProgress", "begun", "look"]
 
 #: What a step is about, for people who have not read its notebook.
 WORDS = {
@@ -34,41 +33,32 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Notebook:
-    """One notebook of a study: ``state`` is done, running, failed, waits or to do again."""
+class StudyProgress:
+    """All notebooks of a study in order, whether a sweep is at it, and seconds that are left, as a guess.
 
-    arm: str
-    step: str
-    state: str
-    reason: str = ""
-    failed_slides: tuple[str, ...] = ()
-    seconds: float | None = None
-    slides: tuple[int, int] | None = None
-
-    @property
-    def name(self) -> tuple[str, str]:
-        """Arm and step."""
-        return self.arm, self.step
-
-
-@dataclass(frozen=True)
-class Progress:
-    """All notebooks of a study in order, whether a sweep is at it, and seconds that are left, as a guess."""
+    ``maps`` says of notebooks that write a map for each slide how many there are, and of how many.
+    """
 
     run_dir: Path
-    notebooks: tuple[Notebook, ...] = field(default=())
+    pieces: tuple[progress.Piece, ...] = ()
     runs: bool = False
     left_s: float | None = None
+    maps: Mapping[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
         """Notebooks that are done."""
-        return sum(one.state == "done" for one in self.notebooks)
+        return sum(piece.state == "done" for piece in self.pieces)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was run."""
+        return any(piece.state != "left" for piece in self.pieces) or (self.run_dir / "run.yaml").is_file()
 
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to run."""
-        return bool(self.notebooks) and self.done == len(self.notebooks)
+        return bool(self.pieces) and self.done == len(self.pieces)
 
     @property
     def report_path(self) -> Path:
@@ -76,7 +66,7 @@ class Progress:
         return self.run_dir / "compare" / "report.html"
 
 
-def look(preset_path: Path, guessed: Mapping[tuple[str, str], float] | None = None) -> Progress:
+def look(preset_path: Path, guessed: Mapping[tuple[str, str], float] | None = None) -> StudyProgress:
     """How far a study is.
 
     Parameters
@@ -89,51 +79,31 @@ def look(preset_path: Path, guessed: Mapping[tuple[str, str], float] | None = No
     runs = bool(sweeps_of(preset_path))
     preset = sweep.prepare(preset_path)
     run_dir = sweep.run_dir_of(preset)
-    known = status.steps_of(run_dir)
-    found, took, running = [], {}, {}
-    for job in sweep.plan(preset):
-        values = known.get(job.name, {})
-        state = _state(job, values, runs)
-        lost = tuple(f"{slide.get('slide_id', '')}: {slide.get('reason', '')}" for slide in values.get("slides", []))
-        seconds = values.get("seconds")
-        if state == "running":
-            seconds = running[job.name] = _seconds_since(values)
-        elif state == "done" and seconds:
-            took[job.name] = seconds
-        split_step = known.get((job.arm, "02_patient_split"), {})
-        slides = _slides_of(run_dir, job, split_step) if state == "running" else None
-        reason = values.get("reason", "") if state in ("failed", "to do again") else ""
-        found.append(Notebook(job.arm, job.step, state, reason, lost, seconds, slides))
-    done = {one.name for one in found if one.state == "done"}
-    left = None
+    jobs = {job.name: job for job in sweep.plan(preset)}
+    if (run_dir / "run.yaml").is_file():
+        pieces = [piece for piece in progress.look(run_dir).pieces if (piece.arm, piece.step) in jobs]
+    else:
+        pieces = [progress.Piece(arm, step, "left") for arm, step in jobs]
+    maps, left = {}, None
+    for piece in pieces:
+        name = piece.arm, piece.step
+        if piece.state == "running" and (found := _maps_of(run_dir, jobs[name])):
+            maps[name] = found
     if guessed:
-        rest = {name: s for name, s in guessed.items() if name in took or name not in done}
+        took = {(p.arm, p.step): p.seconds for p in pieces if p.state == "done" and p.seconds}
+        running = {(p.arm, p.step): p.seconds or 0.0 for p in pieces if p.state == "running"}
+        free = {(p.arm, p.step) for p in pieces if p.same_as or p.state == "done"}
+        rest = {name: seconds for name, seconds in guessed.items() if name in took or name not in free}
         left = estimates.seconds_left(rest, took, running)
-    return Progress(run_dir, tuple(found), runs, left)
+    return StudyProgress(run_dir, tuple(pieces), runs, left, maps)
 
 
-def _state(job, values: Mapping, runs: bool) -> str:
-    if job.done:
-        return "done"
-    state = values.get("state", "waits")
-    if state == "running":
-        return "running" if runs else "stopped"
-    return "to do again" if state in ("done", "partly") else state
-
-
-def _seconds_since(values: Mapping) -> float:
-    try:
-        begun = datetime.datetime.fromisoformat(values["provenance"]["time_utc"])
-    except (KeyError, TypeError, ValueError):
-        return 0.0
-    return max(0.0, (datetime.datetime.now(datetime.UTC) - begun).total_seconds())
-
-
-def _slides_of(run_dir: Path, job, split_step: Mapping) -> tuple[int, int] | None:
-    """Slides whose maps lie there, of all that the step looks at; None for a step that does not say."""
+def _maps_of(run_dir: Path, job) -> tuple[int, int] | None:
+    """Slides whose maps lie there, of all that the step looks at; None for a step that makes none."""
     if job.step != "05_wsi_evaluation":
         return None
-    fold = split_step.get("ingredients", {}).get("parameters", {}).get("fold", 0)
+    values = status.read_step(run_dir / job.arm, "02_patient_split") or {}
+    fold = values.get("ingredients", {}).get("parameters", {}).get("fold", 0)
     try:
         slides = cohort.read_manifest(job.parameters["manifest"])
         slides = cohort.attach_split(slides, cohort.read_split(run_dir / "split.csv", fold=fold))

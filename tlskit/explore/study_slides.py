@@ -1,8 +1,8 @@
 """The slides of a study that is set up on the page: paired with their outlines, each with its patient and its problem.
 
-A row is a dict: ``slide_id``, ``slide_path``, ``annotation_path`` (None where there is none), ``patient_id`` (empty until
-it is known), ``cancer_type``, ``mpp_override`` (None where the slide says its um/px) and ``problem``, a sentence that
-ends in the remedy; empty where there is none.
+A row is a dict: ``slide_id``, ``slide_path``, ``annotation_path`` (None where there is none), ``patient_id`` (empty
+until it is known), ``cancer_type``, ``mpp_override`` (None where the slide says its um/px) and ``problem``, a sentence
+that ends in the remedy; empty where there is none.
 """
 
 from __future__ import annotations

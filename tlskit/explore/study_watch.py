@@ -13,17 +13,17 @@ import ipywidgets
 
 from tlskit.explore import explorers, study_progress, study_setup
 from tlskit.explore.report_view import ReportView
-from tlskit.explore.study_progress import WORDS, Notebook, Progress
+from tlskit.explore.study_progress import WORDS, StudyProgress
 from tlskit.explore.widgets import Download, Message, guarded, heading_2, note
 from tlskit.files import portable, project_root
-from tlskit.study import estimates, open_archive, sweep
+from tlskit.study import estimates, open_archive, progress, sweep
 
 __all__ = ["StudyWatch"]
 
 #: Seconds between two looks at the status files.
 _EVERY_S = 3.0
 
-_SIGNS = {"done": "&#10003;", "running": "&#9654;", "failed": "&#10007;", "stopped": "&#10074;&#10074;"}
+_SIGNS = {"done": "&#10003;", "running": "&#9654;", "failed": "&#10007;"}
 
 
 class StudyWatch(ipywidgets.VBox):
@@ -111,9 +111,8 @@ class StudyWatch(ipywidgets.VBox):
                 return
             time.sleep(_EVERY_S)
 
-    def _show(self, found: Progress) -> None:
-        begun = any(one.state != "waits" for one in found.notebooks)
-        self.start.description = "Go on" if begun else "Start"
+    def _show(self, found: StudyProgress) -> None:
+        self.start.description = "Go on" if found.begun else "Start"
         self.start.disabled, self.pause.disabled = found.runs or found.complete, not found.runs or self._paused
         self.progress.value = _as_html(found, self.preset, self._paused)
         ready = found.complete and found.report_path.is_file()
@@ -145,43 +144,44 @@ class StudyWatch(ipywidgets.VBox):
         return f"{run_dir.name}_report.html", "text/html", (run_dir / "compare" / "report.html").read_bytes()
 
 
-def _as_html(found: Progress, preset: Path, paused: bool) -> str:
-    total = len(found.notebooks)
+def _as_html(found: StudyProgress, preset: Path, paused: bool) -> str:
+    total = len(found.pieces)
     if found.complete:
-        end = "The study is done: its report and its slides are above."
+        end = "Its report and its slides are above."
     elif found.runs and paused:
         end = "It is pausing."
     elif found.runs:
         left = f", {estimates.in_words(found.left_s)} left (a guess)" if found.left_s is not None else ""
         end = f"It goes on when this page is closed{left}."
-    elif any(one.state == "failed" for one in found.notebooks):
+    elif any(piece.state == "failed" for piece in found.pieces):
         end = "It has stopped: what failed is named below. Go on tries it again."
-    elif any(one.state != "waits" for one in found.notebooks):
+    elif found.begun:
         end = "It has stopped. Go on takes up what was not finished."
     else:
         end = "It has not been started."
-        if found.left_s:
-            end += f" It will take {estimates.in_words(found.left_s)} (a guess)."
-    rows = "".join(_row(one) for one in found.notebooks)
-    log = portable(study_setup.log_path(preset), project_root())
+    rows = "".join(_row(piece, found.maps.get((piece.arm, piece.step))) for piece in found.pieces)
+    heads = "".join(f"<th>{word}</th>" for word in ("", "Arm", "Notebook", "What it does", "State", "Time"))
     return (
         f'<p role="status" class="tlskit-strong">{html.escape(found.run_dir.name)}: {found.done} of {total} notebooks '
         f"are done. {html.escape(end)}</p>"
-        f'<progress class="tlskit-bar" max="{total}" value="{found.done}" aria-label="notebooks that are done"></progress>'
-        f'<table class="tlskit-table tlskit-progress"><tr><th></th><th>Arm</th><th>Notebook</th><th>What it does</th>'
-        f"<th>State</th><th>Time</th><th>What was lost, and why</th></tr>{rows}</table>"
+        f'<progress class="tlskit-bar" max="{total}" value="{found.done}" aria-label="notebooks done"></progress>'
+        f'<table class="tlskit-table tlskit-progress"><tr>{heads}<th>What failed, and why</th></tr>{rows}</table>'
         f"<p class='tlskit-muted'>The same from a shell: <code>{html.escape(study_setup.command_line(preset))}</code>; "
-        f"what it says is in <code>{html.escape(log)}</code>.</p>"
+        f"what it says is in <code>{html.escape(portable(study_setup.log_path(preset), project_root()))}</code>.</p>"
     )
 
 
-def _row(one: Notebook) -> str:
-    state = f"{one.slides[0]} of {one.slides[1]} slides" if one.slides else one.state
-    seconds = "" if one.seconds is None or one.state == "waits" else f"{one.seconds:.0f} s"
-    lost = "; ".join(filter(None, [one.reason, *one.failed_slides]))
-    cells = [one.arm, one.step, WORDS.get(one.step, ""), state, seconds]
+def _row(piece, maps: tuple[int, int] | None) -> str:
+    state = f"{maps[0]} of {maps[1]} slides" if maps else {"left": "to do"}.get(piece.state, piece.state)
+    if piece.state == "left" and piece.same_as:
+        state = f"taken over from {piece.same_as}"
+    seconds = "" if piece.seconds is None else f"{piece.seconds:.0f} s"
+    lost = [f"{slide}: {reason}" for slide, reason in piece.slides]
+    if piece.state == "failed" or (piece.state == "left" and progress.is_telling(piece.why)):
+        lost.insert(0, piece.why)
+    cells = [piece.arm, piece.step, WORDS.get(piece.step, ""), state, seconds]
     return (
-        f'<tr class="tlskit-is-{one.state.split()[0]}"><td aria-hidden="true">{_SIGNS.get(one.state, "")}</td>'
+        f'<tr class="tlskit-is-{piece.state}"><td aria-hidden="true">{_SIGNS.get(piece.state, "")}</td>'
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-        + f'<td class="tlskit-bad">{html.escape(lost)}</td></tr>'
+        + f'<td class="tlskit-bad">{html.escape("; ".join(filter(None, lost)))}</td></tr>'
     )

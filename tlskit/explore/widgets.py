@@ -25,6 +25,7 @@ __all__ = ["Download", "Explorer", "Message", "guarded", "heading_2", "note", "p
 
 log = logging.getLogger(__name__)
 
+
 def note(text: str, kind: str = "") -> str:
     """A sentence as HTML; `kind` is empty, ``good``, ``bad``, ``strong`` or ``muted``."""
     if not text:

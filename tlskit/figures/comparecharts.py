@@ -252,13 +252,17 @@ def pareto_front(front: pd.DataFrame, **options) -> Figure:
 
     Arms without a time are not drawn; the words of `tlskit.evaluation.choice` name them.
 
-    `front` of `tlskit.evaluation.costs.pareto`.
+    `front` of `tlskit.evaluation.costs.pareto`, or the one of `tlskit.evaluation.answer`.
     """
     score, why = score_name(front["score"].iloc[0]), choice(front)
+    by = f"chosen on {front['chosen_by'].iloc[0] if 'chosen_by' in front else 'test'} patients"
+    if front["chosen"].any():
+        why = f"{', '.join(front.loc[front['chosen'], 'arm'])}: {by}. {why}"
     timed = front[front["minutes"].notna()]
     if timed.empty or timed["estimate"].isna().all():
         return style.words(f"No arm has both a time and a score to draw. {why}", options.get("size", "double"))
     front, words = timed, f"line: fastest to slowest pass; dashes: no arm is both better and faster; {PERSON}"
+    words = f"ringed: {by}; {words}" if front["chosen"].any() else words
     if len(slides := front["slide"].dropna().unique()) == 1:
         words = f"for a slide of {slides[0]}; {words}"
     ends = front[["estimate", "low", "high"]].to_numpy(float)

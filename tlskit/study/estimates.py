@@ -14,7 +14,7 @@ from tlskit import cohort, units
 from tlskit.errors import TlskitError
 from tlskit.files import resolve
 from tlskit.outlines import read_annotations
-from tlskit.study import keys, preflight, sweep
+from tlskit.study import keys, planning, preflight
 
 __all__ = ["guess_seconds", "in_words", "seconds_left"]
 
@@ -62,7 +62,7 @@ def guess_seconds(preset: dict) -> dict[tuple[str, str], float]:
     Parameters
     ----------
     preset
-        As `sweep.prepare` returns it.
+        As `planning.prepare` returns it.
     """
     arms = preflight.arms_of(preset)
     areas, boxes = preflight.areas_um2_of(arms[0]), _boxes_um(arms[0])
@@ -70,7 +70,7 @@ def guess_seconds(preset: dict) -> dict[tuple[str, str], float]:
     for arm in arms:
         for step, seconds in _of_arm(arm, areas, boxes, forward_s_per_px(arm["encoder"])).items():
             found[arm["arm"], step] = seconds
-    for step in sweep.meetings(preset):
+    for step in planning.meetings(preset):
         found[keys.MEETINGS[step], step] = _MEETING_S
     return found
 
