@@ -4,8 +4,8 @@ An outline is ``{"rings": [[[x, y], ...], ...], "class": name}``: its outer ring
 QuPath has written may also have ``name``, ``color``, and ``measurements`` with the ``shape`` that they were measured
 of: they are kept, and those of a shape that was changed since are called so. A slide's outlines lie in one GeoJSON,
 which is read back whenever the slide is shown and written whenever one changes; points and lines in it stay as they
-are. Two windows may draw on one slide: what is written is the file as it stands now, without what this window has taken away,
-with what it has added (an outline that was changed counts as both). No window writes over the work of another.
+are. Two windows may draw on one slide: what is written is the file as it stands now, without what this window has taken
+away, with what it has added (an outline that was changed counts as both). No window writes over the work of another.
 """
 
 from __future__ import annotations

@@ -268,8 +268,8 @@ class StudyForm(ipywidgets.VBox):
             f"{html.escape(path.name)}</code> and its manifest</dd><dt>From a shell</dt><dd><code>"
             f"{html.escape(study_setup.command_line(path))}</code></dd></dl>"
             f'<details {"open" if errors else ""}><summary>All findings</summary><div tabindex="0" role="region" '
-            f'class="tlskit-scroll" aria-label="Findings"><table class="tlskit-table"><tr><th></th><th>Slide</th><th>Found</th>'
-            f"<th>Remedy</th></tr>{lines}</table></div></details>"
+            'class="tlskit-scroll" aria-label="Findings"><table class="tlskit-table"><tr><th></th><th>Slide</th>'
+            f"<th>Found</th><th>Remedy</th></tr>{lines}</table></div></details>"
         )
         self.preset = path if not errors else None
         self._on_checked()
