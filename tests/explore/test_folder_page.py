@@ -1,9 +1,12 @@
 """The folder page: what stands on it is of the slide and of the network that it names."""
 
+import json
 import shutil
 import time
 
+import numpy as np
 import pytest
+import tifffile
 from made_run import make_run, write_map
 
 from tlskit.explore import app, folder_page
@@ -44,7 +47,7 @@ class SlowJob:
 
     lost = 0
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         self.state, self.done, self.total, self.reason = "running", 1, 2, ""
 
     def wait(self, _):
@@ -194,3 +197,49 @@ def test_a_hole_is_cut_outlines_become_one_and_a_file_is_taken_in(page, outputs)
     assert len(view.drawn) == number  # not a second time
     ask("outlines", b"{", name="broken.geojson")
     assert len(view.drawn) == number and "broken.geojson" in page.desk.message.value
+
+
+def test_um_per_px_is_given_where_a_slide_does_not_say_it_and_kept(page, outputs, tmp_path):
+    path = tmp_path / "plain.tiff"
+    pixels = np.random.default_rng(0).integers(150, 250, (600, 800, 3), np.uint8)
+    tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb")
+    page.take(path)
+    assert page.slide_path is None and page.mpp.layout.display == "" and page.segment.disabled
+    page.mpp.value = "500"
+    assert "which a scan can have" in page.message.value and page.slide_path is None
+    page.mpp.value = "0,5"
+    assert page.slide_path == path and page.desk.view.mpp0 == 0.5 and page.mpp.layout.display == "none"
+    assert "0.5 um/px was given by hand" in page.desk.heading.value
+    moved = tmp_path / "moved.tiff"
+    shutil.copy(path, moved)
+    page.take(slide_path(outputs))
+    assert "by hand" not in page.desk.heading.value
+    page.take(moved)
+    assert page.desk.view.mpp0 == 0.5
+    draw(page)
+    assert json.loads(page._drawn_path("").read_text())["tlskit"]["mpp_override"] == 0.5
+
+
+def test_a_dropped_path_is_opened_and_a_name_alone_is_looked_for_in_the_folder(page, outputs):
+    gallery = page.chooser.gallery
+
+    def drop(text, path):
+        gallery._on_message(gallery, {"kind": "dropped", "text": text, "path": path}, [])
+
+    page.chooser.folder.value = str(slide_path(outputs).parent)
+    drop(str(slide_path(outputs)), True)
+    assert page.slide_path == slide_path(outputs)
+    drop("S2.tiff", False)
+    assert page.slide_path == slide_path(outputs, "S2")
+    drop("elsewhere.svs", False)
+    assert "paste its path" in page.message.value and page.slide_path == slide_path(outputs, "S2")
+
+
+def test_the_card_of_a_slide_shows_what_was_drawn_on_it(page, outputs):
+    path = slide_path(outputs)
+    page.chooser.folder.value = str(path.parent)
+    gallery = page.chooser.gallery
+    plain = gallery._picture(path)
+    page.take(path)
+    draw(page)
+    assert len(page._outlines_of(path)) == 1 and gallery._picture(path) != plain

@@ -43,7 +43,12 @@ class _RunPage(ipywidgets.VBox):
             options=names, value=None, description="Run", layout=ipywidgets.Layout(width="330px"), style=_STYLE
         )
         self.caption = ipywidgets.HTML()
-        self.children = [ipywidgets.HBox([self.runs, self.caption])]
+        self.again = ipywidgets.Button(
+            description="Train again with what I corrected", layout=ipywidgets.Layout(width="auto"), disabled=not names,
+            tooltip="a new study of this run's slides, with the outlines that were drawn by hand; the run stays",
+        )  # fmt: skip
+        row = ipywidgets.Layout(flex_flow="row wrap")
+        self.children = [ipywidgets.HBox([self.runs, self.again, self.caption], layout=row)]
         self.runs.observe(self._pick, "value")
 
     def start(self) -> None:
@@ -99,6 +104,11 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
         elif what.value == "study":
             pages["study"].look()
 
+    def train_again(_) -> None:
+        what.value = "study"
+        pages["study"].correct(pages["run"].runs.value)
+
+    pages["run"].again.on_click(train_again)
     what.observe(turn, "value")
     if any(sweeps_of(path) for _, path in study_progress.begun(outputs_dir)):
         what.value = "study"  # it is looked at again after a reload, or after the page was closed

@@ -88,6 +88,17 @@ function render({ model, el }) {
     event.stopPropagation();
   });
 
+  // A path as text, or a file (of which a browser tells only the name), dropped on the cards.
+  list.addEventListener("dragover", (event) => event.preventDefault());
+  list.addEventListener("drop", (event) => {
+    event.preventDefault();
+    const data = event.dataTransfer;
+    const text = (data.getData("text/uri-list") || data.getData("text/plain")).split("\n").find((line) => line && line[0] !== "#")?.trim() ?? "";
+    const path = text.startsWith("file://") ? decodeURIComponent(new URL(text).pathname) : text;
+    if (/^([/~]|[A-Za-z]:[\\/])/.test(path)) model.send({ kind: "dropped", text: path, path: true });
+    else for (const file of data.files) model.send({ kind: "dropped", text: file.name, path: false });
+  });
+
   function receive(message, buffers) {
     if (message.kind !== "picture" || message.folder !== model.get("folder")) return;
     const old = pictures.get(message.name)?.url;

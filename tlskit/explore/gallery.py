@@ -92,6 +92,8 @@ class Gallery(anywidget.AnyWidget):
         super().__init__(**traits)
         self._on_open, self._known, self._outlines, self._reading = on_open, known, outlines, reading
         self._color = color
+        #: Called with a path, or only a name, that was dropped on the cards, and whether it is a path.
+        self.on_drop: Callable[[str, bool], None] = lambda text, has_path: None
         self._paths: dict[str, Path] = {}
         self._pictures: dict[Path, tuple[bytes, float]] = {}
         self._wishes = NewestWishes(self._serve, "tlskit-thumbnails")
@@ -114,6 +116,8 @@ class Gallery(anywidget.AnyWidget):
     def _on_message(self, _, content: dict, buffers) -> None:
         if content.get("kind") == "open" and 0 <= int(content.get("index", -1)) < len(self.items):
             self._on_open(int(content["index"]))
+        if content.get("kind") == "dropped":
+            self.on_drop(str(content.get("text", "")), bool(content.get("path")))
         if content.get("kind") != "pictures" or content.get("folder") != self.folder:
             return
         # Only names of this folder's list: a message cannot ask for another file.

@@ -21,6 +21,12 @@ __all__ = ["Job"]
 #: Seconds between two messages about progress.
 _EVERY_S = 0.3
 
+#: Nobody but the system kills so, and for this one reason.
+_KILLED = (
+    "The machine ended it, most likely because memory ran out. What was finished is kept: close other programs and "
+    "press Segment to go on, or take a network of a lower magnification."
+)
+
 
 class Job:
     """Segment a slide; starts at once.
@@ -31,6 +37,8 @@ class Job:
         What to segment, and with what.
     out_path
         The probability map to write.
+    mpp_override
+        um/px of a slide that does not say it.
 
     Attributes
     ----------
@@ -44,7 +52,14 @@ class Job:
         Why it failed, as a sentence.
     """
 
-    def __init__(self, slide_path: str | Path, checkpoint_path: str | Path, out_path: str | Path):
+    def __init__(
+        self,
+        slide_path: str | Path,
+        checkpoint_path: str | Path,
+        out_path: str | Path,
+        *,
+        mpp_override: float | None = None,
+    ):
         self.out_path = Path(out_path)
         self.state, self.done, self.total, self.reason = "running", 0, 0, ""
         self.lost = 0
@@ -59,6 +74,7 @@ class Job:
             start_new_session=os.name == "posix",
         )  # fmt: skip
         order = {"slide": str(slide_path), "checkpoint": str(checkpoint_path), "out": str(out_path)}
+        order["mpp_override"] = mpp_override
         try:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
@@ -103,7 +119,8 @@ class Job:
             self.state, self.lost = "done", int(self._answer.get("lost", 0))
         else:
             last = self._last_words[-1] if self._last_words else ""
-            self.reason = self._answer.get("error") or f"The segmentation ended with code {code}. {last}".strip()
+            killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL) if os.name == "posix" else False
+            self.reason = self._answer.get("error") or (_KILLED if killed else f"It ended with code {code}. {last}")
             self.state = "failed"
 
     def _read_messages(self) -> None:
@@ -136,6 +153,7 @@ def _work() -> int:
     from tlskit.errors import TlskitError
     from tlskit.maps import inference
     from tlskit.networks import models
+    from tlskit.slides import open_slide
 
     told = 0.0
 
@@ -148,7 +166,10 @@ def _work() -> int:
     try:
         checkpoint = models.load_checkpoint(order["checkpoint"])
         Path(order["out"]).parent.mkdir(parents=True, exist_ok=True)
-        prediction = inference.predict_slide(checkpoint, order["slide"], order["out"], progress=False, on_windows=tell)
+        slide = order["slide"]
+        if order.get("mpp_override"):
+            slide = open_slide(slide, mpp_override=order["mpp_override"], **inference.reading_of(checkpoint))
+        prediction = inference.predict_slide(checkpoint, slide, order["out"], progress=False, on_windows=tell)
         lost = len(prediction.lost)
         answer = {"done": True, "lost": lost}
     except TlskitError as error:

@@ -7,6 +7,7 @@ const KEEP = { slide: 500, map: 250 }; // tiles held in the browser
 const TRUTH = "#00e5ff";
 const DRAWN = "#ff4fd8";
 const UNDO = 100; // steps that are kept
+const SLOW_S = 4; // after so many seconds without a piece that was asked for the slide is called slow
 const YELLOW = [255, 214, 0];
 const RIM = "rgba(20,20,20,.75)";
 // From unlikely to likely; no end of it is as pale as glass or as pink as tissue (matplotlib's plasma).
@@ -107,7 +108,8 @@ function render({ model, el }) {
   let changes = model.get("change"), saved = changes; // here, and of these the last that the kernel has written
   let shown = { title: model.get("title"), source: model.get("source") };
   let pointer = null;
-  let frame = 0, later = 0, asking = 0;
+  let frame = 0, later = 0, asking = 0, lookAgain = 0;
+  let waiting = 0; // since when pieces of the slide are on their way
   const truth = { path: new Path2D(), rings: 0 };
 
   const button = (label, title, action) => {
@@ -191,8 +193,20 @@ function render({ model, el }) {
     const wanted = new Map();
     for (const pane of panes) drawPane(pane, wanted);
     ask(wanted);
+    tellSlow(panes.reduce((sum, pane) => sum + Number(pane.canvas.dataset.missing), 0));
     const um = (field[2] * model.get("mpp0")) / canvasWidth();
     readout.textContent = model.get("mpp0") ? `${(10 / um).toPrecision(2)}x, ${um.toPrecision(3)} um per screen pixel` : "";
+  }
+
+  function tellSlow(missing) {
+    // Also a slide on a slow disk: the reader is told that something is on its way.
+    waiting = missing ? waiting || performance.now() : 0;
+    const seconds = waiting ? Math.round((performance.now() - waiting) / 1000) : 0;
+    if (seconds >= SLOW_S) note.textContent = `The slide is read slowly: ${missing} pieces are on their way for ${seconds} s.`;
+    else if (root.dataset.slow) note.textContent = "";
+    root.dataset.slow = seconds >= SLOW_S ? seconds : "";
+    clearTimeout(lookAgain);
+    if (missing) lookAgain = setTimeout(request, 1000);
   }
 
   function nothing() {
