@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "decision",
         "predictions",
         "reviewing",
+        "stored_screens",
         "validation_choice",
     ],  # fmt: skip
     submod_attrs={
