@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "answers": ["answer"],
         "arm_tables": ["arms", "check_arms", "collect", "unlike_settings"],
         "cascade_pictures": ["lost_and_spared"],
+        "context_pictures": ["context_fields"],
         "comparison": [
             "agreement_points",
             "agreement_table",
