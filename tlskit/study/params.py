@@ -476,7 +476,7 @@ def _value_faults(name: str, value: object, default: object) -> list[str]:
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         return [f"`{name}` should be {kinds[type(default)]} (as in {default!r}), not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:
-        return [f"`{name}` should be one of {', '.join(CHOICES[name])}, not {value!r}"]
+        return [f"`{name}` should be one of {', '.join(map(str, CHOICES[name]))}, not {value!r}"]
     if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
         low, high = RANGES[name]
         return [f"`{name}` should lie between {low:g} and {high:g}, not {value!r}"]
