@@ -96,6 +96,8 @@ def run(maps, monkeypatch):
     of_arms = pd.DataFrame({"arm": ["with", "without"], "variant": ["with", "without"]})
     of_arms = of_arms.assign(**dict.fromkeys(arm_tables.REPEATS, np.nan))
     made = read_manifest(maps / "m.csv")
+    for name in ("with", "without"):
+        (maps / name / "work" / "checkpoint.pt").touch()
     monkeypatch.setattr(context_pictures, "collect", lambda *_: counts)
     monkeypatch.setattr(context_pictures, "arms", lambda _: of_arms)
     monkeypatch.setattr(context_pictures, "slides_of", lambda *_: made)
@@ -129,6 +131,15 @@ def test_pictures_are_of_the_best_and_the_worst_window_in_both_arms_with_the_con
     assert not worst_with["predicted"].any()
     figure = worst_fields(panels)
     assert sum(bool(ax.images) for ax in figure.axes) == 6
+
+
+def test_without_maps_there_is_no_picture_and_a_word_about_it(run, caplog):
+    folder, manifest = run
+    (folder / "with" / "work" / "checkpoint.pt").unlink()
+    effects = pd.DataFrame(
+        {"arm": ["with"], "reference": ["without"], "magnification": 5.0, "against": ["without context"]}
+    )
+    assert context_fields(folder, manifest, effects) == [] and "not there any more" in caplog.text
 
 
 def test_without_context_there_is_no_picture(run):

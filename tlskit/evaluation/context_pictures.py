@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tlskit.networks import load_checkpoint
 from tlskit.outlines import IGNORED, read_truth
 
 __all__ = ["context_fields", "gains"]
+
+log = logging.getLogger(__name__)
 
 #: Windows are compared at this um/px or finer by less than a factor of two.
 _MPP = 4.0
@@ -47,13 +50,17 @@ def context_fields(
     -------
     list of dict
         As `figures.worst_fields` takes them, three a window: without context, with it, and the whole context that the
-        network saw. Empty where no arm has context, or nothing above 1,000 um2 differs.
+        network saw. Empty where no arm has context, nothing above 1,000 um2 differs, or the folders ``work`` of the two
+        arms are gone.
     """
     pairs = effects[effects["against"] == "without context"] if len(effects) else effects
     if not len(pairs):
         return []
     run_dir, pair = Path(run_dir), pairs.sort_values("magnification", kind="stable").iloc[-1]
     names = _first_trainings(run_dir, pair["arm"], pair["reference"])
+    if not all((run_dir / name / "work" / "checkpoint.pt").is_file() for name in names):
+        log.warning("No pictures of context: the maps of %s and %s are not there any more.", *names)
+        return []
     counted = collect(run_dir, "05_counts_per_slide")
     counted = counted[counted["threshold_by"] == threshold_by].groupby("arm")["threshold"].mean()
     least = [cut(float(counted[name])) for name in names]
