@@ -41,7 +41,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "table_one",
             "threshold_table",
         ],
-        "costs": ["minutes_per_slide", "pareto"],
+        "costs": ["beaten_by_none", "minutes_per_slide", "pareto"],
         "decision": ["choice"],
         "effects": ["control_effects", "control_scores", "detail_ladder", "two_by_two", "within_magnification"],
         "factors": ["arm_factors", "grid_counts", "trainings"],
