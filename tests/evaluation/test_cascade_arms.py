@@ -62,11 +62,11 @@ def test_a_cascade_as_good_and_faster_takes_it_by_the_margin_and_a_bad_one_does_
     recall = {"20x": 0.75, "4x": 0.4}
     like = with_cascade(write_folds(tmp_path / "like", recall=recall, folds=1), spared=0.0, lost=0.002)
     words = answers.answer(like, draws=0).words[1]
-    assert f"{PAIR}, the fastest of 20x and the cascades" in words
+    assert f"{PAIR}, faster than 20x, and shown there to be at most 0.05 worse." in words
     worse = with_cascade(write_folds(tmp_path / "worse", recall=recall, folds=1), spared=0.0, lost=0.4, by="estimate")
     found = answers.answer(worse, draws=10)
     assert not found.cascades["chosen"].any()
-    assert "No cascade takes the place of 20x on the same validation patients: 20x itself is chosen" in found.words[1]
+    assert "No cascade takes the place of 20x on the same validation patients: none is shown" in found.words[1]
     assert f"Too few validation patients to promise the recall of {PAIR}." in found.words[1]
 
 
