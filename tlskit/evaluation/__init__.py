@@ -42,7 +42,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "table_one",
             "threshold_table",
         ],
-        "costs": ["minutes_per_slide", "pareto"],
+        "costs": ["beaten_by_none", "minutes_per_slide", "pareto"],
         "decision": ["choice"],
         "effects": [
             "context_effects",
