@@ -5,9 +5,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tlskit.study import planning, sweep
+from tlskit.study import keys, planning, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_plan_of_many_arms_reads_the_code_of_a_step_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    read, of_a_step = [], keys.program
+    monkeypatch.setattr(keys, "program", lambda step: read.append(step) or of_a_step(step))
+    jobs = planning.plan(sweep.prepare(ROOT / "params" / "controls.yaml", {"outputs_dir": str(tmp_path)}))
+    assert len(jobs) > 200 and sorted(read) == sorted({job.step for job in jobs})
+    job = jobs[-1]
+    assert job.key == keys.key_of(job.ingredients | of_a_step(job.step))
 
 
 @pytest.mark.parametrize("name", ["controls", "controls_demo"])
