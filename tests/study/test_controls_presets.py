@@ -26,7 +26,7 @@ def test_arms_that_differ_after_step_02_alone_tile_once(name, monkeypatch, tmp_p
     jobs = planning.plan(sweep.prepare(ROOT / "params" / f"{name}.yaml", {"outputs_dir": str(tmp_path)}))
     steps = pd.DataFrame([{"arm": j.arm, "step": j.step, "taken": bool(j.same_as)} | j.parameters for j in jobs])
     cut = steps[steps["step"] == "01_tiling"]
-    kinds = cut.groupby(["magnification", "tile_px"])["taken"]
+    kinds = cut.groupby(["magnification", "tile_px", "context_ratio"])["taken"]
     assert len(cut) > 3 * kinds.ngroups and (kinds.size() - kinds.sum() == 1).all()
     assert set(cut["keep_tiles"]) == {"tissue"}  # or arms with and without negatives would cut other tiles
     split = steps[steps["step"] == "02_patient_split"]
