@@ -238,7 +238,7 @@ def tradeoff(
         span(ax, table[[x, *x_ends]], log=True)
         span(ax, table[[y, *y_ends]], limits=limits, axis="y", ticks=6)
         best = rows[rows[front]].sort_values(x)
-        ax.plot(best[x], best[y], color="0.6", linewidth=0.9, linestyle="--", zorder=0)
+        ax.plot(best[x], best[y], color="0.6", linewidth=0.9, linestyle="--", zorder=0.9)
         one = rows[rows[chosen]]
         ax.plot(one[x], one[y], "o", markersize=13, markerfacecolor="none", color=style.BLACK)
     made.figure.draw_without_rendering()
@@ -263,6 +263,8 @@ def pareto_front(front: pd.DataFrame, *, cascades: pd.DataFrame | None = None, *
         why = f"{', '.join(front.loc[front['chosen'], 'arm'])}: {by}. {why}"
     if cascades is not None and len(cascades):
         front, why = _with_cascades(front, cascades), f"{why} Cascades: {', '.join(cascades['arm'])}."
+        if cascades["chosen"].any():
+            why = f"In its place, {', '.join(cascades.loc[cascades['chosen'], 'arm'])} (ringed). {why}"
     timed = front[front["minutes"].notna()]
     if timed.empty or timed["estimate"].isna().all():
         return style.words(f"No arm has both a time and a score to draw. {why}", options.get("size", "double"))
