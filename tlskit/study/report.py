@@ -133,9 +133,11 @@ def write_report(
         sections.append(section)
     page = run.arm_dir / "report.html"
     write_text(page, render(run, sections))
-    words = report_texts.summary(run, asked.answer, stands_on)
+    words = report_texts.summary(run, asked.answer, stands_on, asked.readers)
     texts = {"summary.md": words, "summary.tex": report_texts.latex(words)}
-    texts["checklist.md"] = report_texts.checklist(run, asked.answer.front, stands_on, unlike_settings(run_dir))
+    texts["checklist.md"] = report_texts.checklist(
+        run, asked.answer.front, stands_on, unlike_settings(run_dir), asked.readers
+    )
     for name, text in texts.items():
         write_text(run.arm_dir / name, text)
     if pdf:

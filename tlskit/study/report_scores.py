@@ -8,7 +8,7 @@ from functools import cached_property
 import pandas as pd
 
 from tlskit.errors import TlskitError
-from tlskit.evaluation import answers, comparison, costs, decision, reviewing
+from tlskit.evaluation import answers, comparison, costs, decision, reader_scores, reviewing
 from tlskit.figures import charts, comparecharts
 from tlskit.metrics import METHOD, TRAINING_NOTE, published
 from tlskit.study import report_reviewing, runs
@@ -38,11 +38,16 @@ class Asked:
     def answer(self) -> answers.Answer:
         return answers.answer(self.run.dir, margin=self.margin, usable=self.usable, **self.options)
 
+    @cached_property
+    def readers(self) -> pd.DataFrame:
+        """Two people against each other; empty where there is no second reader."""
+        return reader_scores.reader_table(self.run.dir, **self.options)
+
 
 def answer(section: Section, asked: Asked) -> None:
     """Which arm is chosen, what the test patients say of each, what each finds and costs, what would change that."""
     run, front = asked.run, asked.answer.front
-    section.text += asked.answer.words
+    section.text += [*asked.answer.words, reader_scores.in_words(asked.readers)]
     table = answers.answer_table(run.dir, front, slides=asked.slides)
     run.table(table, "answer")
     score = decision.score_word(front["score"].iloc[0])
@@ -69,9 +74,14 @@ def answer(section: Section, asked: Asked) -> None:
     section.text.append(answers.changed_by_averaging(audited))
     section.text = [text for text in section.text if text]
     by = "validation" if decision.by_validation(front) else "test"
-    add_figure(section, run, comparecharts.pareto_front(front), "pareto", "Quality on test patients against time. "
-               f"Ringed: what is chosen on {by} patients, where an arm is.")  # fmt: skip
+    caption = f"Quality on test patients against time. Ringed: what is chosen on {by} patients, where an arm is."
+    if len(asked.readers):
+        caption += " Band: two people against each other."
+    add_figure(section, run, comparecharts.pareto_front(front, readers=asked.readers), "pareto", caption)
     run.table(front, "pareto")
+    if len(asked.readers):
+        caption = "Two people against each other, and the arms against the first of them, on the slides of both."
+        add_table(section, run, asked.readers, "readers", caption)
     if len(chosen := asked.answer.on_validation):
         columns = ["arm", "estimate", "low", "high", "chosen", "share_chosen", "share_none"]
         columns = [*(["fold"] if chosen["fold"].notna().any() else []), *columns]
@@ -149,7 +159,8 @@ def grid(section: Section, asked: Asked) -> None:
     elif len(table):
         section.text.append("Caution: this archive does not say how much target lies where no tissue was found, and "
                             "does not count it.")  # fmt: skip
-    add_figure(section, asked.run, comparecharts.ceilings(table), "grid", "IoU on the common grid.")
+    figure = comparecharts.ceilings(table, readers=asked.readers)
+    add_figure(section, asked.run, figure, "grid", "IoU on the common grid.")
     add_table(section, asked.run, table, "grid", "Scores on the common grid.")
 
 
