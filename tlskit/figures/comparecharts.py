@@ -140,7 +140,9 @@ def _two_people(readers: pd.DataFrame | None, score: str) -> str:
     if readers is None or readers.empty or score not in readers or pd.isna(readers[score].iloc[0]):
         return ""
     two = readers.iloc[0]
-    some = f" ({two['n_slides']} of {two['n_slides_compared']} slides)" * (two["n_slides"] < two["n_slides_compared"])
+    some = f" ({two['n_slides']} of {two['n_slides_compared']} slides)" * bool(
+        two["n_slides"] < two["n_slides_compared"]
+    )
     return f"\nband: two people against each other, {two[score]:.3f}{some}"
 
 

@@ -28,6 +28,7 @@ class Asked:
     draws: int
     margin: float
     usable: float
+    manifest: str = ""
 
     @property
     def options(self) -> dict:
@@ -267,6 +268,11 @@ def numbers(section: Section, asked: Asked) -> None:
     add_table(section, run, needed, "patients_needed", caption)
 
 
+def worst(section: Section, asked: Asked) -> None:
+    """Where the arms fail, as pictures."""
+    report_reviewing.worst(section, asked.run, asked.manifest, asked.options)
+
+
 def training(section: Section, asked: Asked) -> None:
     """How long each network was trained, and which epoch was kept."""
     report_reviewing.training(section, asked.run)
@@ -275,6 +281,7 @@ def training(section: Section, asked: Asked) -> None:
 #: Titles and makers, in the order of the page.
 PARTS = (
     ("How sure the scores are", intervals), ("One common grid", grid), ("Objects found, missed and false", objects),
+    ("The worst slides and fields", worst),
     ("Cancer types and sites", subgroups), ("What it costs", cost), ("How firm the choice is", numbers),
     ("Thresholds and calibration", thresholds), ("How the way of averaging decides", averaging),
     ("Scores by magnification", table_one), ("How the arms were trained", training),
