@@ -154,3 +154,16 @@ def test_a_file_where_a_folder_should_be_is_a_sentence(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(RunError, match="Nothing can be written into run"):
         Claims(tmp_path / "run" / ".claims").take("a")
+
+
+def test_a_portable_path_names_no_user_and_is_found_again(tmp_path, monkeypatch):
+    home, project = tmp_path / "home" / "somebody", tmp_path / "srv" / "project"
+    monkeypatch.setenv("HOME", str(home))
+    for place, said in {
+        home / "data" / "manifest.csv": "~/data/manifest.csv",
+        project / "outputs" / "manifest.csv": "outputs/manifest.csv",
+        tmp_path / "srv" / "data" / "manifest.csv": "../data/manifest.csv",
+    }.items():
+        assert files.portable(place, project) == said
+        assert (project / os.path.expanduser(said)).resolve() == place.resolve()
+    assert files.portable(home / "data" / "m.csv", home / "project") == "../data/m.csv"

@@ -219,8 +219,11 @@ def plan(preset: Preset, parameter: Parameters = None, arm: Arms = None, step: S
     project.require_project()
     jobs = sweep.plan(sweep.prepare(preset, _overrides(parameter)), arms=arm, steps=step)
     for job in jobs:
-        typer.echo(f"{job.arm:>8}  {job.step:<24}  {'done' if job.done else f'to run: {job.why}'}")
-    typer.echo(f"{sum(not job.done for job in jobs)} of {len(jobs)} notebooks to run.")
+        do = f"as {job.same_as}" if job.same_as else "to run"
+        typer.echo(f"{job.arm:>8}  {job.step:<24}  {'done' if job.done else f'{do}: {job.why}'}")
+    taken = sum(bool(job.same_as) for job in jobs)
+    more = f" {taken} more are taken over from arms that are equal in them." if taken else ""
+    typer.echo(f"{sum(not job.done for job in jobs) - taken} of {len(jobs)} notebooks to run.{more}")
 
 
 @app.command()
@@ -271,6 +274,14 @@ def sweep(
         raise typer.Exit(GO_ON)
     if len(bad):
         raise typer.Exit(1)
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="A run: its folder, or its name.", show_default=False)]) -> None:
+    """Say where a run stands: what is being run by whom, what failed, what is left, how long it may take."""
+    from tlskit.study import progress
+
+    typer.echo(progress.as_text(progress.look(progress.find_run(run))))
 
 
 @app.command("app")

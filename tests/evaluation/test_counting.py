@@ -136,6 +136,48 @@ def test_regions_that_could_not_be_read_are_left_out(cohort_dir, maps):
     assert result.histograms.query("region == 'slide'")["count"].sum() == valid.sum()
 
 
+def test_what_a_screen_kept_the_network_from_is_negative_and_has_no_probability(cohort_dir, maps):
+    folder, manifest = cohort_dir
+    values = maps[1]["a"].copy()
+    boxes = [(30, 40, 40, 60), (141, 80, 31, 18), (290, 215, 50, 50)]  # part of a target, most of one, over the edge
+    unseen = np.zeros(values.shape, bool)
+    for x, y, w, h in boxes:
+        unseen[y : y + h, x : x + w] = True
+    values[unseen] = 0
+    path = write_map(folder / "screened.tif", values, mpp=2.0, unseen=boxes, invalid=[(200, 0, 10, 10)])
+    table = pd.DataFrame({"slide_id": ["a"], "map_path": [path]})
+    named = {"fixed": 0.5, "zero": 0.0}
+    result = evaluation.evaluate_slides(table, manifest, target_class="TLS", threshold=named, tile_px=64)
+    truth, valid = brute_truth(2.0, values.shape[::-1]), np.ones(values.shape, bool)
+    valid[:10, 200:210] = False
+    slides = result.slides.set_index("threshold_by")
+    assert (slides["unseen_px"] == unseen.sum()).all() and (slides["invalid_px"] == 100).all()
+    for name, t in named.items():
+        expected = metrics.count_pixels((values >= thresholds.cut(t)) & ~unseen, truth, valid=valid)
+        assert tuple(slides.loc[name, list(metrics.COUNTS)]) == tuple(expected.values())
+        tiles = result.tiles[result.tiles["threshold_by"] == name]
+        assert tuple(tiles[list(metrics.COUNTS)].sum()) == tuple(expected.values()), "its tiles add up to the slide"
+    # No bin but their own, and none of the calibration's; the curve ends where the network stopped to look.
+    whole = result.histograms[result.histograms["region"] == "slide"]
+    apart = whole[whole["bin"] == thresholds.UNSEEN].set_index("truth")["count"]
+    assert apart.to_dict() == {0: (unseen & ~truth).sum(), 1: (unseen & truth).sum()}
+    assert (whole.loc[whole["bin"] == 0, "count"].sum()) == ((values == 0) & ~unseen & valid).sum()
+    curve, reliable = (f(result.histograms, region="slide") for f in (thresholds.pr_curve, thresholds.calibration))
+    limit = (truth & ~unseen).sum() / truth.sum()
+    assert curve["recall_limit"].iloc[0] == pytest.approx(limit) and curve["recall"].max() <= limit < 1
+    assert reliable["pixels"].sum() == (valid & ~unseen).sum()
+    assert (reliable["unseen_pixels"] == unseen.sum()).all()
+    # On the grid, pixels that lie in a box as a whole.
+    grid = evaluation.evaluate_grid(table, manifest, target_class="TLS", threshold=named, grid_mpp=4.0, closing_um=0)
+    whole_px = np.zeros((112, 150), bool)
+    for x, y, w, h in boxes:
+        whole_px[-(-y // 2) : (y + h) // 2, -(-x // 2) : (x + w) // 2] = True
+    counts = grid.counts.set_index("threshold_by")
+    target = brute_truth(4.0, (150, 112))
+    assert (counts["target_px_unseen"] == (whole_px & target).sum()).all() and (counts["unseen_px"] > 500).all()
+    assert counts.loc["zero", "fn"] == counts.loc["zero", "target_px_unseen"] > 0, "all else is marked from 0 on"
+
+
 def test_area_means_are_exact_for_any_ratio():
     rng = np.random.default_rng(1)
     source = rng.integers(0, 256, (37, 53), dtype=np.uint8)

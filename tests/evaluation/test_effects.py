@@ -136,6 +136,7 @@ def test_folds_are_pooled_as_if_every_patient_had_been_tested_at_once():
     fold = {patient: n % 4 for n, patient in enumerate(counts["patient_id"].unique())}
     folds = counts.assign(fold=counts["patient_id"].map(fold)).sample(frac=1, random_state=1)
     pooled, at_once = (effects.two_by_two(table, ARMS) for table in (folds, counts))
+    assert (pooled.pop("n_folds") == 4).all() and (at_once.pop("n_folds") == 0).all()
     pd.testing.assert_frame_equal(pooled, at_once, atol=1e-12)
     sums = {arm: np.zeros(4) for arm in ARMS["arm"]}
     for row in folds.itertuples():

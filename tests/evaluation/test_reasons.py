@@ -45,7 +45,7 @@ def test_a_run_without_controls_says_what_was_not_asked(tmp_path):
     said = asked(write_controls(tmp_path / "r", preset=preset, n_patients=4))
     assert said["Is it the detail?"].startswith("Not asked") and len(said) == 4
     last = said["What can this run not show?"]
-    for words in ("equal field", "detail alone", "trained more than once", "only 4 test patients"):
+    for words in ("equal field", "detail alone", "trained once: intervals say nothing", "only 4 test patients"):
         assert words in last.replace("Only", "only")
 
 
@@ -68,7 +68,15 @@ def test_lost_trainings_are_named(run_dir, tmp_path):
 
 
 def test_an_order_that_turns_round_is_said():
-    row = {"score": "iou", "n_repeats": 3, "warning": "", "finer": "20x", "coarser": "4x"}
+    row = {
+        "score": "iou",
+        "n_repeats": 3,
+        "n_folds": 0,
+        "spread": "own",
+        "warning": "",
+        "finer": "20x",
+        "coarser": "4x",
+    }
     ends = {"plain": ("difference", -0.3), "loss focal": ("difference", 0.2), "loss focal ": ("change", 0.5)}
     table = [row | {"control": name.strip(), "what": what, "estimate": at, "low_all": at - 0.1, "high_all": at + 0.1}
              for name, (what, at) in ends.items()]  # fmt: skip

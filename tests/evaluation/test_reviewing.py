@@ -71,7 +71,7 @@ def test_what_would_change_the_answer_is_told_with_its_figures(run_dir):
     front = costs.pareto(run_dir)
     assert answers.changed_by_training(front).startswith("Training. Each arm was trained once")
     several = answers.changed_by_training(front.assign(n_repeats=[3, 1], repeat_sd=[0.021, np.nan]))
-    assert "1x 0.021 (3 trainings)" in several and "Trained once, so that theirs do not: 4x." in several
+    assert "1x 0.021 (3 trainings)" in several and "Trained once, with the mean spread of the others: 4x." in several
     other = comparison.intervals(run_dir, scores=["iou"], threshold_by="validation").set_index("arm")["estimate"]
     assert f"to {other['4x']:.3f} (at 0.38)" in answers.changed_by_threshold(run_dir, front)
     words = answers.changed_by_averaging(comparison.audit(run_dir))

@@ -34,7 +34,7 @@ def test_a_panel_a_control(tables):
         "every tile once an epoch",
         "field 160 um",
     }
-    assert "over 12 test patients, 3 trainings an arm" in all_text(figure)
+    assert "over 12 test patients\n3 trainings an arm" in all_text(figure)
 
 
 def test_the_difference_and_its_change_stand_side_by_side(tables):

@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_run import make_run
+from made_run import make_run, write_map
 from shapely.geometry import Point
 
 from tlskit.cohort import manifest as cohort
 from tlskit.figures import plots
+from tlskit.figures.style import alt_text
 from tlskit.metrics.scores import per_unit
 from tlskit.outlines import reading as annotations
 from tlskit.slides import slide as slides
@@ -33,6 +34,8 @@ def test_a_gallery_goes_from_the_least_to_the_most_target_and_draws_outlines(mad
     assert shown[-1].get_title().endswith(f"target {shares[-1]:.0%}")
     assert shown[0].images[0].get_array().shape[:2] == (128, 128)
     assert all(ax.patches for ax in shown)
+    said = alt_text(figure)
+    assert said.startswith(f"6 of {len(tiles)} tiles at 4x, from ") and f"to {shares[-1]:.0%} of a tile" in said
 
 
 def test_a_sliver_of_target_is_not_called_none(made, tiles):
@@ -86,7 +89,32 @@ def test_outlines_lie_on_the_slide_and_on_its_map_in_millimetres(made):
     column = int((largest.x * mpp0 / 1000 - left) / (right - left) * values.shape[1])
     line = int((largest.y * mpp0 / 1000 - top) / (bottom - top) * values.shape[0])
     assert values[line, column] > 0.9
-    assert len(figure.axes[0].patches) > len(truth)  # predictions are drawn beside the truth
+    predicted = len(figure.axes[0].patches) - len(truth)
+    assert predicted > 0
+    assert f", {len(on_map)} outlines of the truth, {predicted} predicted" in alt_text(figure)
+
+
+def test_what_was_not_looked_at_is_hatched_on_the_slide_and_on_its_map_and_named(made, tmp_path):
+    run_dir, manifest = made
+    row = manifest.iloc[0]
+    with slides.open_slide(row["slide_path"]) as slide:
+        (width, height), mpp0 = slide.size_px(2.5), slide.mpp0
+    boxes = {"unseen": [(0, 0, 100, 60), (100, 0, 40, 30)], "invalid": [(300, 200, 64, 32)]}
+    values = np.full((height, width), 30, np.uint8)
+    write_map(tmp_path / "m.tif", values, mpp=2.5, metadata={"mpp0": mpp0} | boxes, block_px=64)
+    examples = pd.DataFrame([{"slide_id": row["slide_id"], "map_path": tmp_path / "m.tif", "title": "a cascade"}])
+    figure = plots.slide_overlays(examples, manifest, threshold=0.5, target_class="TLS")
+    for ax in figure.axes[:2]:
+        drawn = {p.get_gid(): p.get_path().get_extents().bounds for p in ax.patches if p.get_gid()}
+        assert drawn["unseen"] == pytest.approx((0, 0, 0.35, 0.15)) and drawn["lost"] == pytest.approx(
+            (0.75, 0.5, 0.16, 0.08)
+        )
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["truth", "prediction", "not looked at", "could not be read"]
+    # A slide of which all was looked at has no such word.
+    maps = sorted((run_dir / "4x" / "work" / "maps").glob("*.tif"))
+    whole = plots.slide_overlays(examples.assign(map_path=maps[0]), manifest, threshold=0.5, target_class="TLS")
+    assert [text.get_text() for text in whole.legends[0].get_texts()] == ["truth", "prediction"]
 
 
 def test_one_target_is_shown_at_every_magnification_with_its_mask(made):
@@ -95,14 +123,25 @@ def test_one_target_is_shown_at_every_magnification_with_its_mask(made):
     assert titles == ["1x\n1,280 um wide", "4x\n320 um wide"]
     shares = [float(ax.images[0].get_array().mean()) for ax in figure.axes[2:4]]
     assert 0 < shares[0] < shares[1]
+    assert f"at 1x {shares[0]:.1%} of pixels, 4x {shares[1]:.1%} of pixels" in alt_text(figure)
 
 
 def test_a_magnification_beyond_the_scan_and_a_cohort_without_target_say_so(made):
     figure = plots.target_at_magnifications(made[1], target_class="TLS", field_px=64, magnifications=(4, 80))
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
-    assert any("scanned at" in text for text in texts)
+    assert any("scanned at" in text for text in texts) and "80x finer than the scan" in alt_text(figure)
     figure = plots.target_at_magnifications(made[1].assign(annotation_path=""), target_class="TLS", magnifications=(4,))
-    assert figure.texts[0].get_text() == "No slide of this cohort holds a target."
+    assert figure.texts[0].get_text() == "No slide of this cohort holds a target." == alt_text(figure)
+
+
+def test_no_tile_and_no_score_are_words(made, tiles):
+    none = tiles.head(0)
+    assert alt_text(plots.tile_gallery(none, made[1], magnification=4, tile_px=128, target_class="TLS")) == (
+        "No tile to show."
+    )
+    examples = pd.DataFrame(columns=["slide_id", "map_path", "title"])
+    figure = plots.slide_overlays(examples, made[1], threshold=0.5, target_class="TLS")
+    assert alt_text(figure) == "No slide has a defined score."
 
 
 def test_outlines_keep_their_holes():

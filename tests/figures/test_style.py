@@ -6,10 +6,11 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tlskit.figures import style
+from tlskit.figures import overlays, style
 
 # Machado, Oliveira and Fernandes, A physiologically-based model for simulation of color vision deficiency, IEEE
 # Transactions on Visualization and Computer Graphics 15 (2009), 1291-1298: deuteranomaly of severity 1, of linear RGB.
@@ -20,12 +21,49 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear RGB with the primari
 SIGHTS = {"grey": np.tile(LUMINANCE, (3, 1)), "deuteranopia": DEUTERANOPIA}
 
 
+def linear(rgb):
+    """Linear RGB of sRGB, both in 0-1."""
+    rgb = np.asarray(rgb, float)
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
 def lightness(rgb, sight):
     """CIE L*, 0-100, of sRGB colours in 0-1 as they are seen."""
-    rgb = np.asarray(rgb, float)
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    y = np.clip(linear @ SIGHTS[sight].T, 0, 1) @ LUMINANCE
+    y = np.clip(linear(rgb) @ SIGHTS[sight].T, 0, 1) @ LUMINANCE
     return np.where(y > 0.008856, 116 * np.cbrt(y) - 16, 903.3 * y)
+
+
+def lab(colour, sight):
+    """CIE 1976 L*, a*, b* of a colour as it is seen (white D65)."""
+    to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375], LUMINANCE, [0.0193339, 0.1191920, 0.9503041]])
+    ratio = to_xyz @ np.clip(SIGHTS[sight] @ linear(to_rgb(colour)), 0, 1) / [0.95047, 1, 1.08883]
+    x, y, z = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+#: Eosin's pink, stroma, lymphocytes, nuclei, glass.
+TISSUE = ("#ebcde1", "#d58fb5", "#7850a0", "#4b2e83", "#f4f4f4")
+
+
+def test_truth_and_prediction_are_told_apart_on_tissue_without_red_and_green():
+    truth, prediction = (lab(c, "deuteranopia") for c in (overlays.TRUTH_COLOUR, overlays.PREDICTION_COLOUR))
+    green, orange = (lab(colour, "deuteranopia") for colour in (style.GREEN, style.ORANGE))
+    assert np.linalg.norm(truth - prediction) > 110 > 1.5 * np.linalg.norm(green - orange)
+    for ground in (*TISSUE, "#202020"):
+        for line in (truth, prediction):
+            assert np.linalg.norm(line - lab(ground, "deuteranopia")) > 25
+
+
+def test_truth_and_prediction_are_told_apart_in_grey_by_dashes_over_a_dark_rim():
+    figure = Figure()
+    axes = figure.subplots(1, 2)
+    for ax, colour in zip(axes, (overlays.TRUTH_COLOUR, overlays.PREDICTION_COLOUR), strict=True):
+        overlays.draw_mask(ax, np.pad(np.ones((4, 4), bool), 2), colour)
+    truth, prediction = (ax.patches[0] for ax in axes)
+    assert truth.get_linestyle() != prediction.get_linestyle()
+    rim = truth.get_path_effects()[0]._gc["foreground"]
+    light = lightness([to_rgb(overlays.TRUTH_COLOUR), to_rgb(overlays.PREDICTION_COLOUR)], "grey")
+    assert light.min() - lightness(to_rgb(rim), "grey") > 60
 
 
 @functools.cache

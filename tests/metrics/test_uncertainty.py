@@ -104,6 +104,34 @@ def test_repeats_of_an_arm_add_the_variance_between_trainings():
     assert 2 < row["df"] < 5  # three trainings are few, and say so
 
 
+def test_an_arm_trained_once_takes_the_spread_of_the_others():
+    """Beside arms that were trained several times it would else look surest, and only because nobody looked."""
+    one = cohort(40, n_arms=3)
+    first, second, third = (part for _, part in one.groupby("arm"))
+    several = [part.assign(seed=s, tp=part["tp"] * f, fn=part["fn"] + part["tp"] * (1 - f))
+               for part, factors in ((first, (0.7, 0.85, 1.0)), (second, (0.9, 1.0)))
+               for s, f in enumerate(factors)]  # fmt: skip
+    counts = pd.concat([*several, third.assign(seed=0)])
+    table = uncertainty.intervals(counts, by=["arm"], scores=["recall"]).set_index("arm")
+    a, b, c = table.index
+    assert table["n_repeats"].tolist() == [3, 2, 1] and table["spread"].tolist() == ["own", "own", "other arms"]
+    pooled = (2 * table.loc[a, "repeat_sd"] ** 2 + table.loc[b, "repeat_sd"] ** 2) / 3
+    alone = uncertainty.intervals(third, by=["arm"], scores=["recall"]).iloc[0]
+    assert alone["spread"] == "none" and np.isnan(table.loc[c, "repeat_sd"])
+    assert table.loc[c, "se"] ** 2 == pytest.approx(alone["se"] ** 2 + pooled)
+    wanted = {"c - a": {c: 1, a: -1}, "a - b": {a: 1, b: -1}}
+    apart = uncertainty.contrasts(counts, wanted, by=["arm"], scores=["recall"]).set_index("contrast")
+    assert apart["spread"].tolist() == ["other arms", "own"] and apart["n_repeats"].tolist() == [1, 2]
+    as_one = counts.groupby(["arm", "patient_id", "slide_id"], as_index=False)[["tp", "fp", "fn", "tn"]].sum()
+    bare = uncertainty.contrasts(as_one, wanted, by=["arm"], scores=["recall"]).set_index("contrast")["se"]
+    assert apart["se"]["c - a"] ** 2 == pytest.approx(bare["c - a"] ** 2 + pooled + table.loc[a, "repeat_sd"] ** 2 / 3)
+
+
+def test_what_was_trained_once_a_fold_is_said_so():
+    assert uncertainty.training_note().startswith("Each arm was trained once: ")
+    assert uncertainty.training_note(3).startswith("Each arm was trained once in each of 3 folds: ")
+
+
 def test_what_cannot_be_measured_has_no_interval_and_says_why():
     nothing = pd.DataFrame({"tp": 0, "fp": 3, "fn": 0, "tn": [9, 8, 7], "arm": "a", "patient_id": list("xyz")})
     row = uncertainty.intervals(nothing, by=["arm"], scores=["recall"]).iloc[0]

@@ -14,7 +14,7 @@ import pandas as pd
 from tlskit.errors import ComparisonError, RunError, TlskitError
 from tlskit.evaluation import arm_tables, comparison, costs, decision, reviewing, validation_choice
 from tlskit.evaluation.arm_tables import ARM
-from tlskit.metrics import TRAINING_NOTE
+from tlskit.metrics import training_note
 
 __all__ = [
     "Answer",
@@ -152,11 +152,11 @@ def changed_by_training(front: pd.DataFrame) -> str:
     score = decision.score_word(front["score"].iloc[0])
     several = front[front["n_repeats"] > 1]
     if several.empty:
-        return f"Training. {TRAINING_NOTE}"
+        return f"Training. {training_note(int(front['n_folds'].max()))}"
     each = "; ".join(f"{row.arm} {row.repeat_sd:.3f} ({row.n_repeats} trainings)" for row in several.itertuples())
     single = front.loc[front["n_repeats"] <= 1, "arm"].tolist()
     text = f"Training. Standard deviation of the {score} between trainings of one arm: {each}. The intervals hold it."
-    return text + (f" Trained once, so that theirs do not: {', '.join(single)}." if single else "")
+    return text + (f" Trained once, with the mean spread of the others: {', '.join(single)}." if single else "")
 
 
 def changed_by_threshold(run_dir: str | Path, front: pd.DataFrame, **options) -> str:

@@ -8,19 +8,19 @@ stands for ``slide_id patient_id cancer_type`` and, where the input has them, ``
 ``05_counts_per_slide``, by `evaluate_slides`: one row a slide and threshold.
     ids, threshold_by, threshold, tp, fp, fn, tn (all pixels of the map, at its own um/px), tp_tissue, fp_tissue,
     fn_tissue, tn_tissue (those inside tissue), mpp, width_px, height_px, invalid_px (left out: could not be read),
-    ignored_px (left out: outlined as to be ignored),
+    ignored_px (left out: outlined as to be ignored), unseen_px (a screen kept the network from them: negative),
     n_targets, target_mm2 (of the outlines), tissue_mm2.
 ``05_counts_per_tile``, by `evaluate_slides`: one row a tile of a grid without overlap and threshold; at the right and
     bottom edge tiles are cut, so that the counts of a slide's tiles add up to the slide's.
     tile_id, ids, x_px, y_px (working px), threshold_by, threshold, tp, fp, fn, tn.
 ``05_histograms``, by `evaluate_slides`: see `tlskit.metrics.thresholds`.
-    ids, region (``slide``, ``tissue``), truth (0, 1), bin (0 to 255), count.
+    ids, region (``slide``, ``tissue``), truth (0, 1), bin (0 to 255; -1: not looked at), count.
 ``05_grid_counts``, by `grid_counting.evaluate_grid`: one row a slide and threshold, on the common grid, inside tissue
     and target.
     ids, threshold_by, threshold, grid_mpp, mpp (of the map), tp, fp, fn, tn, ceiling_tp, ceiling_fp, ceiling_fn,
     ceiling_tn (the truth itself, rasterised at the map's um/px and brought to the grid), target_px_outside_tissue (of
     the target; counted), marked_px_outside (predicted outside tissue and target; not counted, here or in objects),
-    tissue_mm2.
+    unseen_px, target_px_unseen (counted, of all and of target: a screen kept the network from them), tissue_mm2.
 ``05_objects``, by `grid_counting.evaluate_grid`: one row an object and threshold.
     ids, threshold_by, threshold, kind (``truth``, ``predicted``), object_id, area_um2, diameter_um, size_class, x_px0,
     y_px0 (centroid), best_iou, matched_iou10, matched_iou50, matched_centroid, false_area_um2 (of a predicted one: what
@@ -31,6 +31,9 @@ stands for ``slide_id patient_id cancer_type`` and, where the input has them, ``
     ids, threshold_by, threshold, n_truth, n_predicted, truth_mm2, predicted_mm2, tissue_mm2.
 
 ``threshold_by`` names the rule (``fixed``, ``validation``), ``threshold`` is its value in this arm.
+
+What a screen kept the network from (`tlskit.maps.ProbMap.unseen`) is negative at every threshold, as the cascade says
+of it: target there is missed. It has no probability, and no bin of a histogram.
 """
 
 from __future__ import annotations
@@ -43,14 +46,14 @@ import pandas as pd
 
 from tlskit.errors import ParameterError
 from tlskit.evaluation.opened_slides import IDS, OnFailure, Opened, Thresholds, over_slides
-from tlskit.metrics import COUNTS, counts_at, cut, joint_histogram, named_thresholds
+from tlskit.metrics import COUNTS, counts_at, cut, joint_histogram, named_thresholds, thresholds
 from tlskit.outlines import IGNORED
 
 __all__ = ["SlideCounts", "evaluate_slides", "evaluate_tiles"]
 
 #: Code of a pixel that could not be predicted. Neither it nor `IGNORED` is counted; what is counted has the codes
-#: truth + 2 * tissue.
-_INVALID = 254
+#: truth + 2 * tissue, and `_UNSEEN` more where a screen kept the network from it.
+_INVALID, _UNSEEN = 254, 4
 
 
 class SlideCounts(NamedTuple):
@@ -179,7 +182,7 @@ def _slide_counts(ids: dict, opened: Opened, named: dict[str, float], tile_px: i
     width, height = prob_map.size_px
     facts = {
         "mpp": prob_map.mpp, "width_px": width, "height_px": height, "ignored_px": ignored_px,
-        "invalid_px": int(width * height - total.sum()) - ignored_px,
+        "invalid_px": int(width * height - total.sum()) - ignored_px, "unseen_px": int(total[:, 256].sum()),
         "n_targets": len(truth.polygons), "target_mm2": truth.area_mm2, "tissue_mm2": opened.tissue.area_mm2,
     }  # fmt: skip
     slides, tiles = [], []
@@ -195,9 +198,9 @@ def _slide_counts(ids: dict, opened: Opened, named: dict[str, float], tile_px: i
     for region, pair in regions.items():
         # A slide without a pixel in this region still is a slide of the table: it keeps one row, of none.
         target, bins = np.nonzero(pair) if pair.any() else (np.array([0]), np.array([0]))
-        histograms.append(
-            pd.DataFrame(ids | {"region": region, "truth": target, "bin": bins, "count": pair[target, bins]})
-        )
+        number = pair[target, bins]
+        bins = np.where(bins == 256, thresholds.UNSEEN, bins)
+        histograms.append(pd.DataFrame(ids | {"region": region, "truth": target, "bin": bins, "count": number}))
     return SlideCounts(
         pd.DataFrame(slides), pd.concat(tiles, ignore_index=True), pd.concat(histograms, ignore_index=True)
     )
@@ -209,7 +212,7 @@ def _count_bands(opened: Opened, tile_px: int, cuts: list[int]) -> tuple[np.ndar
     Returns
     -------
     total : ndarray
-        Histograms of the slide by `_code`, ``(4, 256)``.
+        Histograms of the slide by `_code`, ``(4, 257)``: the last entry is of pixels that were not looked at.
     ignored_px : int
     boxes : ndarray
         Grid tiles with a pixel that counts: x, y, width, height, ``(N, 4)``.
@@ -223,7 +226,8 @@ def _count_bands(opened: Opened, tile_px: int, cuts: list[int]) -> tuple[np.ndar
     def band(y_px: int) -> np.ndarray:
         return prob_map.read(0, y_px, width, min(tile_px, height - y_px))
 
-    total, ignored_px, boxes, counts = np.zeros((4, 256), np.int64), 0, [], []
+    total, ignored_px, boxes, counts = np.zeros((4, 257), np.int64), 0, [], []
+    codes = 2 * _UNSEEN if prob_map.unseen else _UNSEEN
     # One band is decoded while the one before it is counted.
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(band, 0)
@@ -241,8 +245,12 @@ def _count_bands(opened: Opened, tile_px: int, cuts: list[int]) -> tuple[np.ndar
                 for x in range(0, part.shape[1], tile_px):
                     here = np.s_[:, x : x + tile_px]
                     boxes.append((left + x, y_px, min(tile_px, width - left - x), len(values)))
-                    of_tiles.append(joint_histogram(part[here], code[here], codes=4))
+                    of_tiles.append(joint_histogram(part[here], code[here], codes=codes))
             histograms = np.array(of_tiles)
+            unseen = (
+                histograms[:, 4:].sum(axis=-1, keepdims=True) if prob_map.unseen else np.zeros_like(histograms[..., :1])
+            )
+            histograms = np.concatenate([histograms[:, :4], unseen], axis=-1)
             total += histograms.sum(axis=0)
             counts.append(counts_at(histograms[:, :2] + histograms[:, 2:], cuts))
     counts, boxes = np.concatenate(counts), np.array(boxes)
@@ -252,7 +260,7 @@ def _count_bands(opened: Opened, tile_px: int, cuts: list[int]) -> tuple[np.ndar
 
 
 def _code(opened: Opened, x_px: int, y_px: int, shape: tuple[int, int]) -> np.ndarray:
-    """Truth + 2 * tissue of each pixel of a rectangle, `_INVALID` or `IGNORED` where it does not count."""
+    """Truth + 2 * tissue + `_UNSEEN` of each pixel of a rectangle; `_INVALID` or `IGNORED` where it does not count."""
     rows, columns = shape
     code = opened.tissue.at(x_px, y_px, columns, rows, mpp=opened.map.mpp).view(np.uint8) << 1
     code |= opened.truth.at(x_px, y_px, columns, rows, mpp=opened.map.mpp).view(np.uint8)
@@ -260,4 +268,7 @@ def _code(opened: Opened, x_px: int, y_px: int, shape: tuple[int, int]) -> np.nd
         code[opened.truth.ignored_at(x_px, y_px, columns, rows, mpp=opened.map.mpp)] = IGNORED
     for x, y, w, h in opened.map.invalid:
         code[max(0, y - y_px) : max(0, y + h - y_px), max(0, x - x_px) : max(0, x + w - x_px)] = _INVALID
+    for x, y, w, h in opened.map.unseen:
+        here = code[max(0, y - y_px) : max(0, y + h - y_px), max(0, x - x_px) : max(0, x + w - x_px)]
+        here[here < _UNSEEN] += _UNSEEN
     return code

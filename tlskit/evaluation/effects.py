@@ -8,8 +8,8 @@ goes with it; if it stays, the cause lies elsewhere.
 In: a table of counts by slide of one set and one rule of threshold (`tlskit.evaluation.arm_tables.test_counts`), and
 the arms' factors. All contrasts are paired by patient, with trainings as a level of their own, pooled over all pixels
 of the common grid (`tlskit.metrics.uncertainty`). Columns of every table: estimate; low, high (its own 95 % interval);
-low_all, high_all (simultaneous for the table); n_repeats (the fewest trainings of an arm), n_patients, n_with_target,
-warning.
+low_all, high_all (simultaneous for the table); n_repeats (the fewest trainings of an arm; with folds, of each fold),
+n_folds, spread (between trainings: ``own``, of ``other arms``, or ``none``), n_patients, n_with_target, warning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 SECOND_FACTORS = ("context_ratio", "field_um", "magnification")
 
 _ENDS = ["estimate", "low", "high", "low_all", "high_all"]
-_COLUMNS = [*_ENDS, "n_repeats", "n_patients", "n_with_target", "warning"]
+_COLUMNS = [*_ENDS, "n_repeats", "n_folds", "spread", "n_patients", "n_with_target", "warning"]
 
 
 def control_effects(counts: pd.DataFrame, arms: pd.DataFrame, *, score: str = "iou") -> pd.DataFrame:
@@ -210,14 +210,12 @@ def _contrasted(counts: pd.DataFrame, rows: list[dict], wanted: list[dict], colu
     """`rows`, each with the estimate and intervals of its contrast of arms."""
     if not rows:
         return pd.DataFrame(columns=[*columns, "score", *_COLUMNS])
-    used = counts[counts["arm"].isin({arm for weights in wanted for arm in weights})]
-    made = uncertainty.contrasts(used, dict(enumerate(wanted)), scores=[score], by=["arm"])
+    made = uncertainty.contrasts(counts, dict(enumerate(wanted)), scores=[score], by=["arm"])
     return pd.concat([pd.DataFrame(rows)[columns], made[["score", *_COLUMNS]]], axis=1)
 
 
 def _scored(counts: pd.DataFrame, rows: pd.DataFrame, score: str) -> pd.DataFrame:
     """`rows`, each with its arm's own score and interval; simultaneous ones are not of single scores, and nan."""
-    used = counts[counts["arm"].isin(rows["arm"])]
-    scores = uncertainty.intervals(used, scores=[score], by=["arm"]).set_index("arm").loc[rows["arm"]]
+    scores = uncertainty.intervals(counts, scores=[score], by=["arm"]).set_index("arm").loc[rows["arm"]]
     scores = scores.reindex(columns=["score", *_COLUMNS]).reset_index(drop=True)
     return pd.concat([rows.reset_index(drop=True), scores], axis=1)

@@ -97,6 +97,15 @@ def evaluate_grid(
     )  # fmt: skip
 
 
+def _in_boxes(boxes, ratio: float, y_px: int, shape: tuple[int, int], first, last) -> np.ndarray:
+    """Pixels of a band of the grid that lie in boxes of the map, (H, W) bool; `first` and `last` round their edges."""
+    inside = np.zeros(shape, bool)
+    for x, y, w, h in boxes:
+        (x0, x1), (y0, y1) = ((first(at / ratio), last((at + side) / ratio)) for at, side in ((x, w), (y, h)))
+        inside[max(0, y0 - y_px) : max(0, y1 - y_px), x0:x1] = True
+    return inside
+
+
 def _grid_counts(
     ids: dict, opened: Opened, named: dict[str, float], grid_mpp: float, processing: dict | None
 ) -> GridCounts:
@@ -115,26 +124,27 @@ def _grid_counts(
     region = np.zeros(grid_px[::-1] if wanted else (0, 0), bool)
     sums = {name: np.zeros(4, np.int64) for name in named}
     ceiling, outside, glass = np.zeros(4, np.int64), 0, dict.fromkeys(named, 0)
+    unseen_px = target_px_unseen = 0
     for (y, values), (_, coarse_truth) in bands:
         rows = len(values)
         target = truth.at(0, y, grid_px[0], rows, mpp=grid_mpp)
         ignored = truth.ignored_at(0, y, grid_px[0], rows, mpp=grid_mpp)
-        known = ~ignored
-        for box in prob_map.invalid:
-            x0, y0 = (math.floor(v / source["ratio"]) for v in box[:2])
-            x1, y1 = (math.ceil((v + side) / source["ratio"]) for v, side in zip(box[:2], box[2:], strict=True))
-            known[max(0, y0 - y) : max(0, y1 - y), x0:x1] = False
+        # Of a pixel that could not be read in part nothing is known; what was seen in part was looked at.
+        known = ~ignored & ~_in_boxes(prob_map.invalid, source["ratio"], y, ignored.shape, math.floor, math.ceil)
+        unseen = _in_boxes(prob_map.unseen, source["ratio"], y, ignored.shape, math.ceil, math.floor)
         tissue_here = on_tissue.at(0, y, grid_px[0], rows, mpp=grid_mpp)
         inside = (tissue_here | target) & known
         outside += int((target & known & ~tissue_here).sum())
+        unseen_px += int((unseen & inside).sum())
+        target_px_unseen += int((unseen & inside & target).sum())
         # Means are sums of products: a hair below must not turn an exact half into a negative.
         ceiling += list(count_pixels(coarse_truth >= 0.5 - 1e-9, target, valid=inside).values())
         for name, value in named.items():
-            positive = values >= 255 * value - 1e-6
+            positive = (values >= 255 * value - 1e-6) & ~unseen
             sums[name] += list(count_pixels(positive, target, valid=inside).values())
             glass[name] += int((positive & known & ~inside).sum())
         for name, value in wanted.items():
-            masks[name][y : y + rows] = (values >= 255 * value - 1e-6) & inside
+            masks[name][y : y + rows] = (values >= 255 * value - 1e-6) & inside & ~unseen
         if wanted:
             region[y : y + rows] = inside
     counts, found, per_slide, curve = [], [], [], []
@@ -154,6 +164,7 @@ def _grid_counts(
         scale = {"grid_mpp": float(grid_mpp), "mpp": prob_map.mpp}
         table = dict(zip((*COUNTS, *(f"ceiling_{c}" for c in COUNTS)), (*sums[name], *ceiling), strict=True))
         told = {"target_px_outside_tissue": outside, "marked_px_outside": glass[name]}
+        told |= {"unseen_px": unseen_px, "target_px_unseen": target_px_unseen}
         counts.append(row | scale | table | told | {"tissue_mm2": areas["tissue_mm2"]})
         if masks:
             mask, table = compared(name)

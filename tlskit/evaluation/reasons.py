@@ -154,10 +154,13 @@ def _limits(effects: pd.DataFrame, square: pd.DataFrame, ladder: pd.DataFrame, a
         said.append(f"Not run: {', '.join(missing)}")
     if len(effects):
         first, fewest = effects.iloc[0], int(effects["n_repeats"].min())
-        if fewest < 2:
+        if (effects["spread"] == "other arms").any():
             said.append(
-                "Not every arm was trained more than once: intervals say too little of another training (another seed)"
+                "Some arms were trained once: their intervals hold the mean spread between trainings of the others"
             )
+        elif fewest < 2:
+            once = "once a fold" if first["n_folds"] > 1 else "once"
+            said.append(f"Arms were trained {once}: intervals say nothing of another training (another seed)")
         elif fewest < 3:
             said.append(f"{fewest} trainings an arm tell little of how much trainings differ")
         if first["warning"]:

@@ -32,7 +32,7 @@ def scores_at(histogram: np.ndarray, threshold: float) -> dict[str, float]:
     Parameters
     ----------
     histogram
-        ``(2, 256)``: stored values without and with target.
+        Stored values without and with target, as `tlskit.metrics.counts_at` takes them.
     threshold
         Probability from which a pixel is positive.
     """

@@ -58,7 +58,8 @@ def slide_field(
     outputs_dir: str | Path = "outputs",
     width_px: int = 640,
 ) -> Figure:
-    """The same field of a slide at every magnification: truth in cyan, prediction in yellow.
+    """The same field of a slide at every magnification: truth in cyan, prediction in yellow; hatched where a map has no
+    answer.
 
     Parameters
     ----------
@@ -97,6 +98,7 @@ def slide_field(
         )
         for ax in axes.flat[len(chosen) or 1 :]:
             ax.set_axis_off()
+        hatched = set()
         for ax, arm in zip(axes.flat, chosen or [None], strict=False):
             ax.imshow(pixels, extent=(0, size[0], size[1], 0), interpolation="antialiased")
             where = {"scale": 1 / d, "shift": (-left, -top)}
@@ -104,6 +106,11 @@ def slide_field(
             if arm is not None:
                 with probmaps.open_map(arm.map_path(slide_id)) as probmap:
                     predicted = _outlines_in(probmap, (left, top, *size), d, slide.mpp0, threshold)
+                    of_map = {"scale": probmap.mpp / slide.mpp0 / d, "shift": (-left, -top)}
+                    for kind, boxes in (("unseen", probmap.unseen), ("lost", probmap.invalid)):
+                        if boxes:
+                            hatched.add(kind)
+                            plots.draw_hatched(ax, boxes, kind, **of_map)
                 plots.draw_outlines(ax, predicted, colour=plots.PREDICTION_COLOUR, **where)
                 ax.set_title(_title(arm, slide_id, threshold), fontsize=9)
             ax.set_xlim(0, size[0])
@@ -111,7 +118,7 @@ def slide_field(
             plots.bare(ax)
             _scale_bar(ax, slide.mpp0 * d, size)
     figure.suptitle(f"{slide_id}, threshold {threshold:g}", fontsize=10)
-    plots.draw_legend(figure, truth=True, prediction=bool(chosen))
+    plots.draw_legend(figure, truth=True, prediction=bool(chosen), hatched=hatched)
     return figure
 
 

@@ -114,9 +114,14 @@ def level_words(factor: str):
 
 
 def _stands_on(table: pd.DataFrame) -> str:
-    """What the intervals stand on."""
+    """What the intervals stand on, and whose spread between trainings they hold."""
     first, fewest = table.iloc[0], int(table["n_repeats"].min())
     n, k = int(first["n_patients"]), int(first["n_with_target"])
     patients = f"{n} test patients" + (f" ({k} with a target)" if k < n else "")
-    trained = f"{fewest} trainings an arm" if fewest > 1 else "of arms trained once another training is not in it"
-    return f"95 % t intervals over {patients}, {trained}"
+    each = f" in each of {int(first['n_folds'])} folds" if first["n_folds"] > 1 else ""
+    trained = f"{fewest} trainings an arm{each}"
+    if (table["spread"] == "other arms").any():
+        trained = f"arms trained once{each} with the spread of the others"
+    elif (table["spread"] == "none").any():
+        trained = f"arms trained once{each}: another training is not in it"
+    return f"95 % t intervals over {patients}\n{trained}"

@@ -1,6 +1,6 @@
 """The same fields of slides in several arms, and where a cascade looked: arrays in, matplotlib ``Figure`` out.
 
-Colours of truth and prediction are those of `tlskit.figures.plots`.
+Lines are those of `tlskit.figures.overlays`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from tlskit.figures import style
-from tlskit.figures.plots import PREDICTION_COLOUR, RIM, TRUTH_COLOUR, bare, draw_mask, draw_scale_bar
+from tlskit.figures.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, bare, draw_legend, draw_mask, draw_scale_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +51,7 @@ def worst_fields(panels: Sequence[dict], *, size: str = "double") -> Figure:
             ax.set_axis_off()
         of_row[0].set_ylabel(style.wrap(str(field), _tallest(panels) * 0.9 * figure.get_figwidth() / across, size=7),
                              fontsize=7)  # fmt: skip
-    _legend(figure)
+    draw_legend(figure, truth=True, prediction=True)
     return style.done(figure, f"The same fields in {len(arms)} arms ({_few(arms)}): {_few(fields)}. {_shares(panels)}")
 
 
@@ -76,7 +74,7 @@ def screen_fields(panels: Sequence[dict], *, size: str = "double") -> Figure:
         ax.set_title(style.wrap(panel["title"], 0.9 * figure.get_figwidth() / across, size=7), fontsize=7)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    _legend(figure, unseen=True)
+    draw_legend(figure, truth=True, prediction=True, hatched={"unseen"})
     told = "; ".join(f"{' '.join(p['title'].split())}: {np.asarray(p['seen']).mean():.0%} looked at" for p in panels)
     return style.done(figure, f"Where the cascade looked. {told}.")
 
@@ -114,14 +112,6 @@ def _show(ax: Axes, panel: dict) -> None:
     draw_mask(ax, np.asarray(panel["truth"], bool), TRUTH_COLOUR, linewidth=1.0)
     ax.set(xlim=(0, width), ylim=(height, 0))
     draw_scale_bar(ax, panel["mpp"], width, height)
-
-
-def _legend(figure: Figure, *, unseen: bool = False) -> None:
-    lines = [Line2D([], [], color=colour, linewidth=1.6, path_effects=RIM, label=label)
-             for colour, label in ((TRUTH_COLOUR, "truth"), (PREDICTION_COLOUR, "prediction"))]  # fmt: skip
-    veil = Patch(facecolor="0.9", edgecolor="0.3", hatch="////", label="not looked at")
-    with plt.rc_context(style.THEME):
-        figure.legend(handles=[*lines, *[veil] * unseen], loc="outside upper center", ncols=3)
 
 
 def _few(names: Sequence) -> str:

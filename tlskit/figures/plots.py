@@ -1,7 +1,7 @@
 """Pictures of pixels: tiles, fields and slides with their outlines. Charts of tables are in `tlskit.figures.charts`.
 
-Every function returns a matplotlib ``Figure`` and reads pixels through `tlskit.slides.slide`. Truth is drawn in cyan,
-predictions in yellow, both with a dark rim, so that they show on pink, on purple and on glass.
+Every function returns a matplotlib ``Figure`` with the words that say what it shows (`tlskit.figures.alt_text`), and
+reads pixels through `tlskit.slides.slide`. Lines are those of `tlskit.figures.overlays`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
-from matplotlib.lines import Line2D
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path as MplPath
 from shapely.geometry import Polygon, box
 
 from tlskit import units
 from tlskit.cohort import open_row, slide_rows
-from tlskit.figures.style import score_name
+from tlskit.figures import style
+from tlskit.figures.overlays import (
+    HATCHED,
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    bare,
+    draw_hatched,
+    draw_legend,
+    draw_mask,
+    draw_outlines,
+    draw_scale_bar,
+)
 from tlskit.outlines import polygonise, rasterise, read_truth
 
 if TYPE_CHECKING:
@@ -31,29 +38,9 @@ if TYPE_CHECKING:
     from tlskit.slides import Slide
 
 __all__ = [
-    "PREDICTION_COLOUR",
-    "TRUTH_COLOUR",
-    "bare",
-    "RIM",
-    "draw_legend",
-    "draw_mask",
-    "draw_outlines",
-    "draw_scale_bar",
-    "example_slides",
-    "extreme_tiles",
-    "slide_overlays",
-    "spread_tiles",
-    "target_at_magnifications",
-    "tile_gallery",
-    "tile_predictions",
-]
-
-TRUTH_COLOUR = "#00e5ff"
-PREDICTION_COLOUR = "#ffd600"
-RIM = [patheffects.withStroke(linewidth=3.0, foreground="#202020")]
-
-#: Lengths a scale bar may have, um.
-_BAR_LENGTHS_UM = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+    "PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_hatched", "draw_legend", "draw_outlines", "example_slides",
+    "extreme_tiles", "slide_overlays", "spread_tiles", "target_at_magnifications", "tile_gallery", "tile_predictions",
+]  # fmt: skip
 
 
 def tile_gallery(
@@ -81,6 +68,8 @@ def tile_gallery(
         As the tiles were cut.
     """
     chosen = spread_tiles(tiles, n_tiles, by=by)
+    if chosen.empty:
+        return style.words("No tile to show.", "double")
     mpp = units.mpp_for_magnification(magnification)
     figure, axes = _grid(len(chosen), columns, panel_in=2.0)
     reader = _Fields(manifest, target_class, resolution_by=resolution_by, apply_icc=apply_icc)
@@ -93,7 +82,10 @@ def tile_gallery(
     reader.close()
     draw_scale_bar(axes[0], mpp, tile_px)
     draw_legend(figure, truth=True)
-    return figure
+    shares, n = chosen["target_fraction"], chosen["slide_id"].nunique()
+    words = f"{len(chosen)} of {len(tiles)} tiles at {units.magnification_name(magnification)}, from {n} slides, in "
+    words += f"the order of their {by.replace('_', ' ')}: target on {shares.min():.0%} to {shares.max():.0%} of a tile."
+    return style.done(figure, words)
 
 
 def spread_tiles(tiles: pd.DataFrame, n_tiles: int, *, by: str = "target_fraction") -> pd.DataFrame:
@@ -152,7 +144,7 @@ def example_slides(per_slide: pd.DataFrame, maps: pd.DataFrame, *, by: str = "di
         {
             "slide_id": row.slide_id,
             "map_path": row.map_path,
-            "title": f"{name}: {row.slide_id}\n{score_name(by)} {getattr(row, by):.2f}",
+            "title": f"{name}: {row.slide_id}\n{style.score_name(by)} {getattr(row, by):.2f}",
         }
         for place, name in wanted.items()
         for row in [ordered.iloc[place]]
@@ -183,10 +175,11 @@ def target_at_magnifications(
         if slide is not None
         for polygon in polygons
     ]
-    figure, axes = plt.subplots(2, len(magnifications), figsize=(2.2 * len(magnifications), 4.9), squeeze=False)
     if not targets:
         reader.close()
-        return _only_text(figure, axes, "No slide of this cohort holds a target.")
+        return style.words("No slide of this cohort holds a target.", "double")
+    figure, axes = plt.subplots(2, len(magnifications), figsize=(2.2 * len(magnifications), 4.9), squeeze=False)
+    told = []
     targets.sort(key=lambda target: (target[0], target[1]))
     area_um2, slide_id, polygon = targets[len(targets) // 2]
     slide, polygons = reader.open(slide_id)
@@ -197,6 +190,7 @@ def target_at_magnifications(
         if mpp < slide.mpp0 * (1 - units.FINER_TOLERANCE):
             for ax in (top, bottom):
                 _blank(ax, f"scanned at\n{units.magnification_for_mpp(slide.mpp0):.1f}x only")
+            told.append(f"{units.magnification_name(magnification)} finer than the scan")
             continue
         centre_px = [float(v) * slide.mpp0 / mpp for v in (polygon.centroid.x, polygon.centroid.y)]
         x_px, y_px = (round(v - field_px / 2) for v in centre_px)
@@ -207,13 +201,15 @@ def target_at_magnifications(
         bottom.imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, field_px, field_px, 0))
         bare(bottom)
         bottom.set_xlabel(f"target {mask.mean():.1%} of pixels", fontsize=8)
+        told.append(f"{units.magnification_name(magnification)} {mask.mean():.1%} of pixels")
         draw_scale_bar(top, mpp, field_px)
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("mask")
     reader.close()
-    figure.suptitle(f"One target of {area_um2 / 1e6:.2f} mm2 (slide {slide_id}), {field_px} px wide", fontsize=10)
+    title = f"One target of {area_um2 / 1e6:.2f} mm2 (slide {slide_id}), {field_px} px wide"
+    figure.suptitle(title, fontsize=10)
     figure.tight_layout()
-    return figure
+    return style.done(figure, f"{title}, with its mask; of a field of it the target covers, at {', '.join(told)}.")
 
 
 def tile_predictions(
@@ -238,8 +234,10 @@ def tile_predictions(
     from tlskit.maps import inference
     from tlskit.outlines import IGNORED
 
+    if tiles.empty:
+        return style.words("No tile to show.", "double")
     mpp = units.mpp_for_magnification(checkpoint.magnification)
-    size = checkpoint.tile_px
+    size, told = checkpoint.tile_px, [""] * len(tiles)
     figure, axes = _grid(len(tiles), columns, panel_in=2.0)
     reader = _Fields(manifest, None, **inference.reading_of(checkpoint))
     tiles = tiles.reset_index(drop=True)
@@ -257,12 +255,13 @@ def tile_predictions(
             draw_mask(ax, mask, TRUTH_COLOUR)
             draw_mask(ax, predicted, PREDICTION_COLOUR)
             union = (predicted | mask).sum()
-            iou = (predicted & mask).sum() / union if union else math.nan
-            ax.set_title(f"{tile['slide_id']}\nIoU {iou:.2f}", fontsize=8)
+            iou = f"IoU {(predicted & mask).sum() / union:.2f}" if union else "no target, none predicted"
+            ax.set_title(f"{tile['slide_id']}\n{iou}", fontsize=8)
+            told[int(i)] = f"{tile['slide_id']} {iou}"
     reader.close()
     draw_scale_bar(axes[0], mpp, size)
     draw_legend(figure, truth=True, prediction=True)
-    return figure
+    return style.done(figure, f"Truth and prediction at {threshold:g} of {len(tiles)} tiles: {', '.join(told)}.")
 
 
 def slide_overlays(
@@ -278,6 +277,9 @@ def slide_overlays(
 ) -> Figure:
     """Whole slides with truth and prediction, one column a slide; below each, its probability map.
 
+    Where the map has no answer the picture is hatched: grey where a screen kept the network from it, red where pixels
+    could not be read.
+
     Parameters
     ----------
     examples
@@ -290,14 +292,13 @@ def slide_overlays(
     from tlskit.maps import probmaps
 
     if examples.empty:
-        figure, axes = plt.subplots(figsize=(6, 1.5), squeeze=False)
-        return _only_text(figure, axes, "No slide has a defined score.")
+        return style.words("No slide has a defined score.", "double")
     reader = _Fields(manifest, target_class, resolution_by=resolution_by, apply_icc=apply_icc)
     sizes_px0 = [reader.open(slide_id)[0].size_px0 for slide_id in examples["slide_id"]]
     tallest = max(height / width for width, height in sizes_px0)
     size_in = (3.3 * len(examples) + 0.5, 2 * 2.8 * tallest + 0.9)
     figure, axes = plt.subplots(2, len(examples), figsize=size_in, squeeze=False, layout="constrained")
-    image = None
+    image, hatched, told = None, set(), []
     for column, example in enumerate(examples.itertuples()):
         slide, polygons = reader.open(example.slide_id)
         picture, mpp = slide.thumbnail(max_px=max_px)
@@ -308,15 +309,24 @@ def slide_overlays(
         top.imshow(picture, extent=extent_mm, interpolation="antialiased")
         with probmaps.open_map(example.map_path) as probmap:
             overview, map_mpp = probmap.overview(max_px)
+            without = {"unseen": probmap.unseen, "lost": probmap.invalid}
+            per_px = probmap.mpp / 1000
         map_extent = (0, overview.shape[1] * map_mpp / 1000, overview.shape[0] * map_mpp / 1000, 0)
         predicted = polygonise(
             overview >= math.ceil(threshold * 255), mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2
         )
+        words = [f"{example.title}, {len(polygons)} outlines of the truth, {len(predicted)} predicted"]
+        told.append(", in part ".join([*words, *(HATCHED[kind][0] for kind, boxes in without.items() if boxes)]))
         # Truth last: it is the longer-lived line, and false outlines may be many.
         draw_outlines(top, predicted, scale=per_px0, colour=PREDICTION_COLOUR, linewidth=0.9)
         for ax in (top, bottom):
             draw_outlines(ax, polygons, scale=per_px0, colour=TRUTH_COLOUR)
         image = bottom.imshow(overview / 255, extent=map_extent, cmap="magma", vmin=0, vmax=1)
+        for kind, boxes in without.items():
+            if boxes:
+                hatched.add(kind)
+                for ax in (top, bottom):
+                    draw_hatched(ax, boxes, kind, scale=per_px)
         top.set_title(example.title, fontsize=9)
         for ax in (top, bottom):
             ax.set_xlim(0, extent_mm[1])
@@ -330,8 +340,8 @@ def slide_overlays(
     bar = figure.colorbar(image, ax=axes[1, :], aspect=30, pad=0.01)
     bar.set_label("probability of target", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    draw_legend(figure, truth=True, prediction=True, y=0.0)
-    return figure
+    draw_legend(figure, truth=True, prediction=True, hatched=hatched)
+    return style.done(figure, f"Whole slides and their probability maps at {threshold:g}. {'; '.join(told)}.")
 
 
 class _Fields:
@@ -369,15 +379,13 @@ class _Fields:
 
 
 def _grid(n_panels: int, columns: int, *, panel_in: float) -> tuple[Figure, np.ndarray]:
-    columns = max(1, min(columns, n_panels))
-    rows = max(1, math.ceil(n_panels / columns))
+    columns = min(columns, n_panels)
+    rows = math.ceil(n_panels / columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(panel_in * columns, (panel_in + 0.35) * rows), squeeze=False, layout="constrained"
     )
     for ax in axes.flat:
         ax.set_axis_off()
-    if n_panels == 0:
-        axes[0, 0].text(0.5, 0.5, "no tiles", ha="center", va="center")
     return figure, axes.ravel()
 
 
@@ -399,60 +407,6 @@ def _field(ax: Axes, slide: Slide, x_px: int, y_px: int, size_px: int, *, mpp: f
     bare(ax)
 
 
-def bare(ax: Axes) -> None:
-    """Axes with a frame and without ticks, as around a picture."""
-    ax.set_axis_on()
-    ax.set_xticks([])
-    ax.set_yticks([])
-
-
 def _blank(ax: Axes, text: str) -> None:
     bare(ax)
     ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, color="0.4", transform=ax.transAxes)
-
-
-def _only_text(figure: Figure, axes: np.ndarray, text: str) -> Figure:
-    for ax in axes.flat:
-        ax.set_axis_off()
-    figure.text(0.5, 0.5, text, ha="center", va="center")
-    return figure
-
-
-def draw_outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 0.0), linewidth: float = 1.4) -> None:
-    """Draw polygons of level-0 pixels, scaled and shifted into the coordinates of `ax`, holes included."""
-    rim = [patheffects.withStroke(linewidth=linewidth + 1.6, foreground="#202020")]
-    for polygon in polygons:
-        rings = [polygon.exterior, *polygon.interiors]
-        vertices = np.concatenate([np.asarray(ring.coords)[:, :2] * scale + shift for ring in rings])
-        codes = np.concatenate(
-            [[MplPath.MOVETO, *[MplPath.LINETO] * (len(ring.coords) - 2), MplPath.CLOSEPOLY] for ring in rings]
-        )
-        ax.add_patch(
-            PathPatch(MplPath(vertices, codes), fill=False, edgecolor=colour, linewidth=linewidth, path_effects=rim)
-        )
-
-
-def draw_mask(ax: Axes, mask: np.ndarray, colour: str, *, linewidth: float = 1.4) -> None:
-    """Outline of a mask along its pixel edges."""
-    draw_outlines(ax, polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour, linewidth=linewidth)
-
-
-def draw_scale_bar(ax: Axes, mpp: float, size_px: int, height_px: int | None = None) -> None:
-    """A bar of about a quarter of the panel's width in its lower left corner; a panel is square unless told."""
-    goal_um = size_px * mpp / 4
-    length_um = max((length for length in _BAR_LENGTHS_UM if length <= goal_um), default=_BAR_LENGTHS_UM[0])
-    left, y = 0.05 * size_px, (height_px or size_px) - 0.07 * size_px
-    ax.plot([left, left + length_um / mpp], [y, y], color="black", linewidth=4, solid_capstyle="butt")
-    ax.plot([left, left + length_um / mpp], [y, y], color="white", linewidth=2, solid_capstyle="butt")
-    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um} um"
-    label = ax.text(left, y - 0.03 * size_px, text, color="white", fontsize=7, va="bottom")
-    label.set_path_effects([patheffects.withStroke(linewidth=2, foreground="black")])
-
-
-def draw_legend(figure: Figure, *, truth: bool = False, prediction: bool = False, y: float = 0.0) -> None:
-    """The colours of truth and prediction below a figure's axes."""
-    entries = [(TRUTH_COLOUR, "truth")] * truth + [(PREDICTION_COLOUR, "prediction")] * prediction
-    handles = [Line2D([], [], color=colour, linewidth=1.6, path_effects=RIM, label=label) for colour, label in entries]
-    figure.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncols=len(handles), frameon=False, fontsize=8
-    )

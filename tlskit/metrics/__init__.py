@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "score",
             "score_table",
         ],
-        "uncertainty": ["METHOD", "TRAINING_NOTE", "patients_needed"],
+        "uncertainty": ["METHOD", "patients_needed", "training_note"],
         "thresholds": [
             "choose_threshold",
             "counts_at",

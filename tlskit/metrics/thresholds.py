@@ -5,7 +5,10 @@ A map stores ``q = rint(255 p)``; a pixel is positive at threshold t if ``q >= c
 needs to be inferred again.
 
 A *histogram table* has the columns ``slide_id patient_id ... region truth bin count``: region ``slide`` or
-``tissue``, truth 0 or 1, bin 0 to 255; bins without pixels have no row.
+``tissue``, truth 0 or 1, bin 0 to 255; bins without pixels have no row. Pixels that a screen kept the network from
+have no probability. They have the bin `UNSEEN`: nothing is marked there at any threshold, so that they count as
+negative at each (a curve ends at the recall that can be reached where the network looked), and calibration, which asks
+what a probability means, is without them.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ from tlskit.files import write_text
 from tlskit.metrics.scores import COUNTS, ratios
 
 __all__ = [
+    "UNSEEN",
     "calibration",
     "calibration_error",
     "choose_threshold",
     "counts_at",
     "counts_from_histograms",
     "cut",
+    "dense",
     "joint_histogram",
     "named_thresholds",
     "pr_curve",
@@ -43,6 +48,9 @@ log = logging.getLogger(__name__)
 
 #: What a threshold is when nothing has been chosen.
 FIXED = 0.5
+
+#: Bin of pixels that were not looked at.
+UNSEEN = -1
 
 #: OpenCV counts in float32, which holds whole numbers up to this.
 _EXACT_IN_FLOAT32 = 2**24
@@ -101,7 +109,8 @@ def counts_at(histograms: np.ndarray, cuts: int | Sequence[int]) -> np.ndarray:
     Parameters
     ----------
     histograms
-        ``(..., 2, 256)``: without target, with target.
+        ``(..., 2, 256)``: without target, with target. A 257th entry holds pixels that were not looked at: they are
+        negative at every cut.
     cuts
         Smallest positive stored value(s), 0 to 256.
 
@@ -113,8 +122,8 @@ def counts_at(histograms: np.ndarray, cuts: int | Sequence[int]) -> np.ndarray:
     histograms = np.asarray(histograms, np.int64)
     cuts = np.atleast_1d(np.asarray(cuts, np.int64))
     above = np.zeros((*histograms.shape[:-1], 257), np.int64)
-    above[..., :256] = histograms[..., ::-1].cumsum(axis=-1)[..., ::-1]
-    positive, total = above[..., cuts], above[..., :1]
+    above[..., :256] = histograms[..., 255::-1].cumsum(axis=-1)[..., ::-1]
+    positive, total = above[..., cuts], histograms.sum(axis=-1, keepdims=True)
     fp, tp = positive[..., 0, :], positive[..., 1, :]
     return np.stack([tp, fp, total[..., 1, :] - tp, total[..., 0, :] - fp], axis=-1)
 
@@ -141,8 +150,8 @@ def counts_from_histograms(
     if not isinstance(thresholds, (Mapping, int, float)):
         thresholds = {f"{t:g}": t for t in thresholds}
     named = named_thresholds(thresholds)
-    ids, dense = _dense(histograms, region)
-    counts = counts_at(dense, [cut(t) for t in named.values()])
+    ids, by_slide = dense(histograms, region)
+    counts = counts_at(by_slide, [cut(t) for t in named.values()])
     tables = [
         ids.assign(threshold_by=name, threshold=value, **dict(zip(COUNTS, counts[:, n].T, strict=True)))
         for n, (name, value) in enumerate(named.items())
@@ -168,8 +177,8 @@ def pr_curve(histograms: pd.DataFrame, *, by: str | Sequence[str] = (), region: 
         Columns: those of `by`; cut (1 to 255), threshold, precision, recall, dice, iou; average_precision (of the
         group: the sum of precision times the gain in recall, from the highest threshold down) and recall_at_end (recall
         at the highest stored value, where the curve ends: what of the target is stored as 255 is one point, however the
-        probabilities behind it differ, so that average precision ranks no arms where this is large); prevalence,
-        n_slides.
+        probabilities behind it differ, so that average precision ranks no arms where this is large), recall_limit
+        (share of the target that was looked at: no threshold reaches more); prevalence, n_slides.
     """
     rows = []
     for key, ids, pooled in _pooled(histograms, by, region):
@@ -185,6 +194,7 @@ def pr_curve(histograms: pd.DataFrame, *, by: str | Sequence[str] = (), region: 
                 **{name: scores[name] for name in ("precision", "recall", "dice", "iou")},
                 average_precision=float(((recall[:-1] - recall[1:]) * precision).sum()),
                 recall_at_end=float(recall[-2]),
+                recall_limit=float(pooled[1, :256].sum() / pooled[1].sum()) if pooled[1].any() else float("nan"),
                 prevalence=pooled[1].sum() / max(1, pooled.sum()),
                 n_slides=len(ids),
             )
@@ -212,7 +222,7 @@ def calibration(
         Columns: those of `by`; bin_low, bin_high, mean_probability, target_share (both nan in an empty bin), pixels,
         calibration_error (of the group: the mean of the bins' distance between the two, weighted by pixels, over all
         bins but the lowest), calibration_error_all (over all: nearly all pixels are background of a probability near 0,
-        which any network gets right), n_slides.
+        which any network gets right), unseen_pixels (of the group: not looked at, and in no bin), n_slides.
     """
     rows = []
     edges = np.linspace(0, 1, n_bins + 1)
@@ -220,6 +230,7 @@ def calibration(
     # In whole numbers: 0.6 is 153 / 255, and as a float64 it falls on either side of a bin's edge.
     which = np.minimum(np.arange(256) * n_bins // 255, n_bins - 1)
     for key, ids, pooled in _pooled(histograms, by, region):
+        pooled, unseen = pooled[:, :256], int(pooled[:, 256].sum())
         pixels = np.bincount(which, weights=pooled.sum(axis=0), minlength=n_bins)
         with np.errstate(invalid="ignore"):
             mean = np.bincount(which, weights=pooled.sum(axis=0) * stored, minlength=n_bins) / pixels
@@ -231,7 +242,8 @@ def calibration(
             pd.DataFrame(key, index=np.arange(n_bins)).assign(
                 bin_low=edges[:-1], bin_high=edges[1:], mean_probability=mean, target_share=share,
                 pixels=pixels.astype(np.int64), calibration_error=error,
-                calibration_error_all=float(apart.sum() / max(1.0, pixels.sum())), n_slides=len(ids),
+                calibration_error_all=float(apart.sum() / max(1.0, pixels.sum())), unseen_pixels=unseen,
+                n_slides=len(ids),
             )
         )  # fmt: skip
     return pd.concat(rows, ignore_index=True)
@@ -331,8 +343,15 @@ def read_threshold(path: str | Path, *, checkpoint_sha256: str = "") -> dict[str
     return {"fixed": FIXED, "validation": float(chosen["threshold"])}
 
 
-def _dense(histograms: pd.DataFrame, region: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Ids of the slides, and their histograms ``(N, 2, 256)``."""
+def dense(histograms: pd.DataFrame, region: str = "slide") -> tuple[pd.DataFrame, np.ndarray]:
+    """Ids of the slides of a histogram table, and their histograms, of one region.
+
+    Returns
+    -------
+    ids : DataFrame
+    dense : ndarray
+        ``(N, 2, 257) int64``: without target, with target; the last entry is of pixels that were not looked at.
+    """
     missing = [c for c in ("slide_id", "region", "truth", "bin", "count") if c not in histograms]
     if missing:
         raise ParameterError(f"The table of histograms lacks {', '.join(missing)}.")
@@ -343,23 +362,21 @@ def _dense(histograms: pd.DataFrame, region: str) -> tuple[pd.DataFrame, np.ndar
             f"{', '.join(map(str, histograms['region'].unique())) or 'nothing'}."
         )
     id_columns = [c for c in histograms if c not in ("region", "truth", "bin", "count")]
-    groups = rows.groupby(id_columns, sort=False, dropna=False)
+    slide = rows.groupby(id_columns, sort=False, dropna=False).ngroup().to_numpy()
     ids = rows[id_columns].drop_duplicates().reset_index(drop=True)
-    dense = np.zeros((len(ids), 2, 256), np.int64)
+    found, bins = np.zeros((len(ids), 2, 257), np.int64), rows["bin"].to_numpy(int)
     np.add.at(
-        dense,
-        (groups.ngroup().to_numpy(), rows["truth"].to_numpy(int), rows["bin"].to_numpy(int)),
-        rows["count"].to_numpy(),
+        found, (slide, rows["truth"].to_numpy(int), np.where(bins == UNSEEN, 256, bins)), rows["count"].to_numpy()
     )
-    return ids, dense
+    return ids, found
 
 
 def _pooled(histograms: pd.DataFrame, by: str | Sequence[str], region: str):
-    """For each group: its key as a dict, the ids of its slides, and its pooled histograms ``(2, 256)``."""
+    """For each group: its key as a dict, the ids of its slides, and its pooled histograms ``(2, 257)``."""
     by = [by] if isinstance(by, str) else list(by)
-    ids, dense = _dense(histograms, region)
+    ids, by_slide = dense(histograms, region)
     if not by:
-        yield {}, ids, dense.sum(axis=0)
+        yield {}, ids, by_slide.sum(axis=0)
         return
     for key, group in ids.groupby(by, sort=False, dropna=False):
-        yield dict(zip(by, key, strict=True)), group, dense[group.index].sum(axis=0)
+        yield dict(zip(by, key, strict=True)), group, by_slide[group.index].sum(axis=0)

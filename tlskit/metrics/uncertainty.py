@@ -19,14 +19,16 @@ drawn patients (max-t) was tried: with Gaussian multipliers it lets 7 to 16 % of
 patients, and by resampling it is wider than Bonferroni.
 
 **Repeats.** Where an arm was trained several times (column `repeat`, the seed), its score is of all repeats together,
-and the variance between repeats, divided by their number, is added to that between patients. Without repeats intervals
-say nothing of another training: `TRAINING_NOTE`.
+and the variance between repeats, divided by their number, is added to that between patients. An arm that was trained
+once beside arms that were trained several times takes the mean variance between those arms' trainings (as if all arms
+depended on chance alike; column `spread`: ``other arms``): without it the arm that was looked at least would look
+surest. Where no arm has repeats, intervals say nothing of another training: `training_note`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -34,7 +36,7 @@ import pandas as pd
 from tlskit.errors import ComparisonError, ParameterError
 from tlskit.metrics.scores import COUNTS, SCORES, ratios
 
-__all__ = ["FEW_PATIENTS", "METHOD", "TRAINING_NOTE", "contrasts", "differences", "intervals", "patients_needed"]
+__all__ = ["FEW_PATIENTS", "METHOD", "contrasts", "differences", "intervals", "patients_needed", "training_note"]
 
 #: With fewer test patients (for scores that need a target: with a target) an interval is shown with a warning.
 FEW_PATIENTS = 10
@@ -42,11 +44,8 @@ FEW_PATIENTS = 10
 #: How the intervals are made, in words for a caption or a methods section.
 METHOD = "t intervals of the cluster-robust (CR2) standard error over patients, Bell-McCaffrey degrees of freedom"
 
-#: What the intervals leave out where every arm was trained once.
-TRAINING_NOTE = (
-    "Each arm was trained once: the intervals say how other patients would change the scores, not how another "
-    "training (another seed, another machine) would."
-)
+#: Where the spread between trainings that an interval holds comes from.
+OWN, LENT, NO_SPREAD = "own", "other arms", "none"
 
 POOLINGS = ("pooled", "per_patient", "per_slide")
 
@@ -88,9 +87,10 @@ def intervals(
     -------
     DataFrame
         Columns: those of `by`; score, pooling, region, estimate, low, high, level, method (``t`` or ``none``), se, df,
-        n_repeats, repeat_sd (nan for one training), n_slides, n_patients, n_with_target (patients), warning (empty, or
-        why the interval deserves caution). An interval of ``none`` is nan: of fewer than two patients that tell
-        something, and of a score of exactly 0 or 1.
+        n_repeats (trainings; with folds, of each fold), n_folds (0: none), repeat_sd (nan for one training), spread
+        (between trainings, in the interval: ``own``, of ``other arms``, or ``none``), n_slides, n_patients,
+        n_with_target (patients), warning (empty, or why the interval deserves caution). An interval of ``none`` is nan:
+        of fewer than two patients that tell something, and of a score of exactly 0 or 1.
 
     Raises
     ------
@@ -98,9 +98,9 @@ def intervals(
         If the arms differ in patients or slides; the message names them.
     """
     arms = _arms(counts, by=list(by), scores=scores, pooling=pooling, region=region, repeat=repeat)
-    rows = []
+    lent, rows = {name: _between(arms, name) for name in scores}, []
     for arm, name in itertools.product(arms, scores):
-        value, se, df = _estimate([(arm, 1.0)], name)
+        value, se, df = _estimate([(arm, 1.0)], name, lent[name])
         forward, backward, slope = _SCALES["fisher" if value <= 0 else "logit"]
         low, high, method = float("nan"), float("nan"), "none"
         if df > 0 and -1 < value < 1 and (name == "mcc" or value > 0):
@@ -110,8 +110,9 @@ def intervals(
             arm.key
             | {"score": name, "pooling": pooling, "region": region, "estimate": value, "low": low, "high": high}
             | {"level": level, "method": method, "se": se, "df": df, "n_repeats": arm.n_repeats}
-            | {"repeat_sd": arm.repeat_sd(name), "n_slides": arm.n_slides, "n_patients": arm.n_patients}
-            | {"n_with_target": arm.n_with_target, "warning": _warning(arm, name, value)}
+            | {"n_folds": arm.n_folds, "repeat_sd": arm.repeat_sd(name), "spread": _spread([arm], lent[name])}
+            | {"n_slides": arm.n_slides, "n_patients": arm.n_patients, "n_with_target": arm.n_with_target}
+            | {"warning": _warning(arm, name, value)}
         )
     return pd.DataFrame(rows)
 
@@ -142,7 +143,8 @@ def contrasts(
     DataFrame
         contrast, score, pooling, region, estimate, low, high, low_all, high_all (simultaneous for all contrasts of this
         table, score by score), excludes_zero, level, method, se, df, n_contrasts, n_repeats (the fewest of an arm),
-        n_slides, n_patients, n_with_target, warning.
+        n_folds, spread (``other arms`` where an arm takes theirs), n_slides, n_patients, n_with_target, warning. Arms
+        of `counts` that are in no contrast lend their spread all the same.
     """
     by = list(by)
     arms = {
@@ -151,10 +153,10 @@ def contrasts(
     }
     if unknown := sorted({str(a) for weights in wanted.values() for a in weights} - set(map(str, arms))):
         raise ParameterError(f"No arm {', '.join(unknown)}; there are {', '.join(map(str, arms))}.")
-    rows = []
+    lent, rows = {name: _between(arms.values(), name) for name in scores}, []
     for (label, weights), name in itertools.product(wanted.items(), scores):
         parts = [(arms[arm], float(weight)) for arm, weight in weights.items()]
-        value, se, df = _estimate(parts, name)
+        value, se, df = _estimate(parts, name, lent[name])
         bound = sum(abs(weight) for _, weight in parts)
         ends = {"low": np.nan, "high": np.nan, "low_all": np.nan, "high_all": np.nan}
         if df > 0 and np.isfinite(value):
@@ -167,7 +169,8 @@ def contrasts(
             | ends
             | {"excludes_zero": bool(ends["low"] > 0 or ends["high"] < 0), "level": level}
             | {"method": "t" if df > 0 else "none", "se": se, "df": df, "n_contrasts": len(wanted)}
-            | {"n_repeats": min(arm.n_repeats for arm, _ in parts), "n_slides": first.n_slides}
+            | {"n_repeats": min(arm.n_repeats for arm, _ in parts), "n_folds": max(arm.n_folds for arm, _ in parts)}
+            | {"spread": _spread([arm for arm, _ in parts], lent[name]), "n_slides": first.n_slides}
             | {"n_patients": first.n_patients, "n_with_target": first.n_with_target}
             | {"warning": _warning(first, name, value)}
         )
@@ -202,6 +205,18 @@ def differences(counts: pd.DataFrame, *, by: Sequence[str] = ("arm", "magnificat
     return table
 
 
+def training_note(n_folds: int = 0) -> str:
+    """What intervals leave out where every arm was trained once, or once in each fold."""
+    once = f"once in each of {n_folds} folds" if n_folds > 1 else "once"
+    note = (
+        f"Each arm was trained {once}: the intervals say how other patients would change the scores, not how another "
+        "training (another seed, another machine) would."
+    )
+    if n_folds > 1:
+        note += " Patients of one fold share a network, and are counted as if each had its own."
+    return note
+
+
 def patients_needed(table: pd.DataFrame, *, half_width: float = 0.05) -> pd.Series:
     """How many such patients an interval of this half-width would take, by row of `intervals` or `differences`.
 
@@ -223,6 +238,7 @@ class Arm:
         self.key, self.scores, self.pooling = key, list(scores), pooling
         self.n_patients = len(patients)
         self.n_slides = group["slide_id"].nunique() if "slide_id" in group else 0
+        self.n_folds = group["fold"].nunique() if "fold" in group else 0
         patient = np.searchsorted(patients, group["patient_id"].to_numpy(object))
         counts = group[list(COUNTS)].to_numpy(np.float64)
         with_target = summed(counts, patient, len(patients))[:, [0, 2]].sum(axis=1) > 0
@@ -286,7 +302,22 @@ def summed(values: np.ndarray, owner: np.ndarray, n: int) -> np.ndarray:
     return sums
 
 
-def _estimate(parts: list[tuple[Arm, float]], name: str) -> tuple[float, float, float]:
+def _between(arms: Iterable[Arm], name: str) -> tuple[float, int]:
+    """Variance of a score between trainings of one arm, over all arms that have several, and its degrees of freedom."""
+    found = [(arm.repeat_sd(name) ** 2, arm.n_repeats - 1) for arm in arms if arm.n_repeats > 1]
+    found = [(variance, df) for variance, df in found if np.isfinite(variance)]
+    df = sum(df for _, df in found)
+    return (sum(variance * df for variance, df in found) / df if df else float("nan")), df
+
+
+def _spread(arms: Sequence[Arm], lent: tuple[float, int]) -> str:
+    """Whose spread between trainings an interval of these arms holds."""
+    if all(arm.n_repeats > 1 for arm in arms):
+        return OWN
+    return LENT if lent[1] else NO_SPREAD
+
+
+def _estimate(parts: list[tuple[Arm, float]], name: str, lent: tuple[float, int]) -> tuple[float, float, float]:
     """Weighted sum of arms' scores, its standard error, and degrees of freedom; df 0 where there is no interval."""
     found = [(*arm.influence(name), weight) for arm, weight in parts]
     value = sum(weight * score for score, _, _, weight in found)
@@ -297,11 +328,15 @@ def _estimate(parts: list[tuple[Arm, float]], name: str) -> tuple[float, float, 
     variance = float((influence**2 / (1 - share)).sum())
     q = share**2 / (1 - share)
     df = 1 / float((share**2).sum() + q.sum() ** 2 - (q**2).sum())
-    spread = [(weight**2 * arm.repeat_sd(name) ** 2 / arm.n_repeats, arm.n_repeats) for arm, weight in parts]
-    between = sum(v for v, n in spread if n > 1 and np.isfinite(v))
+    several = [(weight**2 * arm.repeat_sd(name) ** 2 / arm.n_repeats, arm.n_repeats - 1) for arm, weight in parts
+               if arm.n_repeats > 1]  # fmt: skip
+    between = sum(v for v, _ in several if np.isfinite(v))
+    own = sum(n for _, n in several)
+    once = sum(weight**2 for arm, weight in parts if arm.n_repeats == 1)
+    if once and lent[1]:
+        between, own = between + once * lent[0], lent[1]
     if between > 0:
         # Satterthwaite: each part of the variance is as sure as its own degrees of freedom.
-        own = sum(n - 1 for _, n in spread if n > 1)
         df = (variance + between) ** 2 / (variance**2 / df + between**2 / own)
         variance += between
     return float(value), float(np.sqrt(variance)), df
@@ -376,7 +411,11 @@ def _arms(
     patients = np.array(sorted(first["patient_id"].unique()), dtype=object)
     arms = []
     for key, group in groups:
-        parts = [part for _, part in group.groupby(repeat)] if repeat in group and repeat not in by else [group]
+        parts = (
+            [part for _, part in group.groupby(repeat, dropna=False)]
+            if repeat in group and repeat not in by
+            else [group]
+        )
         for part in parts:
             there = set(zip(*(part[c] for c in ids), strict=True))
             if there != expected:

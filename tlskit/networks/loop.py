@@ -2,7 +2,7 @@
 
 Every epoch is a function of the seed, its number and the weights it begins with; the state that is saved after it is
 all that the next one needs. So a training that was killed and goes on gives the history of one that was not (on a CPU
-exactly, on a GPU to rounding).
+exactly while the number of threads stays, see `tlskit.networks.calm`; on a GPU to rounding).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from tlskit.errors import TrainingError
+from tlskit.networks import calm
 from tlskit.networks.losses import make_loss
 from tlskit.networks.models import write_tensors
 from tlskit.networks.settings import NEEDS_TARGET
@@ -39,7 +40,7 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 
 HISTORY_COLUMNS = (
     ["epoch", "steps", "learning_rate", "train_loss", "val_loss", "val_iou", "val_dice"]
-    + ["negative_to_positive", "empty_batches", "gradient_tiles", "tiles_per_s", "seconds", "best"]
+    + ["negative_to_positive", "empty_batches", "gradient_tiles", "tiles_per_s", "seconds", "threads", "best"]
 )  # fmt: skip
 
 #: Threshold at which validation IoU is measured while training, and which the checkpoint carries to begin with.
@@ -111,19 +112,26 @@ def fit(
     reading = {"workers": workers, "pin_memory": is_cuda}
     val_plan = np.split(np.arange(n_val), range(size, n_val, size))
     n_steps = len(drawing.batches(0))
-    with _bar(epochs * n_steps, initial=len(done["history"]) * n_steps) as bar:
+    bar = _bar(epochs * n_steps, initial=len(done["history"]) * n_steps)
+    with bar, calm.following(device.type) as look:
         for epoch in range(len(done["history"]), epochs):
-            began = time.perf_counter()
+            began, threads = time.perf_counter(), []
+
+            def arriving(batches: Iterable, threads: list = threads) -> Iterator:
+                for batch in batches:
+                    threads.append(look())
+                    yield fabric.to_device(batch)
+
             # Dropout of this epoch depends on nothing that came before it.
             torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
             plan = drawing.batches(epoch)
             with contextlib.closing(read_batches(data["train"], plan, seed=(seed, epoch), **reading)) as batches:
                 losses, seen = _train_epoch(
-                    fabric, model, optimizer, batches, loss=params["loss"], bar=bar, epoch=epoch
+                    fabric, model, optimizer, arriving(batches), loss=params["loss"], bar=bar, epoch=epoch
                 )
             trained = time.perf_counter()
             with contextlib.closing(read_batches(data["val"], val_plan, **reading)) as batches:
-                counts, overlap, total = validate(model, map(fabric.to_device, batches))
+                counts, overlap, total = validate(model, arriving(batches))
             if not math.isfinite(overlap + total):
                 raise TrainingError(
                     f"The network gave values that are not numbers in the validation of epoch {epoch + 1}. Lower "
@@ -138,6 +146,7 @@ def fit(
                 **seen,
                 "tiles_per_s": sum(map(len, plan)) / (trained - began),
                 "seconds": time.perf_counter() - began,
+                "threads": min(threads),
             }
             done["history"].append(row)
             if best_epoch(done["history"]) == epoch:
@@ -154,7 +163,7 @@ def _train_epoch(
     """One optimiser step a batch; returns the loss of each, and what the batches held (`_account`)."""
     loss_of, needs_target, losses, held = make_loss(loss), loss in NEEDS_TARGET, [], []
     model.train()
-    for images, masks, _ in map(fabric.to_device, batches):
+    for images, masks, _ in batches:
         loss = loss_of(model(images).float(), masks)
         losses.append(float(loss.detach()))
         held.append([len(masks), int((masks == 1).sum()), int((masks != IGNORED).sum())])

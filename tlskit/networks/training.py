@@ -49,7 +49,7 @@ class Training:
         once: Dice loss from its summed probabilities, IoU and Dice from its pooled counts at 0.5),
         ``negative_to_positive`` (pixels of the epoch's batches), ``empty_batches`` (without target),
         ``gradient_tiles`` (in batches that had a gradient), ``tiles_per_s`` (of the training steps alone), ``seconds``
-        (with validation), ``best`` (the one epoch that was kept).
+        (with validation), ``threads`` (the fewest), ``best`` (the one epoch that was kept).
     best_epoch, best_val_iou
         Of the epoch that was kept.
     val_counts
@@ -64,7 +64,7 @@ class Training:
     tiles_per_s
         Median over the epochs.
     device, precision, threads
-        What it ran on.
+        What it ran on; the fewest threads, where other programs took a core (``threads`` of the history, by epoch).
     seconds
         All epochs together.
     sha256
@@ -291,7 +291,7 @@ def _summary(out_path: Path, checkpoint: Checkpoint, parts: dict[str, pd.DataFra
         tiles_per_s=float(history["tiles_per_s"].median()),
         device=checkpoint.params["device"],
         precision=checkpoint.params["precision"],
-        threads=torch.get_num_threads(),
+        threads=int(history["threads"].min()),
         seconds=float(history["seconds"].sum()),
         sha256=checkpoint.sha256,
     )

@@ -94,18 +94,12 @@ class Arm:
 
     @cached_property
     def histograms(self) -> dict[str, np.ndarray]:
-        """Histograms of the whole slides, ``(2, 256) int64`` without and with target, by slide_id."""
+        """Histograms of the whole slides by slide_id, as of `tlskit.metrics.thresholds.dense`."""
         table = self.table("05_histograms")
-        if table is None:
+        if table is None or table.empty:
             return {}
-        table = table[table["region"] == "slide"]
-        found = {}
-        for slide_id, rows in table.groupby("slide_id"):
-            found[slide_id] = np.zeros((2, 256), np.int64)
-            np.add.at(
-                found[slide_id], (rows["truth"].to_numpy(int), rows["bin"].to_numpy(int)), rows["count"].to_numpy()
-            )
-        return found
+        ids, found = thresholds.dense(table)
+        return dict(zip(ids["slide_id"], found, strict=True))
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from functools import cached_property
 
 import pandas as pd
 
-from tlskit.errors import TlskitError
+from tlskit.errors import RunError, TlskitError
 from tlskit.evaluation import answers, comparison, costs, decision, reader_scores, reviewing
 from tlskit.figures import charts, comparecharts
-from tlskit.metrics import METHOD, TRAINING_NOTE, published
+from tlskit.metrics import METHOD, published, training_note
 from tlskit.study import report_reviewing, runs
 from tlskit.study.report_page import Section, add_figure, add_table, show_table
 
@@ -71,8 +71,11 @@ def answer(section: Section, asked: Asked) -> None:
     section.text.append(answers.changed_by_training(front))
     section.text.append(answers.changed_by_threshold(run.dir, front, margin=asked.margin, usable=asked.usable,
                                                      **asked.options))  # fmt: skip
-    audited = comparison.audit(run.dir, batch_size=asked.batch_size, **asked.options)
-    section.text.append(answers.changed_by_averaging(audited))
+    try:
+        audited = comparison.audit(run.dir, batch_size=asked.batch_size, **asked.options)
+        section.text.append(answers.changed_by_averaging(audited))
+    except RunError as error:  # tables of tiles that an archive lacks do not take the answer away
+        section.text.append(f"Averaging. Not available: {error}")
     section.text = [text for text in section.text if text]
     by = "validation" if decision.by_validation(front) else "test"
     caption = f"Quality on test patients against time. Ringed: what is chosen on {by} patients, where an arm is."
@@ -131,12 +134,17 @@ def intervals(section: Section, asked: Asked) -> None:
         "the interval that holds for all pairs at once (Bonferroni) excludes 0."
     )
     if (table["n_repeats"] <= 1).all():
-        section.text.append(TRAINING_NOTE)
+        section.text.append(training_note(int(table["n_folds"].max())))
+    elif (table["spread"] == "other arms").any():
+        once = ", ".join(dict.fromkeys(table.loc[table["n_repeats"] == 1, "arm"]))
+        section.text.append(
+            f"Trained once: {once}. Their intervals hold the mean spread between the others' trainings."
+        )
     section.text += [f"Caution: {w}." for w in table["warning"].dropna().unique() if w]
     caption = "Scores on the common grid with 95 % intervals."
     add_figure(section, run, comparecharts.score_intervals(table), "intervals", caption)
     add_figure(section, run, comparecharts.difference_intervals(apart), "differences", "Differences between arms.")
-    columns = ["arm", "score", "estimate", "low", "high", "se", "df", "n_repeats", "repeat_sd", "n_patients",
+    columns = ["arm", "score", "estimate", "low", "high", "se", "df", "n_repeats", "repeat_sd", "spread", "n_patients",
                "n_with_target"]  # fmt: skip
     add_table(section, run, table, "intervals", "Scores.", columns=columns)
     columns = ["first", "second", "score", "difference", "low", "high", "low_all", "high_all", "shown"]

@@ -81,9 +81,8 @@ def checklist(run: runs.Run, front: pd.DataFrame, stands_on: pd.DataFrame, unlik
     """
     stood, first = stands_on.iloc[0], front.iloc[0]
     ask = "[author: say]"
-    seeds = (
-        "each arm trained once" if (front["n_repeats"] <= 1).all() else "several trainings of an arm, see the report"
-    )
+    once = "each arm trained once" + (" in each fold" if front["n_folds"].max() > 1 else "")
+    seeds = once if (front["n_repeats"] <= 1).all() else "several trainings of an arm, see the report"
     rows = [
         ("Title names the kind of study and the method", ask),
         ("Clinical aim, intended use and users", ask),
