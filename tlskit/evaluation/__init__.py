@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "predictions",
         "reader_scores",
         "reviewing",
+        "stored_screens",
         "validation_choice",
     ],  # fmt: skip
     submod_attrs={
@@ -44,7 +45,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "costs": ["minutes_per_slide", "pareto"],
         "decision": ["choice"],
-        "effects": ["control_effects", "control_scores", "detail_ladder", "two_by_two", "within_magnification"],
+        "effects": [
+            "context_effects",
+            "control_effects",
+            "control_scores",
+            "detail_ladder",
+            "two_by_two",
+            "within_magnification",
+        ],
         "grid_counting": ["evaluate_grid"],
         "factors": ["arm_factors", "grid_counts", "trainings"],
         "counting": ["evaluate_slides", "evaluate_tiles"],

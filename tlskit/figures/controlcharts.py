@@ -18,7 +18,7 @@ from tlskit.figures.style import score_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["control_effects", "control_scores", "detail_ladder", "two_by_two"]
+__all__ = ["context_effects", "control_effects", "control_scores", "detail_ladder", "two_by_two"]
 
 
 def control_scores(table: pd.DataFrame, **options) -> Figure:
@@ -100,6 +100,25 @@ def detail_ladder(table: pd.DataFrame, **options) -> Figure:
     ).figure  # fmt: skip
 
 
+def context_effects(table: pd.DataFrame, **options) -> Figure:
+    """What context in the network gains over its controls, one panel an arm; `table` of `effects.context_effects`."""
+    if table.empty:
+        return style.words("No network of this run has context.", options.get("size", "double"))
+    table = table.assign(
+        against=pd.Categorical(table["against"], list(dict.fromkeys(table["against"]))),
+        network=[f"{units.magnification_name(row.magnification)}, {row.control}" for row in table.itertuples()],
+        shown=(table["low_all"] > 0) | (table["high_all"] < 0),
+    )
+    name = score_name(table["score"].iloc[0])
+    words = f"{name} with context, less that of each row (filled: shown, all rows taken together)\n{_stands_on(table)}"
+    return draw_forest(
+        table, x="estimate", y="against", color="shown", fill="shown", dodge=False, zero=True,
+        number="{:+.2f}".format, looks=style.plain(yes=style.BLUE, no=style.GREY),
+        **{"col": "network", "show_legend": False, "xlabel": words, "alt": "What context in the network gains."}
+        | options,
+    ).figure  # fmt: skip
+
+
 def level_words(factor: str):
     """How the levels of a factor are called in a chart and in a sentence."""
     if factor == "negatives_per_batch":
@@ -109,7 +128,7 @@ def level_words(factor: str):
     if factor == "magnification":
         return units.magnification_name
     if factor == "context_ratio":
-        return lambda level: f"context {level:g} times as wide" if level else "without context"
+        return lambda level: f"context {level:g} times as coarse" if level else "without context"
     return lambda level: f"{factor.replace('_', ' ')} {level:g}"
 
 

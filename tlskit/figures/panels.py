@@ -171,7 +171,8 @@ def draw_forest(
     y
         Column of the names; arms have their own colour and marker unless `color` says otherwise.
     limits, zero, log
-        Of x; by default what is drawn, in all panels alike. Whether a line marks 0; whether x is logarithmic.
+        Of x; by default what is drawn, in all panels alike. Whether 0 is in sight, marked by a line; whether x is
+        logarithmic.
     number
         Writes the numbers, which are left out where a row of a panel holds several marks.
     dodge
@@ -209,7 +210,7 @@ def draw_forest(
     for ax, here in made:
         values = made.table[[c for c in (x, low, high, *wide) if c]].to_numpy(float)
         alike = (-0.05, 0.05) if zero and not np.nanmax(np.abs(values), initial=0) else None
-        span(ax, values, limits=limits or alike, log=log, room=room)
+        span(ax, np.append(values, 0.0) if zero else values, limits=limits or alike, log=log, room=room)
         for place in [*np.arange(rows - 1) + 0.5]:
             ax.axhline(place, color="0.93", linewidth=0.6, zorder=0)
         if zero:
