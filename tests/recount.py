@@ -16,6 +16,8 @@ import tifffile
 from scipy import ndimage, sparse
 from skimage import measure
 
+COUNTS = ["tp", "fp", "fn", "tn"]
+
 
 def polygons_of(path: Path, name: str = "TLS") -> shapely.Geometry:
     """The union of the outlines of a class in a QuPath file, level-0 px."""
@@ -135,3 +137,22 @@ def _counts(marked: np.ndarray, truth: np.ndarray) -> dict[str, int]:
 def iou(table: pd.DataFrame) -> float:
     """Pooled IoU of counts."""
     return table["tp"].sum() / table[["tp", "fp", "fn"]].to_numpy().sum()
+
+
+def compare(again, whole, counts, of_slides, objects):
+    """Compare what was counted again, by slide and rule of threshold, with the tables of an evaluation."""
+    keys = ["slide_id", "threshold_by"]
+    again = again.set_index(keys).sort_index()
+    own = whole.set_index(keys).sort_index()[COUNTS]
+    pd.testing.assert_frame_equal(again[[f"own_{c}" for c in COUNTS]].set_axis(COUNTS, axis=1), own, check_dtype=False)
+    names = [*COUNTS, *(f"ceiling_{c}" for c in COUNTS)]
+    pd.testing.assert_frame_equal(again[names], counts.set_index(keys).sort_index()[names], check_dtype=False)
+    names = ["n_truth", "n_predicted", "predicted_mm2"]
+    pd.testing.assert_frame_equal(again[names], of_slides.set_index(keys).sort_index()[names], check_dtype=False)
+    truth = objects[objects["kind"] == "truth"]
+    for rule, name in (("iou10", "n_found"), ("iou50", "n_found50")):
+        found = truth[truth[f"matched_{rule}"].astype(bool)].groupby(keys).size().reindex(again.index, fill_value=0)
+        assert found.tolist() == again[name].tolist()
+    for rule, rows in again.groupby("threshold_by"):
+        scored = counts[counts["threshold_by"] == rule]
+        assert iou(rows) == iou(scored)

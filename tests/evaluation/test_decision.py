@@ -39,7 +39,7 @@ def test_of_equal_arms_hardly_any_is_ever_shown_to_be_better(population, n_patie
     assert shares["any shown better"] <= 6 / cohorts and shares["one arm"] <= 6 / cohorts
     assert shares["shown best"] <= shares["any shown better"]
     assert shares["shown best"] + shares["within margin"] + shares["none"] == pytest.approx(1)
-    assert shares["slowest"] <= shares["shown best"]  # among equal arms the slowest is chosen by luck alone
+    assert shares["slowest"] <= 4 / cohorts  # among equal arms the slowest is chosen by luck alone: 1 % at 23 patients
 
 
 def test_the_best_is_chosen_where_it_is_shown_and_the_fastest_within_the_margin():

@@ -16,7 +16,7 @@ from tlskit.slides import slide as slides
 from tlskit.slides import tiffs, tissue_mask
 
 MPP0, SIZE = 0.5, (2604, 2201)
-OWN = ("tp", "fp", "fn", "tn")
+COUNTS = ["tp", "fp", "fn", "tn"]
 
 
 def make_slide(folder, name, rng):
@@ -65,25 +65,6 @@ def test_another_way_of_counting_finds_the_same(tmp_path, mpp):
                 paths[name], target, tissue.mask, tissue.mpp, size_px0=SIZE, mpp0=MPP0, mpp=mpp, threshold=threshold
             )
             again.append({"slide_id": name, "threshold_by": rule} | found)
-    check(pd.DataFrame(again), whole.slides, grid.counts, grid.objects_per_slide, grid.objects)
-    tiles = whole.tiles.groupby(["slide_id", "threshold_by"])[list(OWN)].sum()
-    assert tiles.equals(whole.slides.groupby(["slide_id", "threshold_by"])[list(OWN)].sum())
-
-
-def check(again, whole, counts, of_slides, objects):
-    """Compare what was counted again, by slide and rule of threshold, with the tables of an evaluation."""
-    keys = ["slide_id", "threshold_by"]
-    again = again.set_index(keys).sort_index()
-    own = whole.set_index(keys).sort_index()[list(OWN)]
-    pd.testing.assert_frame_equal(again[[f"own_{c}" for c in OWN]].set_axis(list(OWN), axis=1), own, check_dtype=False)
-    names = [*OWN, *(f"ceiling_{c}" for c in OWN)]
-    pd.testing.assert_frame_equal(again[names], counts.set_index(keys).sort_index()[names], check_dtype=False)
-    names = ["n_truth", "n_predicted", "predicted_mm2"]
-    pd.testing.assert_frame_equal(again[names], of_slides.set_index(keys).sort_index()[names], check_dtype=False)
-    truth = objects[objects["kind"] == "truth"]
-    for rule, name in (("iou10", "n_found"), ("iou50", "n_found50")):
-        found = truth[truth[f"matched_{rule}"].astype(bool)].groupby(keys).size().reindex(again.index, fill_value=0)
-        assert found.tolist() == again[name].tolist()
-    for rule, rows in again.groupby("threshold_by"):
-        scored = counts[counts["threshold_by"] == rule]
-        assert recount.iou(rows) == pytest.approx(scored["tp"].sum() / scored[["tp", "fp", "fn"]].sum().sum())
+    recount.compare(pd.DataFrame(again), whole.slides, grid.counts, grid.objects_per_slide, grid.objects)
+    tiles = whole.tiles.groupby(["slide_id", "threshold_by"])[COUNTS].sum()
+    assert tiles.equals(whole.slides.groupby(["slide_id", "threshold_by"])[COUNTS].sum())

@@ -143,7 +143,7 @@ def _two_people(readers: pd.DataFrame | None, score: str) -> str:
     some = f" ({two['n_slides']} of {two['n_slides_compared']} slides)" * bool(
         two["n_slides"] < two["n_slides_compared"]
     )
-    return f"\nband: two people against each other, {two[score]:.3f}{some}"
+    return f"\ngreen: two people against each other, {two[score]:.3f}{some}"
 
 
 def _band_of_two(ax, readers: pd.DataFrame | None, score: str, axis: str) -> None:

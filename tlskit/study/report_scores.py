@@ -80,7 +80,7 @@ def answer(section: Section, asked: Asked) -> None:
     by = "validation" if decision.by_validation(front) else "test"
     caption = f"Quality on test patients against time. Ringed: what is chosen on {by} patients, where an arm is."
     if len(asked.readers):
-        caption += " Band: two people against each other."
+        caption += " Green: two people against each other."
     add_figure(section, run, comparecharts.pareto_front(front, readers=asked.readers), "pareto", caption)
     run.table(front, "pareto")
     if len(asked.readers):
