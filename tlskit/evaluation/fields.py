@@ -76,10 +76,17 @@ def worst_objects(
         kind (``missed``, ``false alarm``), slide_id, x_px0, y_px0 (centroid), area_um2 (of the largest), diameter_um,
         arms (by name, those that miss or mark it), n_arms. An object is missed or false by the rule iou10; false ones
         of several arms nearer than 500 um are one.
+
+    Raises
+    ------
+    RunError
+        If an earlier archive does not say where objects lie.
     """
     of_slides = test_counts(run_dir, "05_objects_per_slide", threshold_by, slides)
     found = only_slides_of(collect(run_dir, "05_objects"), of_slides, threshold_by)
     wrong = found[~found["matched_iou10"].astype(bool)].sort_values("area_um2", ascending=False, kind="stable")
+    if "x_px0" not in wrong:
+        raise RunError("The objects of this archive do not say where they lie: run step 05 again.")
     mpp0 = _mpp0_of(run_dir)
     rows = []
     for kind, name in (("truth", "missed"), ("predicted", "false alarm")):

@@ -107,8 +107,12 @@ def worst(section: Section, run: runs.Run, manifest: str, options: dict) -> None
     options
         threshold_by, slides.
     """
-    slides = fields.worst_slides(run.dir, **options)
-    objects = fields.worst_objects(run.dir, **options)
+    slides, missing = fields.worst_slides(run.dir, **options), []
+    try:
+        objects = fields.worst_objects(run.dir, **options)
+    except TlskitError as error:
+        objects = pd.DataFrame(columns=["kind"])
+        missing.append(str(error).rstrip("."))
     section.text.append(
         "The slides with the largest area that is missed or falsely marked (mean of the arms), and the largest true "
         "objects missed and false objects found, those of most arms first. Every row is one field, the same in all "
@@ -118,7 +122,6 @@ def worst(section: Section, run: runs.Run, manifest: str, options: dict) -> None
              "false_alarms": objects[objects["kind"] == "false alarm"]}  # fmt: skip
     captions = {"worst_slides": "The worst slides", "missed": "The largest true objects that arms missed",
                 "false_alarms": "The largest false objects"}  # fmt: skip
-    missing: list[str] = []
     try:
         if not manifest:
             raise RunError("the run does not say which manifest its cohort has")
