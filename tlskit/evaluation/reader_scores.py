@@ -116,7 +116,7 @@ def in_words(table: pd.DataFrame) -> str:
         return _NONE
     two, arms_of = table.iloc[0], table.iloc[1:]
     n, whole = int(two["n_slides"]), int(two["n_slides_compared"])
-    slides = f"the {whole} test slide{'s' * (whole != 1)}" if n == whole else f"{n} of {whole} test slides"
+    slides = ("the one test slide" if whole == 1 else f"the {whole} test slides") if n == whole else f"{n} of {whole} test slides"
     text = f"Two people reach an {score_word('iou')} of {_number(two)} against each other on {slides}"
     if pd.notna(two["object_f1"]):
         text += f", and an F1 of {two['object_f1']:.2f} object by object"
