@@ -33,6 +33,7 @@ __all__ = [
     "caption",
     "inspect_manifest",
     "open_row",
+    "read_columns",
     "read_manifest",
     "slide_rows",
     "write_manifest",
@@ -164,6 +165,20 @@ def inspect_manifest(path: str | os.PathLike) -> tuple[pd.DataFrame, list[Fault]
     table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *_OPTIONAL, *table.columns])))
     table["mpp_override"] = table["mpp_override"].astype(float)
     return table, sorted(faults, key=lambda fault: fault.row)
+
+
+def read_columns(path: str | os.PathLike) -> pd.DataFrame:
+    """Any table that people keep beside their slides, in the encodings and separators of `read_manifest`; all as text.
+
+    Raises
+    ------
+    ManifestError
+        If the file is missing or no CSV at all.
+    """
+    header, rows = _cells(_found(path))
+    cells = [(cells + [""] * len(header))[: len(header)] for _, cells in rows]
+    names = [name or f"column {number + 1}" for number, name in enumerate(header)]
+    return pd.DataFrame(cells, columns=names, dtype=str)
 
 
 def _found(path: str | os.PathLike) -> Path:

@@ -116,14 +116,16 @@ def in_words(table: pd.DataFrame) -> str:
         return _NONE
     two, arms_of = table.iloc[0], table.iloc[1:]
     n, whole = int(two["n_slides"]), int(two["n_slides_compared"])
-    slides = ("the one test slide" if whole == 1 else f"the {whole} test slides") if n == whole else f"{n} of {whole} test slides"
+    slides = f"{n} of {whole} test slides"
+    if n == whole:
+        slides = "the one test slide" if whole == 1 else f"the {whole} test slides"
     text = f"Two people reach an {score_word('iou')} of {_number(two)} against each other on {slides}"
     if pd.notna(two["object_f1"]):
         text += f", and an F1 of {two['object_f1']:.2f} object by object"
     if pd.notna(two["surface_mean_um"]):
         text += f"; their outlines of one object lie {two['surface_mean_um']:.0f} um apart (median)"
     listed = "; ".join(f"{row['who']} {_number(row)}" for _, row in arms_of.iterrows())
-    text += f". On the same slides the arms reach, against the first of them: {listed}."
+    text += f". On the same {'slide' if n == 1 else 'slides'} the arms reach, against the first of them: {listed}."
     if n < whole:
         text += f" The other {whole - n} have no outlines of a second reader."
     return text + (f" Caution: {two['warning']}." if two["warning"] else "")

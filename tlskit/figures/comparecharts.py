@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn.objects as so
 
 from tlskit import units
-from tlskit.evaluation import choice
+from tlskit.evaluation import beaten_by_none, choice
 from tlskit.figures import style
 from tlskit.figures.panels import (
     FEW,
@@ -279,18 +279,26 @@ def tradeoff(
     return style.done(made.figure, f"{alt} {made.told(y, 'arm', *y_ends)}")
 
 
-def pareto_front(front: pd.DataFrame, *, readers: pd.DataFrame | None = None, **options) -> Figure:
+def pareto_front(
+    front: pd.DataFrame, *, cascades: pd.DataFrame | None = None, readers: pd.DataFrame | None = None, **options
+) -> Figure:
     """Quality against minutes of one stated slide, both with their spread; where an arm is chosen, it is ringed.
+
+    Cascades stand among the arms, and take part in which is beaten by none; one that takes the place of the chosen arm
+    is ringed in its stead.
 
     Arms without a time are not drawn; the words of `tlskit.evaluation.choice` name them.
 
-    `front` of `tlskit.evaluation.costs.pareto`, or the one of `tlskit.evaluation.answer`; `readers` as in `ceilings`.
+    `front` of `tlskit.evaluation.costs.pareto`, or the one of `tlskit.evaluation.answer`, which has `cascades`, too;
+    `readers` as in `ceilings`.
     """
     named = front["score"].iloc[0]
     score, why = score_name(named), choice(front)
     by = f"chosen on {front['chosen_by'].iloc[0] if 'chosen_by' in front else 'test'} patients"
     if front["chosen"].any():
         why = f"{', '.join(front.loc[front['chosen'], 'arm'])}: {by}. {why}"
+    if cascades is not None and len(cascades):
+        front, why = _with_cascades(front, cascades), f"{why} Cascades: {', '.join(cascades['arm'])}."
     timed = front[front["minutes"].notna()]
     if timed.empty or timed["estimate"].isna().all():
         return style.words(f"No arm has both a time and a score to draw. {why}", options.get("size", "double"))
@@ -309,6 +317,15 @@ def pareto_front(front: pd.DataFrame, *, readers: pd.DataFrame | None = None, **
         person_band(ax)
         _band_of_two(ax, readers, named, "y")
     return figure
+
+
+def _with_cascades(front: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
+    """Arms and cascades in one table, with the front and the ring of both together."""
+    arms = front.assign(chosen=front["chosen"] & (not cascades["chosen"].any()))
+    columns = ["arm", "magnification", "score", "estimate", "low", "high", "minutes", "minutes_min", "minutes_max",
+               "chosen", "n_slides", "n_patients", "n_with_target"]  # fmt: skip
+    both = pd.concat([arms, cascades[[c for c in columns if c in cascades]]], ignore_index=True)
+    return both.assign(on_front=beaten_by_none(both["estimate"], both["minutes"]))
 
 
 def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:

@@ -78,14 +78,23 @@ def answer(section: Section, asked: Asked) -> None:
         section.text.append(f"Averaging. Not available: {error}")
     section.text = [text for text in section.text if text]
     by = "validation" if decision.by_validation(front) else "test"
+    cascades, readers = asked.answer.cascades, asked.readers
     caption = f"Quality on test patients against time. Ringed: what is chosen on {by} patients, where an arm is."
-    if len(asked.readers):
+    if len(readers):
         caption += " Green: two people against each other."
-    add_figure(section, run, comparecharts.pareto_front(front, readers=asked.readers), "pareto", caption)
+    figure = comparecharts.pareto_front(front, cascades=cascades, readers=readers)
+    add_figure(section, run, figure, "pareto", caption)
     run.table(front, "pareto")
-    if len(asked.readers):
+    run.table(cascades, "cascades")
+    if len(readers):
         caption = "Two people against each other, and the arms against the first of them, on the slides of both."
-        add_table(section, run, asked.readers, "readers", caption)
+        add_table(section, run, readers, "readers", caption)
+    if len(cascades):
+        columns = ["arm", "estimate", "low", "high", "windows_share", "recall_kept", "recall_kept_low",
+                   "recall_kept_high", "by", "minutes", "chosen", "share_chosen"]  # fmt: skip
+        add_table(section, run, cascades, "cascades", "Cascades: the coarser network says where the finer one looks. "
+                  "Scores of test patients; the share of the finer network's windows that is run, and of its recall "
+                  "that is kept.", columns=columns)  # fmt: skip
     if len(chosen := asked.answer.on_validation):
         columns = ["arm", "estimate", "low", "high", "chosen", "share_chosen", "share_none"]
         columns = [*(["fold"] if chosen["fold"].notna().any() else []), *columns]
