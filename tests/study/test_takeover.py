@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tlskit import files
 from tlskit.__main__ import app
 from tlskit.files import sha256_of_file
-from tlskit.study import keys, status, sweep, takeover, turn
+from tlskit.study import keys, report, report_page, status, sweep, takeover, turn
 from tlskit.study.ledger import ATTEMPT, Claims, claims_of
 
 FIRST = """
@@ -126,6 +126,13 @@ def test_the_status_the_record_and_the_notebook_say_where_it_is_from(project, wi
         assert f"Taken over from arm {A}." in said and f"not run in arm {arm}" in said
         assert [cell["id"] for cell in cells].count(takeover.NOTE_ID) == 1
     assert "taken_from" not in status.read_step(project / "outputs/r" / A, "01_tiling")
+
+
+def test_the_report_says_what_was_run_once(project, without_kernels):
+    swept()
+    section = report_page.Section("Provenance")
+    report._provenance(section, project / "outputs/r", {})
+    assert section.text[0] == f"Equal in 01_tiling, and so run once, in {A}, and taken over from there: {B}, {C}."
 
 
 def test_the_plan_says_as_which_arm(project, without_kernels):
