@@ -30,10 +30,24 @@ PRESET = {
 }
 
 
+#: Sweeps of the context network with its controls, beside the plain arms; only the wider field helps it.
+CONTEXT_SWEEP = [
+    {"magnification": [20, 4], "seed": [0, 1, 2]},
+    {"magnification": [20, 4], "seed": [0, 1, 2], "negatives_per_batch": 4},
+    {"magnification": [20, 4], "seed": [0, 1, 2], "context_ratio": 4, "negatives_per_batch": [0, 4]},
+    {"magnification": [20, 4], "seed": [0, 1, 2], "context_ratio": 4, "context_of": ["self", "other"]},
+    {"magnification": [20, 4], "seed": [0, 1, 2], "encoder": "efficientnet-b1"},
+]
+CONTEXT_PRESET = PRESET | {
+    "context_ratio": 0, "context_px": 128, "context_of": "field", "encoder": "efficientnet-b0", "sweep": CONTEXT_SWEEP,
+}  # fmt: skip
+
+
 def recall_logit(arm: dict) -> float:
     """How well an arm finds its targets: negatives help 20x, blur hurts it."""
     better = 0.8 if arm["magnification"] == 4 else -0.6
     better += 1.0 * (arm["magnification"] == 20) * (arm["negatives_per_batch"] > 0)
+    better += 1.5 * (arm.get("context_ratio", 0) > 0 and arm["context_of"] == "field")
     return better + 0.6 * (arm["tile_px"] == 320) - {0.0: 0.0, 2.5: 0.4, 10.0: 1.8}[arm["detail_mpp"]]
 
 

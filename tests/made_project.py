@@ -14,7 +14,7 @@ arm = ""  # folder of the arm
 STEPS = ("01_tiling", "02_patient_split")
 
 #: Sweeps the project with `STEPS` alone, in a process of its own.
-_SWEEP = f"from tlskit.study import sweep; sweep.STEPS = {STEPS!r}; from tlskit.__main__ import main; main()"
+_SWEEP = f"from tlskit.study import keys; keys.STEPS = {STEPS!r}; from tlskit.__main__ import main; main()"
 
 #: What the archiving project does: tables, one after the other, then a map, block by block, that is taken up where it
 #: was left.

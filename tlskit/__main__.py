@@ -144,22 +144,19 @@ def predict(
     A slide that is there already is passed over. Given twice at a time, the command shares the slides.
     """
     _stage_in(stage)
-    from tlskit.networks import models
     from tlskit.study import launch, predicting
 
     if screen is None and (screen_threshold is not None or screen_grow_um is not None):
         raise typer.BadParameter("it is of a screen: give --screen, too.", param_hint="--screen-threshold")
-    if screen is not None and on is not None:
-        raise typer.BadParameter("two networks are not spread over workers: leave out --on.", param_hint="--screen")
+    if (screen_threshold is None) != (screen_grow_um is None):
+        raise typer.BadParameter("give both, or neither.", param_hint="--screen-threshold, --screen-grow-um")
     options = {
         "mpp": mpp, "threshold": threshold, "overlap": overlap, "batch_size": batch_size, "engine": engine,
         "precision": precision, "min_object_um2": min_object_um2, "report": typer.echo,
     }  # fmt: skip
     if screen is not None:
-        options["screen_for"], options["screen"] = _screens(
-            screen, models.load_checkpoint(checkpoint), checkpoint, out, screen_threshold, screen_grow_um,
-            overlap=overlap, batch_size=batch_size, engine=engine, precision=precision,
-        )  # fmt: skip
+        options["screen"], said = predicting.screen_setting(screen, checkpoint, screen_threshold, screen_grow_um)
+        typer.echo(said)
     if on is None:
         found, outcome = predicting.predict(slide, checkpoint, out, **options), None
     else:
@@ -218,8 +215,11 @@ def plan(preset: Preset, parameter: Parameters = None, arm: Arms = None, step: S
     project.require_project()
     jobs = sweep.plan(sweep.prepare(preset, _overrides(parameter)), arms=arm, steps=step)
     for job in jobs:
-        typer.echo(f"{job.arm:>8}  {job.step:<24}  {'done' if job.done else f'to run: {job.why}'}")
-    typer.echo(f"{sum(not job.done for job in jobs)} of {len(jobs)} notebooks to run.")
+        do = f"as {job.same_as}" if job.same_as else "to run"
+        typer.echo(f"{job.arm:>8}  {job.step:<24}  {'done' if job.done else f'{do}: {job.why}'}")
+    taken = sum(bool(job.same_as) for job in jobs)
+    more = f" {taken} more are taken over from arms that are equal in them." if taken else ""
+    typer.echo(f"{sum(not job.done for job in jobs) - taken} of {len(jobs)} notebooks to run.{more}")
 
 
 @app.command()
@@ -272,6 +272,14 @@ def sweep(
         raise typer.Exit(1)
 
 
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="A run: its folder, or its name.", show_default=False)]) -> None:
+    """Say where a run stands: what is being run by whom, what failed, what is left, how long it may take."""
+    from tlskit.study import progress
+
+    typer.echo(progress.as_text(progress.look(progress.find_run(run))))
+
+
 @app.command("app")
 def open_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8866,
@@ -292,32 +300,6 @@ def _stage_in(folder: Path | None) -> None:
         from tlskit.slides import staging
 
         os.environ[staging.VARIABLE] = str(folder)
-
-
-def _screens(
-    screen: Path, network, checkpoint: Path, out: Path, threshold: float | None, grow_um: float | None, **options
-):
-    """Where a coarser network lets another one look (None: everywhere, as notebook cascade chose), and in words."""
-    from tlskit.evaluation import cascades
-    from tlskit.maps import check_networks, screens_of
-    from tlskit.networks import models
-
-    if (threshold is None) != (grow_um is None):
-        raise typer.BadParameter("give both, or neither.", param_hint="--screen-threshold, --screen-grow-um")
-    coarse = models.load_checkpoint(screen)
-    check_networks(coarse, network)
-    said = f"from {threshold} as asked for, grown by {grow_um} um"
-    if threshold is None:
-        setting = cascades.screen_setting(checkpoint.resolve().parent.parent.parent, coarse, network)
-        threshold, grow_um, said = setting["screen_threshold"], setting["grow_um"], setting["said"]
-    typer.echo(f"screen by {coarse.magnification:g}x: {said}")
-    if threshold is None:
-        return None, ""
-    screens = screens_of(
-        coarse, out / "screens", threshold=threshold, grow_um=grow_um, engine_note=screen.with_name("engine.json"),
-        **options,
-    )  # fmt: skip
-    return screens, f"{coarse.sha256} {threshold} {grow_um}"
 
 
 def _overrides(parameter: list[str] | None) -> dict:

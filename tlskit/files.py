@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 from filelock import SoftFileLease, Timeout
@@ -23,6 +24,7 @@ from tlskit.errors import DiskFullError, RunError
 __all__ = [
     "LEASE_S",
     "Claims",
+    "Holder",
     "TEMPORARY",
     "TEXT_COLUMNS",
     "clean_temporaries",
@@ -113,7 +115,7 @@ def clean_temporaries(folder: str | Path) -> None:
 
     What belongs to another machine is left alone for a day.
     """
-    for path in Path(folder).rglob(f"{TEMPORARY}*"):
+    for path in list(Path(folder).rglob(f"{TEMPORARY}*")):
         machine, pid, *_ = [*path.name.removeprefix(TEMPORARY).split("-"), "", ""]
         with contextlib.suppress(OSError):
             if machine == _machine() and pid.isdigit():
@@ -121,7 +123,7 @@ def clean_temporaries(folder: str | Path) -> None:
             else:
                 dead = time.time() - path.stat().st_mtime > 86400
             if dead:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _machine() -> str:
@@ -214,6 +216,27 @@ def read_table(path: str | Path):
     return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=missing)
 
 
+class Holder(NamedTuple):
+    """Who has claimed a piece.
+
+    Attributes
+    ----------
+    process
+        Its number on its machine.
+    machine
+        The machine's name; empty for this one.
+    silent_s
+        Seconds since its last sign of life, by this machine's clock.
+    alive
+        False for a process of this machine that is no more; of another machine that has been silent for `LEASE_S`.
+    """
+
+    process: int
+    machine: str
+    silent_s: float
+    alive: bool
+
+
 class Claims:
     """Pieces of a work that this process has taken on, so that others who share the folder leave them alone.
 
@@ -286,6 +309,23 @@ class Claims:
     def is_taken(self, piece: str) -> bool:
         """Whether anybody holds the piece, or died while holding it."""
         return self._path(piece).exists()
+
+    def holders(self) -> dict[str, Holder]:
+        """Who has claimed which piece, the dead included, for looking: nothing is changed."""
+        found = {}
+        for path in sorted(self.folder.rglob("*.claim")):
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+                silent_s = max(0.0, time.time() - path.stat().st_mtime)
+            except (OSError, ValueError):  # it was given back meanwhile
+                continue
+            said = dict(line.split("=", 1) for line in lines if "=" in line)
+            process = int(said["pid"]) if said.get("pid", "").isdigit() else 0
+            here = said.get("host", "") == socket.gethostname()
+            alive = psutil.pid_exists(process) if here else silent_s < LEASE_S
+            piece = path.relative_to(self.folder).with_suffix("").as_posix()
+            found[piece] = Holder(process, "" if here else said.get("host", ""), silent_s, alive)
+        return found
 
     def release(self, piece: str) -> None:
         """Give a piece back; nothing happens where it is not held."""

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tlskit.__main__ import app
 from tlskit.cohort import from_slides
 from tlskit.errors import CheckpointError, RunError, SlideError
-from tlskit.evaluation import cascades
+from tlskit.evaluation import stored_screens
 from tlskit.maps import check_networks, make_screen, open_map, predict_cohort, screens_of
 from tlskit.networks import models
 from tlskit.slides import Slide
@@ -66,8 +66,8 @@ def predict(run_dir, slide, out, *options):
 def store(run_dir, **setting):
     row = {"coarse": "2x", "fine": "10x", "recall_floor": 0.99, "by": "estimate", "reason": "because"} | setting
     row |= {"coarse_sha256": COARSE.sha256, "fine_sha256": FINE.sha256}
-    (run_dir / cascades.SCREENS).parent.mkdir(parents=True)
-    (run_dir / cascades.SCREENS).write_text(json.dumps([row]))
+    (run_dir / stored_screens.SCREENS).parent.mkdir(parents=True)
+    (run_dir / stored_screens.SCREENS).write_text(json.dumps([row]))
 
 
 def test_the_stored_setting_is_the_one_given_by_hand_and_both_networks_are_named(run_dir, slide, tmp_path):
@@ -109,7 +109,7 @@ def test_what_makes_no_cascade_is_refused(run_dir, slide, tmp_path):
     assert without.exit_code == 2 and "--screen" in without.output
     store(run_dir, screen="map", screen_threshold=0.3, grow_um=20.0)
     with pytest.raises(RunError, match="no screen for these two"):
-        cascades.read_screen(run_dir, coarse_sha256="x", fine_sha256=FINE.sha256)
+        stored_screens.read_screen(run_dir, coarse_sha256="x", fine_sha256=FINE.sha256)
     with pytest.raises(CheckpointError, match="other way round"):
         check_networks(FINE, COARSE)
     with pytest.raises(CheckpointError, match="target_class"):

@@ -90,3 +90,15 @@ def test_few_patients_are_said_and_one_alone_shows_nothing(n):
 def test_arms_that_are_missing_are_named():
     words = decision.choice(decided(made({"1x": 0.5, "4x": 0.6})), {"10x": "failed, 03_training failed: out of memory"})
     assert "10x is not compared: failed, 03_training failed: out of memory." in words
+
+
+def test_one_arm_whose_score_is_not_defined_is_not_called_nan():
+    counts = made({"4x": 0.5}).assign(tp=0, fp=0)  # nothing is marked: precision has no denominator
+    quality = uncertainty.intervals(counts, scores=["precision"])
+    front = decision.decide(quality, uncertainty.differences(counts, scores=["precision"]), margin=0.05, usable=0.1)
+    words = decision.choice(front)
+    assert "nan" not in words and "4x has no precision above 0" in words
+    two = pd.concat([made({"4x": 0.5}), made({"20x": 0.5}).assign(tp=0, fp=0)])
+    quality = uncertainty.intervals(two, scores=["precision"])
+    front = decision.decide(quality, uncertainty.differences(two, scores=["precision"]), margin=0.05, usable=0.1)
+    assert "20x undefined" in decision.choice(front) and "nan" not in decision.choice(front)

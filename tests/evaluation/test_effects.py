@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from interaction_table import ARMS, counts_table, draw, simulate
+from made_controls import CONTEXT_PRESET, write_controls
 
 from tlskit.errors import ComparisonError
-from tlskit.evaluation import effects
+from tlskit.evaluation import effects, factors
 from tlskit.evaluation.factors import PLAIN, named_controls, square
+from tlskit.evaluation.reasons import why
 
 
 def arms_of(*stated: dict) -> pd.DataFrame:
@@ -118,6 +120,61 @@ def test_the_ladder_holds_one_magnification_and_everything_else_alike():
     )
     assert blurred["change_high"].iloc[2] < 0
     assert effects.detail_ladder(counts, TWENTY_ARMS[TWENTY_ARMS["detail_mpp"] == 0]).empty
+
+
+def test_context_is_set_beside_its_controls_all_else_alike(tmp_path):
+    run_dir = write_controls(tmp_path / "c", preset=CONTEXT_PRESET)
+    arms, counts = factors.arm_factors(run_dir), factors.grid_counts(run_dir)
+    assert list(dict.fromkeys(arms["control"])) == [
+        PLAIN, "4 negatives a batch", "context 4 times as coarse", "4 negatives a batch, context 4 times as coarse",
+        "own field as context", "another tile's context", "encoder efficientnet-b1",
+    ]  # fmt: skip
+    table = effects.context_effects(counts, arms)
+    of = arms.set_index("arm")
+    at20 = table[(table["magnification"] == 20) & (of.loc[table["arm"], "negatives_per_batch"].to_numpy() == 0)]
+    assert at20["against"].tolist() == [
+        "without context", "own field as context", "another tile's context", "efficientnet-b1 without context",
+    ]  # fmt: skip
+    for row in table.itertuples():
+        differing = [name for name in of if name.startswith(("context", "encoder", "negatives", "magnification"))
+                     and of.loc[row.arm, name] != of.loc[row.reference, name]]  # fmt: skip
+        allowed = {
+            "without context": {"context_ratio"},
+            "efficientnet-b1 without context": {"context_ratio", "encoder"},
+        }
+        assert set(differing) == allowed.get(row.against, {"context_of"})
+        assert row.estimate == pytest.approx(iou_of(counts, row.arm) - iou_of(counts, row.reference), abs=1e-12)
+    assert len(table) == 2 * 4 + 2  # with negatives there is no control of the context
+    square = effects.two_by_two(counts, arms)
+    assert set(square["second"]) == {"context_ratio"} and set(square["magnification"]) == {20}
+    cells = square[square["what"] == "score"]
+    assert cells[["first_level", "second_level"]].to_numpy().tolist() == [[0, 0], [0, 4], [4, 0], [4, 4]]
+    assert set(of.loc[cells["arm"], "context_of"]) == {"field"}
+    assert effects.context_effects(counts, arms[arms["context_ratio"] == 0]).empty
+
+
+def test_what_context_shows_is_said_only_where_its_controls_fall_behind(tmp_path):
+    run_dir = write_controls(tmp_path / "c", preset=CONTEXT_PRESET)
+    arms, counts = factors.arm_factors(run_dir), factors.grid_counts(run_dir)
+    empty = pd.DataFrame()
+    made = [effects.control_effects(counts, arms), effects.two_by_two(counts, arms), empty, arms]
+
+    def answer(context):
+        said = why(*made, context=context).set_index("question")["answer"]
+        assert "context in the network" not in said.iloc[-1].split(".")[0]
+        return said.get("Is it context in the network?")
+
+    context = effects.context_effects(counts, arms)
+    assert "Shown: the wider field helps, and not the second branch alone." in answer(context)
+    beside = context[context["against"] == "without context"]
+    assert "is shown; that the wider field does it" in answer(beside)
+    behind = context.assign(low_all=-0.2, high_all=0.2)
+    assert "That the wider field helps is not shown." in answer(behind) and "not told" in answer(behind)
+    assert answer(context.iloc[:0]) is None
+    changes = why(*made, context=context).set_index("question")["answer"]
+    assert "sees a wider field" in changes["Does it change with: context 4 times as coarse?"]
+    both = changes["Does it change with: 4 negatives a batch, context 4 times as coarse?"]
+    assert "has tiles without target and the network also sees" in both
 
 
 def test_one_magnification_or_one_condition_has_no_contrast():

@@ -68,7 +68,7 @@ def test_every_factor_has_words():
     table = factors.named_controls(pd.DataFrame({"arm": ["20x", "20x_b"]} | stated))
     assert table["control"].tolist() == [
         "plain",
-        "tiles drawn alike, loss dice_bce, 50% hard negatives, context ratio 4, encoder b1, apply icc 0",
+        "tiles drawn alike, loss dice_bce, 50% hard negatives, context 4 times as coarse, encoder b1, apply icc 0",
     ]
 
 

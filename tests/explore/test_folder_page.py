@@ -1,11 +1,14 @@
 """The folder page: what stands on it is of the slide and of the network that it names."""
 
+import json
 import shutil
 import time
 
+import numpy as np
 import pytest
 from made_run import make_run, write_map
 
+from tlskit.evaluation import stored_screens
 from tlskit.explore import app, folder_page
 from tlskit.files import sha256_of_file
 from tlskit.maps import open_map
@@ -13,7 +16,7 @@ from tlskit.maps import open_map
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    run_dir = make_run(tmp_path_factory.mktemp("project"), n_slides=2, size_mm=(1.9, 1.5), magnifications=(1,))
+    run_dir = make_run(tmp_path_factory.mktemp("project"), n_slides=2, size_mm=(1.9, 1.5), magnifications=(1, 4))
     (run_dir / "1x" / "work" / "checkpoint.pt").write_bytes(b"the first network")
     return run_dir.parent
 
@@ -42,7 +45,7 @@ def segmented(page, network="") -> None:
 class SlowJob:
     """A segmentation that ends when it is told to."""
 
-    lost = 0
+    lost, screening = 0, False
 
     def __init__(self, *_):
         self.state, self.done, self.total, self.reason = "running", 1, 2, ""
@@ -79,6 +82,65 @@ def test_a_map_of_an_earlier_network_is_shown_as_old_and_not_measured(page, outp
     assert "Old map" in page.desk.heading.value and "01234567" in page.desk.heading.value
     assert "earlier network" in page.status.value and page.segment.description == "Segment again"
     assert page.measures.geojson.disabled and page.measures.csv.disabled and page.measures.measure.disabled
+
+
+@pytest.fixture
+def screened(outputs):
+    """The run with a second network, and a screen before it that its notebook cascade stored."""
+    run_dir = outputs / "made"
+    coarse, fine = (run_dir / arm / "work" / "checkpoint.pt" for arm in ("1x", "4x"))
+    fine.write_bytes(b"the fine network")
+    row = {"coarse": "1x", "fine": "4x", "screen": "map", "screen_threshold": 0.05, "grow_um": 64.0}
+    row |= {"windows_share": 0.16, "coarse_sha256": sha256_of_file(coarse), "fine_sha256": sha256_of_file(fine)}
+    stored = run_dir / stored_screens.SCREENS
+    stored.parent.mkdir(parents=True)
+    stored.write_text(json.dumps([row, row | {"screen": "none", "screen_threshold": None, "grow_um": None}]))
+    yield row
+    shutil.rmtree(run_dir / "cascade")
+    fine.unlink()
+
+
+def test_a_stored_screen_is_offered_kept_apart_and_handed_to_the_job(screened, page, outputs, monkeypatch):
+    given = []
+    monkeypatch.setattr(folder_page, "Job", lambda *order: given.append(order) or SlowJob())
+    page.take(slide_path(outputs))
+    assert page.screen.layout.display == "none", "nothing is coarser than 1x"
+    page.model.value = [arm.name for _, arm in page._models].index("4x")
+    labels = [label for label, _ in page.screen.options]
+    assert labels == ["everywhere", "where 1x finds something first, 16% of the windows"]
+    plain = page.map_path()
+    page.screen.value = screened
+    assert page.map_path() != plain and page.map_path().parent.name == "made-4x-screened-by-1x"
+    page._start(None)
+    slide, checkpoint, out, screen = given[0]
+    assert (checkpoint, out) == (outputs / "made/4x/work/checkpoint.pt", page.map_path())
+    assert screen == (outputs / "made/1x/work/checkpoint.pt", 0.05, 64.0, outputs / "segmented/made-1x")
+    assert page.screen.disabled
+    page.job.state = "done"
+    until(lambda: page.job is None and not page.screen.disabled)
+    # A map under another screen than the stored one is an old one.
+    under = {"checkpoint_sha256": screened["coarse_sha256"], "threshold": 0.05, "grow_um": 64.0}
+    for grow_um, old in ((64.0, False), (32.0, True)):
+        page.map_path().parent.mkdir(parents=True, exist_ok=True)
+        write_map(page.map_path(), np.zeros((600, 760), np.uint8), mpp=2.5, metadata={
+            "checkpoint_sha256": screened["fine_sha256"], "unseen": [[0, 0, 90, 90]],
+            "parameters": {"screen": under | {"grow_um": grow_um}},
+        })  # fmt: skip
+        page.take(slide_path(outputs))
+        assert ("Old map" in page.desk.heading.value) == old
+    assert page.desk.view.maps[0]["unseen"], "and it is hatched"
+    assert "predicting.ScreenSetting('outputs/made/1x/work/checkpoint.pt', 0.05, 64)" in page._reproduce(
+        {"threshold": 0.5}
+    )
+    page.screen.value = None
+    assert page.map_path() == plain
+
+
+def test_a_screen_of_other_networks_is_not_offered(screened, outputs):
+    (outputs / "made/4x/work/checkpoint.pt").write_bytes(b"trained again")
+    page = app.page(outputs_dir=outputs).pages["folder"]
+    page.model.value = [arm.name for _, arm in page._models].index("4x")
+    assert [label for label, _ in page.screen.options] == ["everywhere"]
 
 
 def test_a_slide_that_cannot_be_opened_takes_the_one_before_away(page, outputs, tmp_path):

@@ -18,21 +18,42 @@ def slide_path(tmp_path_factory):
     return write_slide(tmp_path_factory.mktemp("slide") / "s.tiff", pink, mpp=1.0, objective_power=10)
 
 
-def test_a_job_counts_its_windows_and_leaves_a_map(slide_path, tmp_path):
+def save_network(path, magnification=10):
     network = models.build_model(encoder=ENCODER, encoder_weights="none")
     models.save_checkpoint(
-        tmp_path / "c.pt",
+        path,
         models.Checkpoint(
-            model=network, encoder=ENCODER, magnification=10, mpp=1.0, tile_px=128, overlap=0.5,
-            normalisation="divide_255", threshold=0.5, target_class="TLS", resolution_by="mpp", split_hash="0" * 64,
-            history=pd.DataFrame({"epoch": [1]}),
+            model=network, encoder=ENCODER, magnification=magnification, mpp=10 / magnification, tile_px=128,
+            overlap=0.5, normalisation="divide_255", threshold=0.5, target_class="TLS", resolution_by="mpp",
+            split_hash="0" * 64, history=pd.DataFrame({"epoch": [1]}),
         ),
     )  # fmt: skip
+
+
+def test_a_job_counts_its_windows_and_leaves_a_map(slide_path, tmp_path):
+    save_network(tmp_path / "c.pt")
     job = Job(slide_path, tmp_path / "c.pt", tmp_path / "maps" / "m.tif")
     assert job.wait(300) == "done", job.reason
     assert job.done == job.total == 81  # 9 x 9 windows, 64 px apart, all of tissue
     with open_map(tmp_path / "maps" / "m.tif") as found:
         assert found.size_px == (640, 640)
+
+
+def test_another_network_says_first_where_a_job_looks_and_its_map_is_kept(slide_path, tmp_path):
+    save_network(tmp_path / "fine.pt")
+    save_network(tmp_path / "coarse.pt", magnification=2.5)
+    coarse, networks = tmp_path / "coarse" / "m.tif", (slide_path, tmp_path / "fine.pt")
+    nowhere = Job(*networks, tmp_path / "nowhere" / "m.tif", (tmp_path / "coarse.pt", 1.0, 0.0, coarse.parent))
+    assert nowhere.screening, "it begins with the coarser one"
+    assert nowhere.wait(300) == "done", nowhere.reason
+    assert nowhere.total == 0 and not nowhere.screening
+    with open_map(tmp_path / "nowhere" / "m.tif") as found, open_map(coarse) as first:
+        assert found.unseen == [(0, 0, 640, 640)] and found.metadata["windows_screened"] == 81
+        assert found.metadata["parameters"]["screen"]["checkpoint_sha256"] == first.metadata["checkpoint_sha256"]
+    made_ns = coarse.stat().st_mtime_ns
+    all_of_it = Job(*networks, tmp_path / "all" / "m.tif", (tmp_path / "coarse.pt", 0.0, 0.0, coarse.parent))
+    assert all_of_it.wait(300) == "done", all_of_it.reason
+    assert all_of_it.done == all_of_it.total == 81 and coarse.stat().st_mtime_ns == made_ns
 
 
 def test_a_job_that_cannot_says_why(slide_path, tmp_path):

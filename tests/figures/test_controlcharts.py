@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 import pytest
-from made_controls import write_controls
+from made_controls import CONTEXT_PRESET, write_controls
 
 from tlskit.evaluation import effects, factors
 from tlskit.figures import controlcharts
@@ -59,6 +59,19 @@ def test_the_ladder_has_a_step_for_each_blur(tables):
     figure = controlcharts.detail_ladder(tables["detail_ladder"])
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["0.5", "2.5", "10"]
     assert "tiles of 20x, blurred" in all_text(figure)
+
+
+def test_context_stands_beside_each_of_its_controls(tmp_path):
+    run_dir = write_controls(tmp_path / "c", preset=CONTEXT_PRESET)
+    table = effects.context_effects(factors.grid_counts(run_dir), factors.arm_factors(run_dir))
+    figure = controlcharts.context_effects(table)
+    figure.draw_without_rendering()  # names of rows are written when it is drawn
+    written = all_text(figure)
+    for row in table.itertuples():
+        assert f"{row.estimate:+.2f}" in written and row.against in written
+    assert all(ax.get_xlim()[0] < 0 < ax.get_xlim()[1] for ax in figure.axes)
+    figure = controlcharts.context_effects(table.iloc[:0])
+    assert not figure.axes and "has context" in all_text(figure)
 
 
 @pytest.mark.parametrize("name", ["control_scores", "control_effects", "two_by_two", "detail_ladder"])

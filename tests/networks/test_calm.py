@@ -51,6 +51,7 @@ def test_the_number_goes_down_and_up_again_and_is_given_back(two_threads, monkey
     clock, busy = [0.0], [0.0]
     monkeypatch.setattr(calm.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(calm, "_others_s", lambda: busy[0])
+    monkeypatch.setattr(calm, "FIRST_LOOK_S", 0.0)
     with calm.following() as look:
         seen = []
         for cores in (0, 1, 1, 0, 1):
@@ -62,6 +63,15 @@ def test_the_number_goes_down_and_up_again_and_is_given_back(two_threads, monkey
             clock[0] -= calm.LOOK_S / 2
     assert seen == [(2, 2), (1, 1), (1, 1), (2, 2), (1, 1)]
     assert torch.get_num_threads() == 2
+
+
+def test_a_core_that_is_taken_already_is_seen_before_the_first_step(two_threads, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(calm.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(calm.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(calm, "_others_s", lambda: clock[0])  # one core, all the time
+    with calm.following() as look:
+        assert look() == 1
 
 
 def test_a_number_that_was_asked_for_stays(two_threads, monkeypatch):

@@ -42,9 +42,11 @@ def test_the_notebook_writes_its_tables_and_figures_and_says_what_they_show(tmp_
     folder = run_dir / "controls"
     tables = {path.stem for path in (folder / "tables").iterdir()}
     assert tables == {
-        "arms", "trainings", "scores", "effects", "within_magnification", "two_by_two", "ladder", "why",
+        "arms", "trainings", "scores", "effects", "within_magnification", "two_by_two", "context", "ladder", "why",
     }  # fmt: skip
-    assert {path.stem for path in (folder / "figures").iterdir()} == {"scores", "effects", "two_by_two", "ladder"}
+    assert {path.stem for path in (folder / "figures").iterdir()} == {
+        "scores", "effects", "two_by_two", "context", "ladder",
+    }  # fmt: skip
     said = pd.read_csv(folder / "tables" / "why.csv").set_index("question")["answer"]
     assert "The coarser one is shown to do better" in said.iloc[0]
     record = json.loads((folder / "records" / "controls.json").read_text())

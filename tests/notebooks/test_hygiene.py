@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tlskit.study import params
-from tlskit.study.sweep import ASKED_BY, COMPARE, STEPS
+from tlskit.study.keys import COMPARE, STEPS
+from tlskit.study.planning import ASKED_BY
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

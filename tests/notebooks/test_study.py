@@ -9,7 +9,7 @@ import pytest
 
 from tlskit.cohort import splitting
 from tlskit.study import runs
-from tlskit.study.sweep import STEPS
+from tlskit.study.keys import STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

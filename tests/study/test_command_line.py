@@ -79,9 +79,9 @@ def test_a_read_only_folder_is_told(project, monkeypatch, capsys):
 
 
 def test_a_number_after_p_may_have_an_exponent(project, monkeypatch, capsys):
-    from tlskit.study import sweep
+    from tlskit.study import keys
 
-    monkeypatch.setattr(sweep, "STEPS", ("01_tiling", "02_patient_split"))
+    monkeypatch.setattr(keys, "STEPS", ("01_tiling", "02_patient_split"))
     code, said = run(monkeypatch, capsys, "plan", "params/p.yaml", "-p", "learning_rate=1e-3")
     assert code == 0 and "to run" in said, said
 

@@ -52,7 +52,6 @@ def project(tmp_path, monkeypatch):
         ),
     )
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sweep, "STEPS", STEPS)
     monkeypatch.setattr(keys, "STEPS", STEPS)
     return folder
 

@@ -10,7 +10,7 @@ from made_project import STEPS, sweep_command, sweep_environment, write_archivin
 from typer.testing import CliRunner
 
 from tlskit.__main__ import GO_ON, app
-from tlskit.study import launch, status, sweep
+from tlskit.study import keys, launch, status, sweep
 from tlskit.study.status import read_status
 
 
@@ -20,8 +20,7 @@ def serial(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     write_archiving_project(folder)
     # Workers and kernels of this project know its two steps only.
-    lines = [f"from tlskit.study import {one}; {one}.STEPS = {STEPS!r}" for one in ("keys", "sweep")]
-    (folder / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    (folder / "sitecustomize.py").write_text(f"from tlskit.study import keys; keys.STEPS = {STEPS!r}\n")
     done = subprocess.run(command("serial"), cwd=folder, env=environment(folder), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -59,8 +58,7 @@ def test_a_launch_whose_workers_and_launcher_are_killed_leaves_what_a_serial_swe
 
 def test_a_launch_with_nothing_to_do_asks_for_no_worker(serial, monkeypatch):
     monkeypatch.chdir(serial)
-    monkeypatch.setattr(sweep, "STEPS", STEPS)
-    monkeypatch.setattr(sweep.keys, "STEPS", STEPS)
+    monkeypatch.setattr(keys, "STEPS", STEPS)
     monkeypatch.setattr(launch.cluster, "share", None)
     preset = sweep.prepare("params/p.yaml", {"run_name": "serial"})
     lines = []
@@ -70,8 +68,7 @@ def test_a_launch_with_nothing_to_do_asks_for_no_worker(serial, monkeypatch):
 
 def test_what_is_left_when_the_workers_went_is_told_and_the_exit_code_says_go_on(serial, monkeypatch):
     monkeypatch.chdir(serial)
-    monkeypatch.setattr(sweep, "STEPS", STEPS)
-    monkeypatch.setattr(sweep.keys, "STEPS", STEPS)
+    monkeypatch.setattr(keys, "STEPS", STEPS)
     monkeypatch.setattr(launch.cluster, "share", lambda *a, **k: launch.cluster.Outcome([], lost=True))
     words = ["sweep", "params/p.yaml", "-p", "run_name=left", "--on", "local:2"]
     result = CliRunner().invoke(app, words)
@@ -83,8 +80,7 @@ def test_what_is_left_when_the_workers_went_is_told_and_the_exit_code_says_go_on
 
 def test_what_failed_since_a_launch_began_is_not_tried_again_by_a_worker_that_comes_late(serial, monkeypatch):
     monkeypatch.chdir(serial)
-    monkeypatch.setattr(sweep, "STEPS", STEPS)
-    monkeypatch.setattr(sweep.keys, "STEPS", STEPS)
+    monkeypatch.setattr(keys, "STEPS", STEPS)
     preset = sweep.prepare("params/p.yaml", {"run_name": "late", "magnification": 4})
     jobs = sweep.plan(preset)
     before = {job.piece: None for job in jobs}

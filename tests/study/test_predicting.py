@@ -2,8 +2,12 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,6 +15,7 @@ from typer.testing import CliRunner
 
 from tlskit.__main__ import app
 from tlskit.files import Claims
+from tlskit.maps import open_map
 from tlskit.networks import models
 from tlskit.study import predicting
 from tlskit.synthetic import cohort as synthetic
@@ -26,14 +31,15 @@ def made(tmp_path_factory):
     shutil.copy(folder / "S1.tiff", folder / "other" / "S0.tiff")
     torch.manual_seed(0)
     save_network(folder / "checkpoint.pt")
+    save_network(folder / "fine.pt", magnification=2.0)
     return folder
 
 
-def save_network(path):
+def save_network(path, *, magnification=1.0):
     network = models.Checkpoint(
         model=models.build_model(encoder="efficientnet-b0", encoder_weights="none"), encoder="efficientnet-b0",
-        magnification=1.0, mpp=10.0, tile_px=64, overlap=0.5, normalisation="divide_255", threshold=0.5,
-        target_class="TLS", resolution_by="mpp", split_hash="abc", history=pd.DataFrame({"epoch": [1]}),
+        magnification=magnification, mpp=10 / magnification, tile_px=64, overlap=0.5, normalisation="divide_255",
+        threshold=0.5, target_class="TLS", resolution_by="mpp", split_hash="abc", history=pd.DataFrame({"epoch": [1]}),
     )  # fmt: skip
     models.save_checkpoint(path, network)
 
@@ -112,3 +118,65 @@ def test_the_command_on_two_workers_leaves_what_one_process_leaves(made, monkeyp
             assert path.read_bytes() == (made / "two" / path.relative_to(made / "one")).read_bytes(), path.name
     assert json.loads((made / "two/status/S2.json").read_text())["state"] == "done"
     assert not list((made / "two").glob(".tlskit-keys-*"))
+
+
+#: Dies as by a power cut when it has read so many windows.
+DIES = """
+import os, signal, sys
+from tlskit import __main__
+from tlskit.slides import Slide
+
+plain, left = Slide.windows, int(sys.argv.pop(1))
+
+def windows(*args, **options):
+    global left
+    for item in plain(*args, **options):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield item
+
+Slide.windows = windows
+__main__.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_cascade_killed_in_both_stages_and_gone_on_with_by_workers_leaves_what_one_process_leaves(made, monkeypatch):
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    predict(made, "S0.tiff", out="coarse")
+    with open_map(made / "coarse/maps/S0.tif") as found:  # the networks are untrained: what they mark is a texture
+        middle = float(np.median(found.read(0, 0, *found.size_px))) / 255
+    words = ["predict", "S0.tiff", "S1.tiff", "--checkpoint", "fine.pt", "--engine", "torch", "--precision", "exact"]
+    words += [
+        "--screen",
+        "checkpoint.pt",
+        "--screen-threshold",
+        f"{middle + 1 / 255}",
+        "--screen-grow-um",
+        "0",
+        "--out",
+    ]
+    whole = CliRunner().invoke(app, [*words, "whole"])
+    assert whole.exit_code == 0, whole.output
+    with open_map(made / "whole/screens/S0.tif") as coarse, open_map(made / "whole/maps/S0.tif") as fine:
+        n_coarse, n_fine = coarse.metadata["windows"], fine.metadata["windows"]
+        assert n_fine > 2 and fine.metadata["windows_screened"] > 0, "a screen that lets some through, and not all"
+
+    # What its first run had finished the second one keeps, and so do the workers.
+    for dies_at, has_coarse in ((n_coarse - 1, False), (n_coarse + n_fine - 1, True)):
+        killed = subprocess.run([sys.executable, "-c", DIES, str(dies_at), *words, "killed"], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        assert (made / "killed/screens/S0.tif").exists() == has_coarse and not (made / "killed/maps/S0.tif").exists()
+    kept_ns = (made / "killed/screens/S0.tif").stat().st_mtime_ns
+    result = CliRunner().invoke(app, [*words, "killed", "--on", "local:2"])
+    assert result.exit_code == 0, result.output
+    assert (made / "killed/screens/S0.tif").stat().st_mtime_ns == kept_ns
+    for kind in ("screens/*.tif", "maps/*.tif", "geojson/*.geojson"):
+        ones = sorted((made / "whole").glob(kind))
+        assert len(ones) == 2
+        for path in ones:
+            assert path.read_bytes() == (made / "killed" / path.relative_to(made / "whole")).read_bytes(), path.name
+    again = CliRunner().invoke(app, [*words, "killed"])
+    assert again.output.count("(done before)") == 2, "one process takes what workers made for its own"

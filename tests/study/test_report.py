@@ -166,13 +166,16 @@ def test_names_from_files_keep_their_signs(run_dir):
     assert [cell[0] for cell in shown["rows"][0]] == ["a_b", "x_y", "all pixels pooled"]
 
 
-def test_the_choice_made_on_validation_is_on_the_page(tmp_path, monkeypatch):
+def test_the_choice_made_on_validation_is_the_answer_of_the_page(tmp_path, monkeypatch):
     """In a run with folds each fold chooses, and what was chosen has one score on all patients."""
-    monkeypatch.setattr(report_scores, "PARTS", report_scores.PARTS[:1])
+    monkeypatch.setattr(report_scores, "PARTS", ())
     run_dir = write_folds(tmp_path / "outputs" / "folds", recall={"20x": 0.4, "4x": 0.75})
-    page = report.write_report(run_dir, pdf=False).read_text(encoding="utf-8")
-    assert page.count(": 4x is chosen (shown best), of 8 validation patients") == 3
-    assert "On the 24 test patients, which the choice did not see" in page
-    chosen = pd.read_csv(run_dir / "compare" / "tables" / "chosen_on_validation.csv")
-    assert chosen["fold"].tolist() == [0, 0, 1, 1, 2, 2] and set(chosen.loc[chosen["chosen"], "arm"]) == {"4x"}
+    page = Page(report.write_report(run_dir, pdf=False).read_text(encoding="utf-8")).text
+    chosen = "Chosen in each of 3 folds, on its own validation patients: 4x."
+    assert chosen in page and "on the 24 test patients, which no choice saw: " in page
+    assert page.index(chosen) < page.index("The test patients alone: 4x is shown to be better than 20x")
+    table = pd.read_csv(run_dir / "compare" / "tables" / "chosen_on_validation.csv")
+    assert table["fold"].tolist() == [0, 0, 1, 1, 2, 2] and set(table.loc[table["chosen"], "arm"]) == {"4x"}
     assert len(pd.read_csv(run_dir / "compare" / "tables" / "score_of_choice.csv")) == 1
+    words = (run_dir / "compare" / "summary.md").read_text()
+    assert "The choice was made on validation patients." in words and chosen in words

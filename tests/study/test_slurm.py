@@ -24,8 +24,7 @@ def test_a_sweep_by_jobs_of_slurm_leaves_what_a_serial_sweep_leaves(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
     write_archiving_project(folder)
-    lines = [f"from tlskit.study import {one}; {one}.STEPS = {STEPS!r}" for one in ("keys", "sweep")]
-    (folder / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    (folder / "sitecustomize.py").write_text(f"from tlskit.study import keys; keys.STEPS = {STEPS!r}\n")
     (folder / "slurm.yaml").write_text(YAML)
     env = sweep_environment() | {"OMP_NUM_THREADS": "1"}
     env["PYTHONPATH"] = f"{folder}:{env['PYTHONPATH']}"

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tlskit.__main__ import app
 from tlskit.errors import ParameterError
-from tlskit.study import status, sweep
+from tlskit.study import keys, status, sweep
 from tlskit.study.status import read_status
 
 
@@ -27,7 +27,7 @@ def project(tmp_path, monkeypatch):
         notebook(PARAMETERS, ("print(arm)", [])),
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "STEPS", STEPS)
+    monkeypatch.setattr(keys, "STEPS", STEPS)
     return tmp_path
 
 

@@ -17,9 +17,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "decision",
         "predictions",
         "reviewing",
+        "stored_screens",
         "validation_choice",
     ],  # fmt: skip
     submod_attrs={
+        "answers": ["answer"],
         "arm_tables": ["arms", "check_arms", "collect", "unlike_settings"],
         "cascade_pictures": ["lost_and_spared"],
         "comparison": [
@@ -41,7 +43,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "costs": ["minutes_per_slide", "pareto"],
         "decision": ["choice"],
-        "effects": ["control_effects", "control_scores", "detail_ladder", "two_by_two", "within_magnification"],
+        "effects": [
+            "context_effects",
+            "control_effects",
+            "control_scores",
+            "detail_ladder",
+            "two_by_two",
+            "within_magnification",
+        ],
         "factors": ["arm_factors", "grid_counts", "trainings"],
         "counting": ["evaluate_grid", "evaluate_slides", "evaluate_tiles"],
         "predictions": ["write_outlines"],

@@ -6,16 +6,86 @@ From the archive alone, like `tlskit.evaluation.comparison`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from tlskit.errors import TlskitError
-from tlskit.evaluation import arm_tables, comparison, costs, decision, reviewing
+from tlskit.errors import ComparisonError, RunError, TlskitError
+from tlskit.evaluation import arm_tables, comparison, costs, decision, reviewing, validation_choice
 from tlskit.evaluation.arm_tables import ARM
 from tlskit.metrics import training_note
 
-__all__ = ["answer_table", "changed_by_averaging", "changed_by_threshold", "changed_by_training", "missing_arms"]
+__all__ = [
+    "Answer",
+    "answer",
+    "answer_table",
+    "changed_by_averaging",
+    "changed_by_threshold",
+    "changed_by_training",
+    "missing_arms",
+]
+
+
+class Answer(NamedTuple):
+    """Which arm is chosen, and what the test patients say of it and of the others."""
+
+    #: Of `tlskit.evaluation.costs.pareto`; `chosen` is the choice made on validation where there is one. With
+    #: chosen_by (``validation``, ``test``), chosen_on_test, share_chosen (of the draws; nan without such a choice).
+    front: pd.DataFrame
+    #: Of `tlskit.evaluation.validation_choice`; empty where the choice is by test patients, and where none is chosen.
+    on_validation: pd.DataFrame
+    tested: pd.DataFrame
+    #: The choice and its test score first, then what the test patients alone show.
+    words: list[str]
+
+
+def answer(run_dir: str | Path, *, draws: int = 200, **options) -> Answer:
+    """The answer of a run: chosen on validation patients, reported on test patients.
+
+    An archive without validation slides on the common grid (one of before they were counted), or one whose arms lack
+    some of them, is answered by its test patients alone, and `words` says so.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of the run.
+    draws
+        Of `tlskit.evaluation.validation_choice.chosen_on_validation`.
+    **options
+        Of `tlskit.evaluation.costs.pareto`: score, pooling, threshold_by, margin, usable, slides.
+
+    Raises
+    ------
+    ComparisonError
+        If the test slides of the arms cannot be compared.
+    LeakageError
+        If a patient is in validation and test.
+    """
+    front = costs.pareto(run_dir, **options)
+    missing = missing_arms(run_dir, front)
+    of_test = {"chosen_by": "test", "chosen_on_test": front["chosen"], "share_chosen": np.nan}
+    if len(front) < 2:
+        return Answer(front.assign(**of_test), pd.DataFrame(), pd.DataFrame(), [decision.choice(front, missing)])
+    try:
+        chosen = validation_choice.chosen_on_validation(run_dir, draws=draws, **options)
+    except (RunError, ComparisonError) as error:
+        words = [decision.choice(front, missing)]
+        if front["chosen"].any():
+            words.append(
+                "This choice is by the same test patients as the scores, and a score by which an arm was chosen is too "
+                f"high as a rule. No choice on validation: {error}"
+            )
+        return Answer(front.assign(**of_test), pd.DataFrame(), pd.DataFrame(), words)
+    tested = validation_choice.score_of_choice(run_dir, chosen, slides=options.get("slides", "same"))
+    of_validation = {
+        "chosen": front["arm"].isin(chosen.loc[chosen["chosen"], "arm"]),
+        "chosen_by": "validation",
+        "share_chosen": front["arm"].map(chosen.groupby("arm")["share_chosen"].mean()).astype(float),
+    }
+    front = front.assign(**of_test | of_validation)
+    words = [validation_choice.in_words(chosen, tested), decision.choice(front, missing)]
+    return Answer(front, chosen, tested, words)
 
 
 def missing_arms(run_dir: str | Path, front: pd.DataFrame) -> dict[str, str]:
@@ -90,11 +160,11 @@ def changed_by_training(front: pd.DataFrame) -> str:
 
 
 def changed_by_threshold(run_dir: str | Path, front: pd.DataFrame, **options) -> str:
-    """What the other rule for the threshold would change; `options` are those of `tlskit.evaluation.costs.pareto`."""
+    """What the other rule for the threshold would change; `front` and `options` of `answer`."""
     rules = _rules(run_dir, front)
     if len(rules) < 2:
         return "Threshold. The arms were counted at one threshold only: what another would change is not known."
-    other = costs.pareto(run_dir, **options | {"threshold_by": rules[1]})
+    other = answer(run_dir, draws=0, **options | {"threshold_by": rules[1]}).front
     counts = arm_tables.test_counts(run_dir, "05_grid_counts", rules[1], options.get("slides", "same"))
     at = counts.groupby("arm")["threshold"].mean()
     then = front.set_index("arm")["estimate"]

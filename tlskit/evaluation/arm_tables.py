@@ -48,6 +48,9 @@ _SHARED = (
     "min_object_um2", "missing_target", "scored_by",
 )  # fmt: skip
 
+#: Table of each set's slides that a comparison stands on: validation slides are counted on the common grid alone.
+_STANDS_ON = {"test": "05_counts_per_slide", "val": "05_grid_counts"}
+
 #: What may differ between arms, and is said where it does.
 _SAID = ("tile_px", "overlap", "keep_tiles", "edge_tiles", "epochs", "steps", "encoder", "normalisation", "apply_icc")
 
@@ -142,7 +145,7 @@ def check_arms(run_dir: str | Path, *, slides: str = "same", split: str = "test"
         ``same``: all arms must have evaluated the same slides. ``common``: comparisons are made on the slides that all
         arms have; the others are counted in ``slides_left_out``.
     split
-        Set of patients.
+        Set of patients: ``test`` or ``val``.
 
     Returns
     -------
@@ -168,7 +171,7 @@ def check_arms(run_dir: str | Path, *, slides: str = "same", split: str = "test"
             if len({json.dumps(v, sort_keys=True) for v in values.values()}) > 1:
                 listed = ", ".join(f"{arm} {str(v)[:12] if name == 'split_hash' else v}" for arm, v in values.items())
                 faults.append(f"{name} differs: {listed}")
-    counts = of_split(collect(run_dir, "05_counts_per_slide"), split)
+    counts = of_split(collect(run_dir, _STANDS_ON[split]), split)
     counts = _each_slide_once(counts)
     faults += _in_several_folds(counts)
     here = slides_of(counts)
@@ -224,6 +227,10 @@ def test_counts(run_dir: str | Path, name: str, threshold_by: str, slides: str, 
 
     Trainings of one arm have thresholds of their own under the rule ``validation``: the column threshold is their mean.
     """
+    if split not in _STANDS_ON:
+        raise ParameterError(f"`split` should be test or val, not {split!r}.")
+    if split == "val" and name != _STANDS_ON["val"]:
+        raise RunError(f"Validation slides are counted on the common grid alone, not in {name}: ask for `on='grid'`.")
     table = of_split(collect(run_dir, name), split)
     rules = table["threshold_by"].unique()
     if name.startswith("04") and threshold_by not in rules and len(rules) == 1:
@@ -240,7 +247,7 @@ def test_counts(run_dir: str | Path, name: str, threshold_by: str, slides: str, 
     here = slides_of(table)
     # Tiles are another matter: which slides have a tile with a target depends on the size of a tile.
     if slides == "common":
-        of_slides = of_split(collect(run_dir, "05_counts_per_slide"), split)
+        of_slides = of_split(collect(run_dir, _STANDS_ON[split]), split)
         common = set.intersection(*slides_of(of_slides).values())
         table = table[table["slide_id"].isin(common)]
     elif not name.startswith("04") and len(set(map(frozenset, here.values()))) > 1:

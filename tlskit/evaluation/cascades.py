@@ -16,17 +16,15 @@ from tlskit import cohort
 from tlskit.errors import RunError
 from tlskit.evaluation import cascade, screen_choice
 from tlskit.evaluation.arm_tables import arms
+from tlskit.evaluation.stored_screens import SCREENS
 from tlskit.files import write_text
 from tlskit.maps import make_screen, open_map, predict_cohort
 from tlskit.networks import load_checkpoint
 
 __all__ = [
-    "PAIR", "SCREENS", "choose", "kept_by_size", "maps_of", "pairs", "read_screen", "recorded", "run_cascade",
+    "PAIR", "choose", "kept_by_size", "maps_of", "pairs", "recorded", "run_cascade",
     "slides_of", "summarise", "trade_off", "truth_of", "write_screens",
 ]  # fmt: skip
-
-#: Where the chosen settings of a run's cascades are kept, for `tlskit predict`.
-SCREENS = "cascade/work/screens.json"
 
 #: Columns that name a cascade.
 PAIR = ["coarse", "fine"]
@@ -210,44 +208,14 @@ def choose(counts: pd.DataFrame, *, recall_floor: float = 0.99) -> pd.DataFrame:
 
 
 def write_screens(run_dir: str | Path, chosen: pd.DataFrame) -> Path:
-    """Keep the chosen settings, with the networks that they hold for, where `read_screen` finds them."""
+    """Keep the chosen settings, with the networks that they hold for, where `stored_screens` finds them."""
     run_dir = Path(run_dir)
-    plain = chosen[[*PAIR, "screen", "screen_threshold", "grow_um", "recall_floor", "by", "reason"]]
+    told = ["windows_share", "recall_kept", "recall_floor", "by", "reason"]
+    plain = chosen[[*PAIR, "screen", "screen_threshold", "grow_um", *told]]
     rows = json.loads(plain.to_json(orient="records", double_precision=15))
     for row in rows:
         row |= {f"{side}_sha256": recorded(run_dir / row[side], "03_training")["checkpoint_sha256"] for side in PAIR}
     return write_text(run_dir / SCREENS, json.dumps(rows, indent=1) + "\n")
-
-
-def read_screen(run_dir: str | Path, *, coarse_sha256: str, fine_sha256: str) -> dict:
-    """The setting that a run's notebook ``cascade`` chose for two networks, a row of `choose`.
-
-    Raises
-    ------
-    RunError
-        If it chose none for these two.
-    """
-    path = Path(run_dir) / SCREENS
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    for row in rows:
-        if (row["coarse_sha256"], row["fine_sha256"]) == (coarse_sha256, fine_sha256):
-            return row
-    held = "has no chosen screens" if not rows else "holds no screen for these two networks"
-    raise RunError(
-        f"The run {Path(run_dir).name} {held}. Run the notebook cascade there, or give --screen-threshold and "
-        "--screen-grow-um."
-    )
-
-
-def screen_setting(run_dir: str | Path, coarse, fine) -> dict:
-    """`read_screen` for two networks (checkpoints), with a sentence on where it comes from (``said``)."""
-    row = read_screen(run_dir, coarse_sha256=coarse.sha256, fine_sha256=fine.sha256)
-    if row["screen"] != "map":
-        return row | {"said": f"no screen, the fine network looks everywhere: {row['reason']}"}
-    said = (
-        f"from {row['screen_threshold']:g}, grown by {row['grow_um']:g} um, chosen by notebook cascade: {row['reason']}"
-    )
-    return row | {"said": said}
 
 
 def run_cascade(

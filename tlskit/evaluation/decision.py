@@ -97,7 +97,8 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
     ----------
     front
         Of `decide`, with the columns minutes, false_mm2 and tissue_mm2 where they are known
-        (`tlskit.evaluation.costs.pareto`).
+        (`tlskit.evaluation.costs.pareto`). Where the choice was made on validation patients (column chosen_by of
+        `tlskit.evaluation.answers.answer`), what the test patients show is said to be no choice.
     missing
         Arms of the preset that are not in it, each with the reason (``failed in 03_training``).
     """
@@ -106,16 +107,20 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
     score, reason = score_word(first["score"]), first["reason"]
     n, k = int(first["n_patients"]), int(first["n_with_target"])
     whom = f"{n} test patient{'s' * (n != 1)}" + (f" ({k} with a target)" if k < n else "")
+    none = "" if by_validation(front) else ", and none is chosen"
     if reason == "no target":
-        text = "The test slides hold no target: IoU, Dice and recall cannot be measured, and no arm is chosen."
+        text = f"The test slides hold no target: IoU, Dice and recall cannot be measured{none}."
         if "false_mm2" in front:
             areas = " and ".join(f"{row.arm} {row.false_mm2:.3g} mm2" for row in front.itertuples())
             text += f" Falsely marked of {first['tissue_mm2']:.3g} mm2 of tissue: {areas}."
     elif reason == "nothing found":
         verb = "has" if len(names) == 1 else "all have" if len(names) > 2 else "both have"
-        text = f"No arm found any of the target in {whom}: {_listed(names)} {verb} {score} 0, and none is chosen."
+        what = f"{score} 0" if front["estimate"].notna().all() else f"no {score} above 0"
+        text = f"No arm found any of the target in {whom}: {_listed(names)} {verb} {what}{none}."
     else:
-        text = _compared(front, score, whom)
+        text = _compared(front, score, whom, none)
+    if by_validation(front):
+        text = f"The test patients alone: {text}"
     text += "".join(f" {arm} is not compared: {why}." for arm, why in missing.items())
     no_time = front.loc[front["minutes"].isna(), "arm"].tolist() if "minutes" in front else []
     if no_time and reason not in ("no target", "nothing found"):
@@ -126,8 +131,15 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
     return text
 
 
-def _compared(front: pd.DataFrame, score: str, whom: str) -> str:
-    first = front.iloc[0]
+def by_validation(front: pd.DataFrame) -> bool:
+    """Whether the arm of `front` was chosen on validation patients."""
+    return "chosen_by" in front and (front["chosen_by"] == "validation").all()
+
+
+def _compared(front: pd.DataFrame, score: str, whom: str, none: str) -> str:
+    first, picked = front.iloc[0], "Chosen is"
+    if by_validation(front):
+        front, picked = front.assign(chosen=front["chosen_on_test"]), "The rule would choose by them"
     rows = {row.arm: row for row in front.itertuples()}
     inside = front.loc[front["in_set"], "arm"].tolist()
     outside = front.loc[~front["in_set"], "arm"].tolist()
@@ -138,7 +150,7 @@ def _compared(front: pd.DataFrame, score: str, whom: str) -> str:
     if first["reason"] == "none usable":
         return (
             f"No arm reaches an {score} of {first['usable_score']:g}, the least that the preset calls usable: {each}, "
-            f"of {whom}. None is chosen."
+            f"of {whom}" + (". None is chosen." if none else ".")
         )
     if len(inside) == 1:
         text = f"{inside[0]} is shown to be better than {_listed(outside)} by {score}, of {whom}: {each}."
@@ -152,7 +164,7 @@ def _compared(front: pd.DataFrame, score: str, whom: str) -> str:
     if first["reason"] == "fastest within margin":
         chosen = front[front["chosen"]].iloc[0]
         slower = front[(front["arm"] != chosen["arm"]) & front["within_margin"]]
-        text += f" Chosen is {chosen['arm']}: shown to be at most {first['margin']:g} worse than every other arm"
+        text += f" {picked} {chosen['arm']}: shown to be at most {first['margin']:g} worse than every other arm"
         text += ", and the fastest of those that are." if len(slower) else "."
         if chosen["arm"] != best and np.isfinite(chosen["difference_low"]):
             text += (
@@ -160,18 +172,16 @@ def _compared(front: pd.DataFrame, score: str, whom: str) -> str:
                 f"({chosen['difference_low']:+.3f} to {chosen['difference_high']:+.3f}, simultaneous 95 %)."
             )
     elif first["reason"] == "shown best":
-        text += f" Chosen is {front.loc[front['chosen'], 'arm'].item()}."
+        text += f" {picked} {front.loc[front['chosen'], 'arm'].item()}."
     elif first["reason"] == "no time":
         near = front.loc[front["within_margin"], "arm"].tolist()
         text += (
             f" {_listed(near)} are shown to be at most {first['margin']:g} worse than every other; which is the faster "
-            "is not known, and none is chosen."
+            f"is not known{none}."
         )
     else:
-        text += (
-            f" None is chosen: no arm is shown to be the best, or to be at most {first['margin']:g} worse than every "
-            "other."
-        )
+        text += " None is chosen: no" if none else " No"
+        text += f" arm is shown to be the best, or to be at most {first['margin']:g} worse than every other."
     return text
 
 
@@ -185,7 +195,10 @@ def _listed(names: list[str]) -> str:
 
 
 def _with_interval(row) -> str:
-    ends = "no interval" if np.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}"
-    text = f"{row.estimate:.3f} ({ends})"
+    if np.isnan(row.estimate):
+        text = "undefined"
+    else:
+        ends = "no interval" if np.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}"
+        text = f"{row.estimate:.3f} ({ends})"
     minutes = getattr(row, "minutes", float("nan"))
     return text if np.isnan(minutes) else f"{text}, {units.minutes_text(minutes)} a slide"

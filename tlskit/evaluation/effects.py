@@ -18,12 +18,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from tlskit.evaluation.factors import PLAIN, alike, first_square
+from tlskit.evaluation.factors import CONTEXT, PLAIN, alike, first_square, mates
 from tlskit.metrics import uncertainty
 from tlskit.units import mpp_for_magnification
 
 __all__ = [
-    "SECOND_FACTORS", "control_effects", "control_scores", "detail_ladder", "two_by_two", "within_magnification",
+    "SECOND_FACTORS", "context_effects", "control_effects", "control_scores", "detail_ladder", "two_by_two",
+    "within_magnification",
 ]  # fmt: skip
 
 #: Second factors of the 2 x 2 beside negatives, the first that a run has: context in the network, a larger field at one
@@ -195,6 +196,40 @@ def detail_ladder(counts: pd.DataFrame, arms: pd.DataFrame, *, score: str = "iou
     for column, source in zip(changes, _ENDS, strict=True):
         made[column] = apart[source].to_numpy(float)
     return made
+
+
+def context_effects(counts: pd.DataFrame, arms: pd.DataFrame, *, score: str = "iou") -> pd.DataFrame:
+    """What context in the network gains, and whether it is the wider field that does it.
+
+    A network with context has a second branch, which may help by its parameters alone. So each is set beside the
+    network without context and beside those whose second branch is shown nothing new (the tile's own field) or nothing
+    of use (the context of another tile), and beside a larger encoder without context, as far as the run has them.
+
+    Returns
+    -------
+    DataFrame
+        magnification, control, arm (with the wider field as context), against (``without context``, ``own field as
+        context``, ``another tile's context``, ``<encoder> without context``), reference (its arm), score, and the
+        module's columns, of arm - reference; all else is alike in the two. Empty where no network has context.
+    """
+    arms, rows, wanted = _with_counts(arms, counts), [], []
+    if "context_ratio" in arms:
+        arms = arms.assign(context_of=arms.get("context_of", "field"))
+        for row in arms[(arms["context_ratio"] > 0) & (arms["context_of"] == "field")].to_dict("records"):
+            other = mates(arms, row, *CONTEXT).query("context_ratio == 0").assign(against="without context")
+            found = [other, mates(arms, row, "context_of")]
+            if "encoder" in arms:
+                larger = mates(arms, row, *CONTEXT, "encoder").query("context_ratio == 0")
+                larger = larger[larger["encoder"] != row["encoder"]]
+                found.append(larger.assign(against=larger["encoder"] + " without context"))
+            names = {"self": "own field as context", "other": "another tile's context"}
+            found[1] = found[1][found[1]["context_of"] != "field"]
+            found[1] = found[1].assign(against=found[1]["context_of"].map(names))
+            for reference, against in pd.concat(found)[["arm", "against"]].itertuples(index=False):
+                named = {name: row[name] for name in ("magnification", "control", "arm")}
+                rows.append(named | {"against": against, "reference": reference})
+                wanted.append({row["arm"]: 1.0, reference: -1.0})
+    return _contrasted(counts, rows, wanted, ["magnification", "control", "arm", "against", "reference"], score)
 
 
 def _with_counts(arms: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:

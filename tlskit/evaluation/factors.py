@@ -18,10 +18,16 @@ from tlskit.errors import ComparisonError
 from tlskit.evaluation.arm_tables import REPEATS, arms, collect, parted, test_counts
 from tlskit.units import mpp_for_magnification
 
-__all__ = ["PLAIN", "alike", "arm_factors", "first_square", "grid_counts", "named_controls", "square", "trainings"]
+__all__ = [
+    "CONTEXT", "PLAIN", "alike", "arm_factors", "first_square", "grid_counts", "mates", "named_controls", "square",
+    "trainings",
+]  # fmt: skip
 
 #: How the condition that no control changes is called.
 PLAIN = "plain"
+
+#: Factors of context in the network; without a ratio the others say nothing.
+CONTEXT = ("context_ratio", "context_of", "context_px", "context_loss_weight")
 
 #: Columns of `arm_factors` that are no factor of their own.
 _NOT_FACTORS = ("arm", "magnification", "field_um", "control", "n_trainings", "n_planned")
@@ -127,6 +133,10 @@ def named_controls(table: pd.DataFrame) -> pd.DataFrame:
         differing = [name for name in names if not _same(row[name], first[name])]
         if "negatives_per_batch" in differing and row.get("positive_pixels", 0) > 0:
             differing.remove("negatives_per_batch")  # the share of target says how many tiles without target there are
+        if row.get("context_ratio") == 0:
+            differing = [name for name in differing if name not in CONTEXT[1:]]
+        elif row.get("context_of", "field") != "field" and "context_of" in differing:
+            differing = [name for name in differing if name != "context_ratio"]  # what is shown as context says it
         labels.append(", ".join(_label(name, row, table) for name in differing) or PLAIN)
     table.insert(2, "control", labels)
     return table
@@ -150,6 +160,12 @@ def _label(name: str, row: dict, table: pd.DataFrame) -> str:
         return f"blurred to {value:g} um/px" if value else "sharp"
     if name == "hard_negatives":
         return f"{value:.0%} hard negatives" if value else "no hard negatives"
+    if name == "context_ratio":
+        return f"context {value:g} times as coarse" if value else "no context"
+    if name == "context_of":
+        return {"field": "context of the field", "self": "own field as context", "other": "another tile's context"}.get(
+            value, f"context of {value}"
+        )
     words = name.replace("_", " ")
     return f"{words} {value:g}" if isinstance(value, (int, float, np.number)) else f"{words} {value}"
 
@@ -192,6 +208,12 @@ def alike(table: pd.DataFrame, *varied: str) -> list[str]:
     free = {*varied, "tile_px"} if "field_um" in varied else {*varied, "field_um"}
     factors = [name for name in table if name not in _NOT_FACTORS or name in ("magnification", "field_um")]
     return [name for name in factors if name not in free]
+
+
+def mates(table: pd.DataFrame, row: dict, *varied: str) -> pd.DataFrame:
+    """Arms of `table` that are like `row` in everything but the factors `varied`."""
+    names = alike(table, *varied)
+    return table[[all(_same(other[name], row[name]) for name in names) for other in table.to_dict("records")]]
 
 
 def _rank(group: pd.DataFrame, common: pd.DataFrame) -> tuple[int, float]:

@@ -14,20 +14,30 @@ from tlskit.evaluation.factors import PLAIN
 
 __all__ = ["style_why", "why"]
 
-#: What a control takes away, by the first words of its name: (what a lasting difference is not due to, what it needs).
+#: What a control does, by words of its name.
 CAUSES = {
     "every tile once": "the number of training steps is left to differ between magnifications, as published",
     "positive pixels": "the share of target pixels in training is the same at all magnifications",
     "negatives a batch": "every batch has tiles without target",
     "tiles drawn alike": "tiles are drawn as the tissue has them",
+    "own field as context": "a second branch of the network sees the tile's own field again",
+    "another tile's context": "a second branch of the network sees the context of another tile",
+    "times as coarse": "the network also sees a wider field",
     "field": "a tile covers the same field at all magnifications",
     "hard negatives": "the network trained on its own false alarms",
     "loss": "the loss is another one",
+    "encoder": "the encoder is another one",
 }
 
 
 def why(
-    effects: pd.DataFrame, square: pd.DataFrame, ladder: pd.DataFrame, arms: pd.DataFrame, *, margin: float = 0.05
+    effects: pd.DataFrame,
+    square: pd.DataFrame,
+    ladder: pd.DataFrame,
+    arms: pd.DataFrame,
+    *,
+    context: pd.DataFrame | None = None,
+    margin: float = 0.05,
 ) -> pd.DataFrame:
     """Questions and what this cohort answers.
 
@@ -37,6 +47,8 @@ def why(
         Of `effects.control_effects`, `effects.two_by_two` and `effects.detail_ladder`, of the same score.
     arms
         Of `factors.arm_factors`.
+    context
+        Of `effects.context_effects`; None or empty: no network has context.
     margin
         Change of a score that is held to be of no matter, stated beforehand.
 
@@ -49,6 +61,8 @@ def why(
     for control in effects.loc[effects["what"] == "change", "control"]:
         rows.append((f"Does it change with: {control}?", _change(effects, control, margin)))
     rows.append(("Do negatives matter more with a larger field or context?", _interaction(square, margin)))
+    if context is not None and len(context):
+        rows.append(("Is it context in the network?", _context(context, margin)))
     rows.append(("Is it the detail?", _detail(ladder, margin)))
     rows.append(("What can this run not show?", _limits(effects, square, ladder, arms)))
     return pd.DataFrame(rows, columns=["question", "answer"])
@@ -82,7 +96,10 @@ def _change(effects: pd.DataFrame, control: str, margin: float) -> str:
     rows = effects[effects["control"] == control].set_index("what")
     under, change = rows.loc["difference"], rows.loc["change"]
     plain = effects[(effects["control"] == PLAIN) & (effects["what"] == "difference")].iloc[0]
-    said = next((text for word, text in CAUSES.items() if word in control), f"under {control}")
+    said = " and ".join(
+        next((text for word, text in CAUSES.items() if word in part), f"there is {part}")
+        for part in control.split(", ")
+    )
     text = f"Where {said}, the difference is {_number(under)}; it changed by {_number(change)}."
     if not np.isfinite(change["low_all"]):
         return f"{text} Without an interval nothing is shown."
@@ -127,13 +144,33 @@ def _detail(ladder: pd.DataFrame, margin: float) -> str:
     for row in rows.to_dict("records"):
         change = {"score": row["score"], "estimate": row["change"]}
         change |= {"low_all": row["change_low_all"], "high_all": row["change_high_all"]}
-        verdict = "not told"
-        if _shown(change):
-            verdict = "shown"
-        elif -margin < change["low_all"] and change["high_all"] < margin:
-            verdict = f"shown to be less than {margin:g}"
-        parts.append(f"to {row['detail_mpp']:g} um/px {_number(change)}, {verdict}")
+        parts.append(f"to {row['detail_mpp']:g} um/px {_number(change)}, {_verdict(change, margin)}")
     return f"The same tiles of {at}, with detail taken away {'; '.join(parts)}. Nothing else differs in these arms."
+
+
+def _context(context: pd.DataFrame, margin: float) -> str:
+    said = []
+    for _, rows in context.groupby("arm", sort=False):
+        each = "; ".join(
+            f"against {row['against']} {_number(row)}, {_verdict(row, margin)}" for _, row in rows.iterrows()
+        )
+        gains = rows.set_index("against").apply(lambda row: row["low_all"] > 0, axis=1)
+        asked = {"without context", "own field as context", "another tile's context"}
+        if asked <= set(gains.index) and gains.all():
+            end = "Shown: the wider field helps, and not the second branch alone"
+        elif gains.get("without context", False):
+            end = "That it helps is shown; that the wider field does it, and not the second branch alone, is not"
+        else:
+            end = "That the wider field helps is not shown"
+        first = rows.iloc[0]
+        said.append(f"{first['magnification']:g}x, {first['control']}: {each}. {end}.")
+    return " ".join(said)
+
+
+def _verdict(row, margin: float) -> str:
+    if _shown(row):
+        return "shown"
+    return f"shown to be less than {margin:g}" if -margin < row["low_all"] and row["high_all"] < margin else "not told"
 
 
 def _limits(effects: pd.DataFrame, square: pd.DataFrame, ladder: pd.DataFrame, arms: pd.DataFrame) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlskit.errors import ComparisonError, RunError
-from tlskit.evaluation.arm_tables import ARM, check_arms, collect, of_split, test_counts
+from tlskit.errors import ComparisonError, LeakageError, RunError
+from tlskit.evaluation.arm_tables import ARM, collect, test_counts
 from tlskit.evaluation.costs import minutes_per_slide
 from tlskit.evaluation.decision import decide, score_word
 from tlskit.metrics import bootstrap, uncertainty
@@ -30,15 +30,16 @@ def validation_counts(run_dir: str | Path, *, threshold_by: str = "fixed", slide
     Raises
     ------
     RunError
-        If the archive holds none: step 05 counts them since grids are counted by set.
+        If the archive holds none (step 05 counts them since grids are counted by set), or several `split_seed` are
+        swept.
+    LeakageError
+        If a patient is in validation and test of one fold.
     ComparisonError
-        If the arms cannot be compared (`check_arms`), a patient is in validation and test of one fold, or several
-        `split_seed` are swept.
+        If the arms cannot be compared (`tlskit.evaluation.arm_tables.check_arms`).
     """
-    check_arms(run_dir, slides=slides)
     table = collect(run_dir, _TABLE)
     if "split_seed" in table and table["split_seed"].nunique() > 1:
-        raise ComparisonError(
+        raise RunError(
             "Several `split_seed` are swept: a patient chosen by in one split is tested in another, so that no choice "
             "is told from its test. Sweep `fold` instead."
         )
@@ -48,24 +49,11 @@ def validation_counts(run_dir: str | Path, *, threshold_by: str = "fixed", slide
     sets = table.groupby(by, dropna=False)["split"].nunique()
     if (sets > 1).any():
         row = dict(zip(by, sets.idxmax(), strict=True))
-        raise ComparisonError(
+        raise LeakageError(
             f"The patient {row['patient_id']} is in validation and test of {row['arm']}: a choice made on it is not "
             "told from its test. Run step 02 again."
         )
-    table = of_split(table, "val")
-    table = table[table["threshold_by"] == threshold_by].reset_index(drop=True)
-    if table.empty:
-        raise RunError(f"The table {_TABLE} has no validation counts at the threshold {threshold_by!r}.")
-    if slides == "common":
-        table = table[table["slide_id"].isin(_in_all_trainings(table))]
-    return table
-
-
-def _in_all_trainings(table: pd.DataFrame) -> pd.Index:
-    by = [*ARM, *(c for c in ("seed", "split_seed") if c in table)]
-    trainings, of_slide = table[by].drop_duplicates(), table.drop_duplicates([*by, "slide_id"])["slide_id"]
-    number = of_slide.value_counts()
-    return number.index[number == len(trainings)]
+    return test_counts(run_dir, _TABLE, threshold_by, slides, "val")
 
 
 def chosen_on_validation(
@@ -89,7 +77,8 @@ def chosen_on_validation(
     score, pooling, threshold_by, margin, usable, slides
         Of `tlskit.evaluation.costs.pareto`.
     draws, seed
-        Draws of the validation patients, with replacement; the rule is put to each of them anew.
+        Draws of the validation patients, with replacement; the rule is put to each of them anew. 0: how firm the choice
+        is is not asked.
 
     Returns
     -------
@@ -113,13 +102,15 @@ def chosen_on_validation(
         for drawn in bootstrap.redrawn(group, score=score, draws=draws, seed=seed, **options):
             again = decide(*drawn, minutes, **rule)
             picked += again.loc[again["chosen"], "arm"].tolist()
-        share = pd.Series(picked, dtype=object).value_counts() / draws
+        share = pd.Series(picked, dtype=object).value_counts() / max(1, draws)
         table = table.assign(share_chosen=table["arm"].map(share).fillna(0.0).astype(float), draws=draws)
-        table = table.assign(share_none=1 - len(picked) / draws)
+        table = table.assign(share_none=1 - len(picked) / max(1, draws))
+        table["warning"] = table["warning"].str.replace("test patient", "validation patient")
         table.insert(0, "fold", fold)
         tables.append(table)
     columns = ["fold", *ARM, "score", "estimate", "low", "high", "n_patients", "n_with_target", "usable", "chosen"]
-    columns += ["reason", "share_chosen", "share_none", "draws", "margin", "usable_score"]
+    columns += ["reason", "share_chosen", "share_none", "draws", "margin", "usable_score",
+                "warning"]  # fmt: skip
     return pd.concat(tables, ignore_index=True)[columns].assign(pooling=pooling, threshold_by=threshold_by)
 
 
@@ -149,25 +140,64 @@ def score_of_choice(run_dir: str | Path, chosen: pd.DataFrame, *, slides: str = 
     return uncertainty.intervals(table, scores=[first["score"]], pooling=first["pooling"], by=["choice"])
 
 
-def in_words(chosen: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
-    """What was chosen where, how firmly, and the one test score; of `chosen_on_validation` and `score_of_choice`."""
-    lines = []
-    for fold, table in chosen.groupby("fold", dropna=False, sort=True):
-        first, where = table.iloc[0], "" if np.isnan(fold) else f"Fold {fold:g}: "
-        arm = table.loc[table["chosen"], "arm"]
-        shares = ", ".join(f"{row.arm} in {row.share_chosen:.0%}" for row in table.itertuples())
-        lines.append(
-            f"{where}{arm.item() if len(arm) else 'No arm'} is chosen ({first['reason']}), of {first['n_patients']} "
-            f"validation patients ({first['n_with_target']} with a target). In {first['draws']} draws of them the rule "
-            f"chose {shares}, none in {first['share_none']:.0%}."
-        )
-    if len(tested):
-        row, word = tested.iloc[0], score_word(tested["score"].iloc[0])
-        ends = "no interval" if np.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
-        lines.append(
-            f"On the {row['n_patients']} test patients, which the choice did not see, what was chosen has an {word} of "
-            f"{row['estimate']:.3f} ({ends})."
-        )
+def in_words(chosen: pd.DataFrame, tested: pd.DataFrame) -> str:
+    """What was chosen, why, how firmly, and the one test score; of `chosen_on_validation` and `score_of_choice`."""
+    first, n_folds = chosen.iloc[0], chosen["fold"].nunique(dropna=False)
+    picked = chosen[chosen["chosen"]]
+    if n_folds > 1:
+        text = _in_folds(chosen)
     else:
-        lines.append("Not every validation set chooses an arm: no test score is that of the choice.")
-    return lines
+        n, k = int(first["n_patients"]), int(first["n_with_target"])
+        whom = f"{n} validation patient{'s' * (n != 1)}" + (f" ({k} with a target)" if k < n else "")
+        what = f"Chosen on {whom}: {picked['arm'].item()}," if len(picked) else f"No arm is chosen on {whom}:"
+        text = f"{what} {_reason(first)}."
+        if first["warning"]:
+            text += f" Caution: {first['warning']}."
+    if first["draws"]:
+        shares = chosen.groupby("arm", sort=False)["share_chosen"].mean()
+        listed = ", ".join(f"{arm} in {share:.0%}" for arm, share in shares.items())
+        none = chosen.groupby("fold", dropna=False)["share_none"].first().mean()
+        whose = "them" if n_folds == 1 else "each fold's (means of the folds)"
+        text += f" In {first['draws']} draws of {whose} the rule chose {listed}, none in {none:.0%}."
+    return f"{text} {_tested(tested, first['score'], n_folds)}"
+
+
+def _in_folds(chosen: pd.DataFrame) -> str:
+    """Which arm the validation patients of each fold choose."""
+    folds = chosen["fold"].nunique()
+    of_fold = {f"{fold:g}": rows.loc[rows["chosen"], "arm"].tolist() for fold, rows in chosen.groupby("fold")}
+    by_arm: dict[str, list[str]] = {}
+    for fold, arms in of_fold.items():
+        by_arm.setdefault(arms[0] if arms else "none", []).append(fold)
+    if len(by_arm) == 1:
+        return f"Chosen in each of {folds} folds, on its own validation patients: {next(iter(by_arm))}."
+    each = "; ".join(f"{arm} in fold{'s' * (len(some) > 1)} {', '.join(some)}" for arm, some in by_arm.items())
+    return f"Chosen fold by fold, on its own validation patients: {each}."
+
+
+def _reason(row: pd.Series) -> str:
+    score, margin = score_word(row["score"]), f"{row['margin']:g}"
+    return {
+        "shown best": "shown there to be better than every other arm",
+        "fastest within margin": f"the fastest of the arms shown there to be at most {margin} worse than every other",
+        "no target": "they hold no target",
+        "nothing found": "no arm found any of their target",
+        "none usable": f"no arm reaches an {score} of {row['usable_score']:g}, the least that the preset calls usable",
+        "one arm": "there is no other to choose from",
+        "no time": f"several arms are shown to be at most {margin} worse than every other, and which is the fastest is "
+        "not known",
+        "not shown": f"none is shown to be the best, or to be at most {margin} worse than every other",
+    }[row["reason"]]
+
+
+def _tested(tested: pd.DataFrame, score: str, n_folds: int) -> str:
+    if not len(tested):
+        return "So no test score is that of a choice."
+    row, word = tested.iloc[0], score_word(score)
+    n = int(row["n_patients"])
+    unseen = "which the choice did not see" if n_folds == 1 else "which no choice saw"
+    whom = f"the {n} test patient{'s' * (n != 1)}, {unseen}"
+    if np.isnan(row["estimate"]):
+        return f"The{whom[3:]}, hold no target: its {word} cannot be measured."
+    ends = "no interval" if np.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
+    return f"Its {word} on {whom}: {row['estimate']:.3f} ({ends})."

@@ -58,16 +58,17 @@ def slide(
     Returns
     -------
     SlideDesk
-        ``value``: slide_id, map (name of the arm), side_by_side, threshold, field, drawn.
+        ``value``: slide_id, map (name of the arm), side_by_side, context, threshold, field, drawn.
     """
     archive = open_archive(run, outputs_dir=outputs_dir)
 
     def reproduce(value: dict) -> str:
         field = tuple(round(v) for v in value["field"]) or None
         arms = f", arms=[{value['map']!r}]" if value["map"] and not value["side_by_side"] else ""
+        context = ", context=True" if value["context"] else ""
         return (
             f"explore.slide_field({archive.name!r}, slide_id={value['slide_id']!r}, threshold={value['threshold']:g}, "
-            f"field={field}{arms})\n\nthreshold: {value['threshold']:g}  # in a preset"
+            f"field={field}{arms}{context})\n\nthreshold: {value['threshold']:g}  # in a preset"
         )
 
     picker = ipywidgets.Dropdown(

@@ -44,6 +44,10 @@ class FolderPage(ipywidgets.VBox):
             options=[(_model_name(archive, arm), n) for n, (archive, arm) in enumerate(self._models)],
             description="Model", layout=ipywidgets.Layout(width="auto"), style=_STYLE,
         )  # fmt: skip
+        self.screen = ipywidgets.Dropdown(
+            description="Look", options=[("everywhere", None)], layout=ipywidgets.Layout(width="auto"), style=_STYLE,
+            tooltip="A coarser model may say first where this one looks: faster, and what it lost was measured.",
+        )  # fmt: skip
         self.segment = ipywidgets.Button(description="Segment", button_style="primary", disabled=True)
         self.cancel = ipywidgets.Button(description="Cancel", disabled=True)
         self.progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="auto"))
@@ -54,9 +58,12 @@ class FolderPage(ipywidgets.VBox):
         self.measures = Measures(self.desk, message)
         self.segment.on_click(self._start)
         self.cancel.on_click(self._stop)
+        self._offer_screens()
+        self.model.observe(self._offer_screens, "value")
         self.model.observe(self._show, "value")
+        self.screen.observe(self._show, "value")
         work = ipywidgets.VBox(
-            [self.model, ipywidgets.HBox([self.segment, self.cancel]), self.progress, self.status],
+            [self.model, self.screen, ipywidgets.HBox([self.segment, self.cancel]), self.progress, self.status],
             layout=ipywidgets.Layout(flex="1 1 420px"),
         )
         self.chooser.layout.flex = "1 1 420px"
@@ -91,8 +98,26 @@ class FolderPage(ipywidgets.VBox):
         """Where the map of this slide by this model lies. A slide is known by its content: moved, it finds its map
         again; another slide under its name does not."""
         archive, arm = self._models[self.model.value]
-        folder = resolve(self._outputs_dir) / "segmented" / f"{archive.name}-{arm.name}"
+        under = f"-screened-by-{self.screen.value['coarse']}" if self.screen.value else ""
+        folder = resolve(self._outputs_dir) / "segmented" / f"{archive.name}-{arm.name}{under}"
         return _of_slide(folder, self.slide_path.stem, self.slide_id, ".tif")
+
+    def _offer_screens(self, _=None) -> None:
+        """What notebook cascade chose for this model, besides the whole of the tissue."""
+        archive, arm = self._models[self.model.value] if self._models else (None, None)
+        screens = archive.screens(arm) if archive else []
+        # The widget compares values: a row is one even where another one is equal.
+        self.screen.options = [("everywhere", None), *((_screen_name(row), row) for row in screens)]
+        self.screen.layout.display = "" if screens else "none"
+
+    def _screen_of_job(self) -> tuple | None:
+        """The screen as `Job` takes it."""
+        if (row := self.screen.value) is None:
+            return None
+        archive, _ = self._models[self.model.value]
+        coarse = archive.arm(row["coarse"]).checkpoint_path
+        maps = resolve(self._outputs_dir) / "segmented" / f"{archive.name}-{row['coarse']}"
+        return coarse, row["screen_threshold"], row["grow_um"], maps
 
     @guarded
     def _show(self, _=None) -> None:
@@ -110,7 +135,7 @@ class FolderPage(ipywidgets.VBox):
                 sets = {arm.name: set_in(archive, arm, self.slide_path, self.slide_id)}
                 if self.map_path().is_file():
                     maps = {arm.name: probmaps.open_map(self.map_path())}
-                    old = tuple(maps) if _is_old(maps[arm.name], arm) else ()
+                    old = tuple(maps) if _is_old(maps[arm.name], arm, self.screen.value) else ()
                     chosen = {arm.name: arm.thresholds["validation"]} if "validation" in arm.thresholds else {}
             self.desk.show(
                 Sheet(
@@ -130,7 +155,8 @@ class FolderPage(ipywidgets.VBox):
             self.segment.description = "Segment again" if maps else "Segment"
             if self.job is None:
                 self._say(
-                    f"{self.slide_path.name}: its map is of an earlier network. Press Segment again to make it new."
+                    f"{self.slide_path.name}: its map is of an earlier network or screen. "
+                    "Press Segment again to make it new."
                     if old
                     else f"{self.slide_path.name} was segmented before: here is its map."
                     if maps
@@ -147,8 +173,9 @@ class FolderPage(ipywidgets.VBox):
             return
         _, arm = self._models[self.model.value]
         self.segment.disabled, self.cancel.disabled, self.model.disabled = True, False, True
+        self.screen.disabled = True
         self.progress.value, self.progress.bar_style = 0, "info"
-        self.job = Job(self.slide_path, arm.checkpoint_path, self.map_path())
+        self.job = Job(self.slide_path, arm.checkpoint_path, self.map_path(), self._screen_of_job())
         threading.Thread(
             target=self._follow, args=(self.job, self.slide_path, self.slide_id), name="tlskit-follow", daemon=True
         ).start()
@@ -161,13 +188,14 @@ class FolderPage(ipywidgets.VBox):
         while job.wait(0.3) == "running":
             if job.total:
                 self.progress.value = job.done / job.total
-                self._say(f"Segmenting {path.name}: {job.done} of {job.total} windows.")
+                doing = f"Looking where to segment {path.name}" if job.screening else f"Segmenting {path.name}"
+                self._say(f"{doing}: {job.done} of {job.total} windows.")
             else:
                 self._say(f"{path.name}: loading the model and looking for tissue.")
         with self._turning:
             self.job = None
             self.segment.disabled = self.slide_path is None
-            self.cancel.disabled, self.model.disabled = True, False
+            self.cancel.disabled, self.model.disabled, self.screen.disabled = True, False, False
             self.chooser.refresh()
             if job.state == "done":
                 self.progress.value, self.progress.bar_style = 1, "success"
@@ -193,6 +221,13 @@ class FolderPage(ipywidgets.VBox):
         if not self._models or self.slide_path is None:
             return ""
         archive, arm = self._models[self.model.value]
+        if row := self.screen.value:
+            coarse, fine = (f"outputs/{archive.name}/{name}/work/checkpoint.pt" for name in (row["coarse"], arm.name))
+            return (
+                f"screen = predicting.ScreenSetting({coarse!r}, {row['screen_threshold']:g}, {row['grow_um']:g})\n"
+                f"predicting.predict([{self.slide_path.name!r}], {fine!r}, 'segmented', screen=screen, "
+                f"threshold={value['threshold']:g})"
+            )
         return (
             f"checkpoint = models.load_checkpoint({f'outputs/{archive.name}/{arm.name}/work/checkpoint.pt'!r})\n"
             f"inference.predict_slide(checkpoint, {self.slide_path.name!r}, {self.map_path().name!r})\n"
@@ -250,10 +285,23 @@ def set_in(archive: Archive, arm: Arm, path: Path, slide_id: str) -> str:
     return ""
 
 
-def _is_old(probmap, arm: Arm) -> bool:
-    """Whether a map is of another network than the arm's present one."""
+def _is_old(probmap, arm: Arm, screen: dict | None) -> bool:
+    """Whether a map is of another network than the arm's present one, or under another screen."""
     made_by = probmap.metadata.get("checkpoint_sha256", "")
-    return not arm.checkpoint_path.is_file() or made_by != sha256_of_file(arm.checkpoint_path)
+    if not arm.checkpoint_path.is_file() or made_by != sha256_of_file(arm.checkpoint_path):
+        return True
+    under = probmap.metadata.get("parameters", {}).get("screen") or {}
+    wanted = screen or dict.fromkeys(("coarse_sha256", "screen_threshold", "grow_um"))
+    pairs = zip(
+        ("checkpoint_sha256", "threshold", "grow_um"), ("coarse_sha256", "screen_threshold", "grow_um"), strict=True
+    )
+    return any(under.get(made) != wanted[now] for made, now in pairs)
+
+
+def _screen_name(row: dict) -> str:
+    """A stored screen in a few words."""
+    share = f", {row['windows_share']:.0%} of the windows" if row.get("windows_share") is not None else ""
+    return f"where {row['coarse']} finds something first{share}"
 
 
 def _models(outputs_dir: str | Path) -> list[tuple[Archive, Arm]]:

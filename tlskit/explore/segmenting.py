@@ -31,6 +31,10 @@ class Job:
         What to segment, and with what.
     out_path
         The probability map to write.
+    screen : tuple, optional
+        Another network that says first where this one looks: its checkpoint, the threshold of its map, the um by which
+        that is grown (as of `tlskit.study.predicting.ScreenSetting`), and the folder where its map is kept, under the
+        same name.
 
     Attributes
     ----------
@@ -38,14 +42,19 @@ class Job:
         ``running``, ``done``, ``failed`` or ``cancelled``.
     done, total : int
         Windows; `total` is 0 until they are counted.
+    screening : bool
+        Whether these are windows of the network that looks first.
     lost : int
         Windows that could not be read, once it is done.
     reason : str
         Why it failed, as a sentence.
     """
 
-    def __init__(self, slide_path: str | Path, checkpoint_path: str | Path, out_path: str | Path):
+    def __init__(
+        self, slide_path: str | Path, checkpoint_path: str | Path, out_path: str | Path, screen: tuple | None = None
+    ):
         self.out_path = Path(out_path)
+        self.screening = screen is not None
         self.state, self.done, self.total, self.reason = "running", 0, 0, ""
         self.lost = 0
         self._answer: dict = {}
@@ -59,6 +68,8 @@ class Job:
             start_new_session=os.name == "posix",
         )  # fmt: skip
         order = {"slide": str(slide_path), "checkpoint": str(checkpoint_path), "out": str(out_path)}
+        if screen is not None:
+            order["screen"] = [str(screen[0]), *map(float, screen[1:3]), str(screen[3])]
         try:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
@@ -107,13 +118,14 @@ class Job:
             self.state = "failed"
 
     def _read_messages(self) -> None:
-        """Lines of JSON: ``{"windows": [done, in all]}`` now and then, and the answer at the end."""
+        """Lines of JSON: ``{"windows": [done, in all], "screening": false}`` now and then, the answer at the end."""
         for line in self._process.stdout:
             try:
                 message = json.loads(line)
             except ValueError:  # what some library prints
                 continue
             if isinstance(message, dict) and "windows" in message:
+                self.screening = message["screening"]
                 self.done, self.total = message["windows"]
             elif isinstance(message, dict):
                 self._answer = message
@@ -139,16 +151,19 @@ def _work() -> int:
 
     told = 0.0
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int, screening: bool = False) -> None:
         nonlocal told
         if done == total or time.monotonic() - told > _EVERY_S:
             told = time.monotonic()
-            print(json.dumps({"windows": [done, total]}), flush=True)
+            print(json.dumps({"windows": [done, total], "screening": screening}), flush=True)
 
     try:
         checkpoint = models.load_checkpoint(order["checkpoint"])
         Path(order["out"]).parent.mkdir(parents=True, exist_ok=True)
-        prediction = inference.predict_slide(checkpoint, order["slide"], order["out"], progress=False, on_windows=tell)
+        screen = _screen(order, checkpoint, tell) if "screen" in order else None
+        prediction = inference.predict_slide(
+            checkpoint, order["slide"], order["out"], screen=screen, progress=False, on_windows=tell
+        )
         lost = len(prediction.lost)
         answer = {"done": True, "lost": lost}
     except TlskitError as error:
@@ -157,6 +172,25 @@ def _work() -> int:
         answer = {"error": f"The slide could not be segmented ({type(error).__name__}: {error})."}
     print(json.dumps(answer), flush=True)
     return 0 if "done" in answer else 2
+
+
+def _screen(order: dict, fine, tell):
+    """Where the other network lets this one look, by its map, which is kept (and goes on where it was cut off)."""
+    from functools import partial
+
+    from tlskit.cohort import from_slides, slide_rows
+    from tlskit.maps import check_networks, screens_of
+    from tlskit.networks import models
+
+    path, threshold, grow_um, folder = order["screen"]
+    coarse = models.load_checkpoint(path)
+    check_networks(coarse, fine)
+    (row,) = slide_rows(from_slides([order["slide"]]).assign(slide_id=Path(order["out"]).stem))
+    look = screens_of(
+        coarse, folder, threshold=threshold, grow_um=grow_um, engine_note=Path(path).with_name("engine.json"),
+        on_windows=partial(tell, screening=True),
+    )  # fmt: skip
+    return look(row)
 
 
 def _leave() -> None:

@@ -20,6 +20,7 @@ from tlskit.explore.drawings import polygon_of, tidied
 from tlskit.explore.hand_outlines import HandOutlines
 from tlskit.explore.score_tables import heading, object_table, origin_of, score_table
 from tlskit.explore.widgets import Explorer, guarded, resend
+from tlskit.maps import frames_of
 
 __all__ = ["Sheet", "SlideDesk"]
 
@@ -87,8 +88,8 @@ class SlideDesk(Explorer):
     Attributes
     ----------
     value : dict
-        slide_id, map (name), side_by_side, threshold, field (centre x, centre y, width in level-0 px), drawn (outlines,
-        polygons).
+        slide_id, map (name), side_by_side, context (whether it is framed), threshold, field (centre x, centre y, width
+        in level-0 px), drawn (outlines, polygons).
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class SlideDesk(Explorer):
         self.outlines = _check("prediction's edge (yellow)")
         self.show_truth = _check("truth (cyan)")
         self.side_by_side = _check("all magnifications side by side", False)
+        self.show_context = _check("window in the middle, and its context (white)", False)
         self.chosen = _button("Use the threshold from validation")
         self.next_miss, self.next_false = _button("Next miss"), _button("Next false alarm")
         self.scores, self.objects = ipywidgets.HTML(), ipywidgets.HTML()
@@ -149,12 +151,13 @@ class SlideDesk(Explorer):
             (self.threshold, "value", "threshold"), (self.opacity, "value", "opacity"),
             (self.magnification, "index", "active"), (self.outlines, "value", "outlines"),
             (self.show_truth, "value", "show_truth"), (self.side_by_side, "value", "side_by_side"),
+            (self.show_context, "value", "show_context"),
         ):  # fmt: skip
             ipywidgets.jsdlink((source, trait), (self.view, target))
         self.look.observe(lambda change: setattr(self.view, "layer", change["new"]), "value")
         for widget, trait in (
             (self.threshold, "value"), (self.magnification, "value"), (self.side_by_side, "value"),
-            (self.view, "field"), (self.view, "drawn"),
+            (self.show_context, "value"), (self.view, "field"), (self.view, "drawn"),
         ):  # fmt: skip
             widget.observe(self._changed, trait)
         self.chosen.on_click(self._use_chosen)
@@ -166,7 +169,7 @@ class SlideDesk(Explorer):
         panel = [
             *above, self.magnification, self.threshold, self.chosen, self.scores, self.objects,
             ipywidgets.HBox([self.next_miss, self.next_false], layout=row), self.message, self.look, self.opacity,
-            self.outlines, self.show_truth, self.side_by_side, self.hand,
+            self.outlines, self.show_truth, self.side_by_side, self.show_context, self.hand,
         ]  # fmt: skip
         left = ipywidgets.Layout(flex="1 1 440px", min_width="400px")
         return ipywidgets.HBox(
@@ -209,6 +212,7 @@ class SlideDesk(Explorer):
             widget.disabled = not names
         self.magnification.layout.display = "none" if len(names) < 2 else ""
         self.side_by_side.disabled = len(names) < 2
+        self.show_context.layout.display = "" if any(map(frames_of, sheet.maps.values())) else "none"
         self.show_truth.disabled = not sheet.truth
         self.next_miss.disabled = self.next_false.disabled = sheet.truth is None or not set(names) - set(sheet.old)
         self._changed()
@@ -247,6 +251,7 @@ class SlideDesk(Explorer):
             "slide_id": self.sheet.slide_id,
             "map": name,
             "side_by_side": self.side_by_side.value and len(self.sheet.maps) > 1,
+            "context": self.show_context.value and self.show_context.layout.display != "none",
             "threshold": round(threshold, 4),
             "field": list(self.view.field),
             "drawn": self.polygons(),

@@ -18,7 +18,7 @@ from matplotlib import patheffects
 from tlskit.errors import ParameterError, RunError
 from tlskit.evaluation import level_near, scores_at
 from tlskit.figures import arm_styles, curves, forest, person_band, plots, score_name
-from tlskit.maps import probmaps
+from tlskit.maps import frames_of, probmaps
 from tlskit.metrics import thresholds
 from tlskit.outlines import polygonise
 from tlskit.study import Archive, Arm, Run, open_archive
@@ -55,6 +55,7 @@ def slide_field(
     threshold: float = 0.5,
     field: Sequence[float] | None = None,
     arms: Sequence[str] | None = None,
+    context: bool = False,
     outputs_dir: str | Path = "outputs",
     width_px: int = 640,
 ) -> Figure:
@@ -73,6 +74,8 @@ def slide_field(
         Centre x, centre y and width in level-0 px; None shows the whole slide.
     arms
         Names of the arms, one panel each; None shows all that have a map of the slide.
+    context
+        Frame the window in the middle (white), and the context that an arm's network saw with it (dashed).
     width_px
         Pixels across a panel.
     """
@@ -106,11 +109,14 @@ def slide_field(
             if arm is not None:
                 with probmaps.open_map(arm.map_path(slide_id)) as probmap:
                     predicted = _outlines_in(probmap, (left, top, *size), d, slide.mpp0, threshold)
+                    frames = frames_of(probmap) if context else None
                     of_map = {"scale": probmap.mpp / slide.mpp0 / d, "shift": (-left, -top)}
                     for kind, boxes in (("unseen", probmap.unseen), ("lost", probmap.invalid)):
                         if boxes:
                             hatched.add(kind)
                             plots.draw_hatched(ax, boxes, kind, **of_map)
+                if frames is not None:
+                    plots.draw_context(ax, frames.at(x, y), **where)
                 plots.draw_outlines(ax, predicted, colour=plots.PREDICTION_COLOUR, **where)
                 ax.set_title(_title(arm, slide_id, threshold), fontsize=9)
             ax.set_xlim(0, size[0])

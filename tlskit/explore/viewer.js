@@ -246,7 +246,7 @@ function render({ model, el }) {
     }
     if (map) hatch(view, map);
     if (pane.follow && !wanted.size) lookAhead(view, wanted);
-    outlines(view);
+    outlines(view, map);
     furniture(view, cw, ch, map, pane === panes[0]);
     pane.label.textContent = map ? map.name : "";
     pane.label.style.display = map ? "" : "none";
@@ -383,7 +383,7 @@ function render({ model, el }) {
     return path;
   }
 
-  function outlines(view) {
+  function outlines(view, map) {
     const { context, scale, ratio, origin } = view;
     context.save();
     context.setTransform(ratio * scale, 0, 0, ratio * scale, -origin[0] * scale * ratio, -origin[1] * scale * ratio);
@@ -411,6 +411,20 @@ function render({ model, el }) {
       stroke(context, path, DRAWN, 1 / scale);
       context.fillStyle = DRAWN;
       for (const [x, y] of drawing) context.fillRect(x - 3 / scale, y - 3 / scale, 6 / scale, 6 / scale);
+    }
+    if (model.get("show_context") && map?.frames) {
+      // The window whose middle is nearest to the view's, and what the network saw around it.
+      const { windows, contexts, window_px0, context_px0 } = map.frames;
+      const nearest = (starts, at) => starts.reduce((best, v, i) =>
+        (Math.abs(v + window_px0 / 2 - at) < Math.abs(starts[best] + window_px0 / 2 - at) ? i : best), 0);
+      const [i, j] = [0, 1].map((axis) => nearest(windows[axis], field[axis]));
+      for (const [[xs, ys], side, dashes] of [[windows, window_px0, []], [contexts, context_px0, [9, 6]]]) {
+        const path = new Path2D();
+        path.rect(xs[i], ys[j], side, side);
+        context.setLineDash(dashes.map((v) => v / scale));
+        stroke(context, path, "#ffffff", thin / scale);
+      }
+      context.setLineDash([]);
     }
     const marker = model.get("marker");
     if (marker.length) {
@@ -726,7 +740,7 @@ function render({ model, el }) {
   on("source", newSlide);
   on("truth", readTruth);
   on("side_by_side height_px", makePanes);
-  on("threshold opacity layer outlines active show_truth selected marker", request);
+  on("threshold opacity layer outlines active show_truth show_context selected marker", request);
   on("drawn", changedDrawn);
   on("saved", () => { unsaved = 0; guard(); });
   on("field", () => {

@@ -18,6 +18,7 @@ import numpy as np
 import traitlets
 
 from tlskit.errors import TlskitError
+from tlskit.maps import frames_of
 
 try:
     import anywidget
@@ -72,6 +73,8 @@ class SlideView(anywidget.AnyWidget):
         What is shown, for readers of a screen; empty for nothing.
     marker : list of float
         A dashed circle: x, y, radius in level-0 px; empty for none.
+    show_context : bool
+        Frame the map's window in the middle, and the context that the network saw with it, where it saw one.
     """
 
     _esm = Path(__file__).with_name("viewer.js")
@@ -98,6 +101,7 @@ class SlideView(anywidget.AnyWidget):
     draw_class = traitlets.Unicode("TLS").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
     marker = traitlets.List([]).tag(sync=True)
+    show_context = traitlets.Bool(False).tag(sync=True)
     height_px = traitlets.Int(560).tag(sync=True)
 
     def __init__(self, **traits):
@@ -153,6 +157,7 @@ class SlideView(anywidget.AnyWidget):
                     "sizes_px": [list(size) for size in probmap.level_sizes_px],
                     "lost": _boxes(probmap.invalid, probmap.mpp / slide.mpp0),
                     "unseen": _boxes(probmap.unseen, probmap.mpp / slide.mpp0),
+                    "frames": _frames(probmap),
                 }
                 for name, probmap in maps.items()
             ]
@@ -284,6 +289,15 @@ def slide_view(
 def _boxes(boxes, d: float) -> list[list[float]]:
     """Boxes in working pixels as (x, y, width, height) in level-0 px."""
     return [[round(float(v) * d, 2) for v in box] for box in boxes]
+
+
+def _frames(probmap: ProbMap) -> dict | None:
+    """Windows and contexts of a map as the browser takes them."""
+    frames = frames_of(probmap)
+    if frames is None:
+        return None
+    edges = {name: [at.round(2).tolist() for at in getattr(frames, name)] for name in ("windows", "contexts")}
+    return edges | {"window_px0": frames.window_px0, "context_px0": frames.context_px0}
 
 
 def rings(polygon: Polygon) -> list[list[list[float]]]:

@@ -33,7 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "score_intervals",
             "subgroup_intervals",
         ],
-        "controlcharts": ["control_effects", "control_scores", "detail_ladder", "two_by_two"],
+        "controlcharts": ["context_effects", "control_effects", "control_scores", "detail_ladder", "two_by_two"],
         "fieldplots": ["screen_fields", "worst_fields"],
         "panels": ["person_band"],
         "plots": [

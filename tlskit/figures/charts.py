@@ -42,7 +42,8 @@ def forest(
     y
         Column of the names; arms have their own colour and marker unless `color` says otherwise.
     limits, zero, log
-        Of x; by default what is drawn, in all panels alike. Whether a line marks 0; whether x is logarithmic.
+        Of x; by default what is drawn, in all panels alike. Whether 0 is in sight, marked by a line; whether x is
+        logarithmic.
     number
         Writes the numbers, which are left out where a row of a panel holds several marks; or a column of words.
     dodge
@@ -76,6 +77,7 @@ def forest(
         number = "_number" if one_each else None
     values = made.table[[c for c in (x, low, high, *wide) if c]].to_numpy(float)
     alike = (-0.05, 0.05) if zero and not np.nanmax(np.abs(values), initial=0) else None
+    values = np.append(values, 0.0) if zero else values
     _write(made, y, number, options["left_in"], values, limits=limits or alike, log=log)
     for ax in made.axes.values():
         for place in np.arange(rows - 1) + 0.5:

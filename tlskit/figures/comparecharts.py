@@ -89,13 +89,14 @@ def difference_intervals(
         note += f"; {(both['second'] == against).sum()} of {len(table)} pairs, all with {against}"
         table = both[both["second"] == against].set_index("first")
         table = table.loc[style.levels(table.index.to_series(name="arm"))].reset_index()
-    table = table.assign(pair=table["first"] + " - " + table["second"], shown=table["shown"] != "")
+    table = table.assign(pair=table["first"] + " - " + table["second"])
     words = f"difference in {score_name(score)}, same patients in both arms ({note})\n{_stands_on(table)}"
     return differences(table, y="pair", alt=f"Paired differences in {score_name(score)}.", xlabel=words, **options)
 
 
 def differences(table: pd.DataFrame, *, x: str = "difference", **options) -> Figure:
-    """A `forest` of differences with a line at 0; filled where the column ``shown`` says so, with both intervals."""
+    """A `forest` of differences with both intervals; filled where the one of all rows at once excludes 0."""
+    table = table.assign(shown=(table["low_all"] > 0) | (table["high_all"] < 0))
     return forest(table, x=x, wide=("low_all", "high_all"), color="shown", fill="shown", dodge=False, zero=True,
                   number="{:+.2f}".format, looks=style.plain(yes=style.BLUE, no=style.GREY),
                   **{"show_legend": False} | options)  # fmt: skip

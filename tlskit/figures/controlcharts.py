@@ -14,7 +14,9 @@ from tlskit.figures.comparecharts import differences
 from tlskit.figures.panels import unit
 from tlskit.figures.style import score_name
 
-__all__ = ["control_effects", "control_scores", "detail_ladder", "two_by_two"]
+__all__ = ["context_effects", "control_effects", "control_scores", "detail_ladder", "two_by_two"]
+
+_FILLED = "(thick: 95 % of this row; thin: of all rows at once; filled: shown)"
 
 
 @style.unless_empty("No arm of this run has scores.")
@@ -34,13 +36,19 @@ def control_effects(table: pd.DataFrame, **options) -> Figure:
     first = table.iloc[0]
     apart = f"{first['finer'].split('_')[0]} - {first['coarser'].split('_')[0]}"
     what = {"difference": f"difference, {apart}", "change": "change from the plain difference"}
-    table = table.assign(
-        what=pd.Categorical(table["what"].map(what), list(what.values())),
-        shown=(table["low_all"] > 0) | (table["high_all"] < 0),
-    )
-    words = f"difference in {score_name(first['score'])} (thick: 95 % of this row; thin: of all rows at once; filled: "
-    return differences(table, x="estimate", y="control", alt="What controls change.", **{"col": "what", "xlabel":
-                       f"{words}shown)\n{_stands_on(table)}"} | options)  # fmt: skip
+    table = table.assign(what=pd.Categorical(table["what"].map(what), list(what.values())))
+    words = f"difference in {score_name(first['score'])} {_FILLED}\n{_stands_on(table)}"
+    return differences(table, x="estimate", y="control", alt="What controls change.",
+                       **{"col": "what", "xlabel": words} | options)  # fmt: skip
+
+
+@style.unless_empty("No network of this run has context.")
+def context_effects(table: pd.DataFrame, **options) -> Figure:
+    """What context in the network gains over its controls, one panel an arm; `table` of `effects.context_effects`."""
+    table = table.assign(network=table["magnification"].map(units.magnification_name) + ", " + table["control"])
+    words = f"{score_name(table['score'].iloc[0])} with context, less that of each row {_FILLED}\n{_stands_on(table)}"
+    return differences(table, x="estimate", y="against", alt="What context in the network gains.",
+                       **{"col": "network", "xlabel": words} | options)  # fmt: skip
 
 
 @style.unless_empty("No four arms of this run differ in negatives and in context, field or magnification alone.")
@@ -82,7 +90,7 @@ def level_words(factor: str):
         return units.magnification_name
     words, none = {
         "negatives_per_batch": ("{:g} tiles without target a batch", "tiles with target alone"),
-        "field_um": ("a tile covers {:g} um", ""), "context_ratio": ("context {:g} times as wide", "without context"),
+        "field_um": ("a tile covers {:g} um", ""), "context_ratio": ("context {:g} times as coarse", "without context"),
     }.get(factor, (f"{factor.replace('_', ' ')} {{:g}}", ""))  # fmt: skip
     return lambda level: words.format(level) if level or not none else none
 

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, PathPatch
+from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path as MplPath
 
 from tlskit.figures import style
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "HATCHED", "PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_hatched", "draw_legend", "draw_mask", "draw_outlines",
-    "draw_scale_bar",
+    "HATCHED", "PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_context", "draw_hatched", "draw_legend", "draw_mask",
+    "draw_outlines", "draw_scale_bar",
 ]  # fmt: skip
 
 TRUTH_COLOUR, PREDICTION_COLOUR = "#00e5ff", "#ffd600"
@@ -66,6 +66,24 @@ def draw_outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 
 def draw_mask(ax: Axes, mask: np.ndarray, colour: str, *, linewidth: float = 1.4) -> None:
     """Outline of a mask along its pixel edges."""
     draw_outlines(ax, polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour, linewidth=linewidth)
+
+
+def draw_context(ax: Axes, frames, *, scale: float, shift=(0.0, 0.0)) -> None:
+    """Frame a window, and dashed the context that a network saw with it.
+
+    Parameters
+    ----------
+    frames
+        Left, top and side of the window and of its context, level-0 pixels, as `tlskit.maps.frames_of` finds them.
+    scale, shift
+        As of `draw_outlines`.
+    """
+    rim = [patheffects.withStroke(linewidth=3.0, foreground="#202020")]
+    for (x, y, side), dashes in zip(frames, ("-", (0, (5, 3))), strict=True):
+        corner = np.array([x, y]) * scale + shift
+        box = Rectangle(corner, side * scale, side * scale, fill=False, edgecolor="white", linewidth=1.4)
+        box.set(linestyle=dashes, path_effects=rim)
+        ax.add_patch(box)
 
 
 def draw_hatched(ax: Axes, boxes, kind: str, *, scale: float, shift=(0.0, 0.0)) -> None:

@@ -23,6 +23,7 @@ from tlskit.figures.overlays import (
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
     bare,
+    draw_context,
     draw_hatched,
     draw_legend,
     draw_mask,
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from tlskit.slides import Slide
 
 __all__ = [
-    "PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_hatched", "draw_legend", "draw_outlines", "example_slides",
-    "extreme_tiles", "slide_overlays", "spread_tiles", "target_at_magnifications", "tile_gallery", "tile_predictions",
+    "PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_context", "draw_hatched", "draw_legend", "draw_outlines",
+    "example_slides", "extreme_tiles", "slide_overlays", "spread_tiles", "target_at_magnifications", "tile_gallery",
+    "tile_predictions",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from tlskit.errors import MapError, OutOfMemoryError, ParameterError, SlideError
 from tlskit.files import disk_full, is_disk_full
+from tlskit.maps.context import facts_of
 from tlskit.maps.probmaps import open_map
 from tlskit.maps.slide_inference import (
     STAGES,
@@ -27,7 +28,7 @@ from tlskit.maps.slide_inference import (
     source_of,
 )
 from tlskit.maps.windows import layout_for, typical_windows
-from tlskit.networks import engines, hardware
+from tlskit.networks import engines, hardware, inputs
 from tlskit.tiles import ahead
 
 __all__ = [
@@ -94,12 +95,7 @@ def predict_tiles(
     dataset = _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir)
 
     def read(index):
-        windows = np.empty((len(index), checkpoint.tile_px, checkpoint.tile_px, 3), np.uint8)
-        truth = np.empty(windows.shape[:3], np.uint8)
-        for place, item in enumerate(index):
-            image, mask = dataset.read(int(item))
-            windows[place], truth[place] = image.permute(1, 2, 0).numpy(), mask.numpy()
-        return index, windows, truth
+        return index, *_read(dataset, checkpoint, index)
 
     order = np.arange(len(tiles), dtype=np.int64)
     chunks = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
@@ -116,6 +112,18 @@ def predict_tiles(
         dataset.close()
 
 
+def _read(dataset, checkpoint, index) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles as windows of an engine (`networks.inputs`), and their masks, ``(B, S, S) uint8``."""
+    windows = inputs.room(len(index), checkpoint.tile_px, inputs.context_px_of(checkpoint))
+    truth = np.empty((len(index), checkpoint.tile_px, checkpoint.tile_px), np.uint8)
+    for place, item in enumerate(index):
+        image, mask, *context = dataset.read(int(item))
+        for field, pixels in zip(inputs.fields(windows), (image, *context), strict=True):
+            field[place] = pixels.permute(1, 2, 0).numpy()
+        truth[place] = mask.numpy()
+    return windows, truth
+
+
 def _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir):
     """Tiles read as the checkpoint was trained."""
     from tlskit.tiles import TileDataset
@@ -129,10 +137,16 @@ def _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir):
         ignore_class=getattr(checkpoint, "ignore_class", ""),
         region_class=getattr(checkpoint, "region_class", ""),
         **reading_of(checkpoint),
+        **_context_of(checkpoint),
         tile_store=tile_store,
         tiles_dir=tiles_dir,
         normalisation=checkpoint.normalisation,
     )
+
+
+def _context_of(checkpoint) -> dict:
+    """What a dataset reads with every tile, as the checkpoint was trained; nothing where that was nothing."""
+    return {f"context_{name}": value for name, value in facts_of(checkpoint).items()}
 
 
 def _spread(order: np.ndarray, count: int) -> np.ndarray:
@@ -178,14 +192,14 @@ def choose_engine(
     dataset = _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir)
     try:
         picked = _spread(np.arange(len(tiles)), n_tiles)
-        windows = [dataset.read(int(item))[0].permute(1, 2, 0).numpy() for item in picked]
+        windows, _ = _read(dataset, checkpoint, picked)
     finally:
         dataset.close()
     source = engines.EngineSource(
         checkpoint, window_px=checkpoint.tile_px, engine=engine, precision=precision, device=device, threads=threads,
         note=engine_note,
     )  # fmt: skip
-    source.get(np.stack(windows))
+    source.get(windows)
     return pd.DataFrame(source.tried)
 
 

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from tlskit import __version__, units
 from tlskit.errors import CheckpointError, ParameterError, SlideError
 from tlskit.maps import blending, streaming
+from tlskit.maps.context import facts_of, slide_context
 from tlskit.maps.map_writer import MapWriter
 from tlskit.maps.windows import invalid_boxes, layout_for, looked_at, plan_windows, spread_windows
 from tlskit.networks import engines
@@ -54,7 +55,8 @@ class Prediction:
         Seconds by stage: `STAGES`, then waits: ``wait_decode`` (the reader for decoded rows), ``wait_read`` (the
         reader for the network), ``wait_forward_in`` (the network for the reader), ``wait_forward_out`` (the network
         for the blender), ``wait_blend`` (the blender for the network) and ``wait_write`` (the blender for the writer).
-        "read" (with decoding) and "resample" are the sum over two threads.
+        "read" (with decoding) and "resample" are the sum over two threads. Where the network sees a context,
+        "context" is all of its reading, by two threads of its own.
     wall_s : float
         From the slide's opening to the finished map, without making and checking the engine.
     windows, windows_skipped : int
@@ -128,9 +130,10 @@ def predict_slide(
 ) -> Prediction:
     """Predict one slide and write its probability map while the slide streams through.
 
-    Windows cover the whole slide, edges included (what lies beyond is white); those without tissue are not run, and
-    where no window was run the probability is 0. Elsewhere it is the mean of the windows there, by their weights.
-    Memory does not grow with the slide. An interrupted run is taken up where it stopped, and gives the identical file.
+    Windows cover the whole slide, edges included (what lies beyond is white, in their context, too); those without
+    tissue are not run, and where no window was run the probability is 0. Elsewhere it is the mean of the windows there,
+    by their weights. Memory does not grow with the slide. An interrupted run is taken up where it stopped, and gives
+    the identical file.
 
     Parameters
     ----------
@@ -207,12 +210,13 @@ def predict_slide(
             n_planned = int(planned.sum())
             resumed = n_planned - sum(len(rows) for _, rows, _ in streaming.remaining(cut, position))
             choice = _EngineChoice(source, writer)
+            context = slide_context(checkpoint, slide, layout, planned)
             if resumed < n_planned:
-                choice.make(slide, layout, checkpoint.mpp, planned)
+                choice.make(slide, layout, checkpoint.mpp, planned, context)
             with _telling(n_planned, resumed, slide_id, progress, on_windows) as tell:
                 streaming.stream(
                     slide, choice, writer, cut, layout, position,
-                    mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, on_windows=tell,
+                    mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, context=context, on_windows=tell,
                 )  # fmt: skip
             if n_planned and not position.run.any():
                 raise SlideError(
@@ -238,7 +242,8 @@ def predict_slide(
         clock.add("write", finishing, time.perf_counter())
         lost = list(slide.lost)
     wall_s = time.perf_counter() - clock.zero - choice.made_s
-    stage_s = {name: clock.seconds.get(name, 0.0) for name in STAGES}
+    stages = STAGES if context is None else (*STAGES[:4], "context", *STAGES[4:])
+    stage_s = {name: clock.seconds.get(name, 0.0) for name in stages}
     stage_s |= {name: s for name, s in sorted(clock.seconds.items()) if name.startswith("wait_")}
     return Prediction(
         path=Path(out_path), slide_id=slide_id, stage_s=stage_s, wall_s=wall_s,
@@ -300,7 +305,7 @@ class _EngineChoice:
         self.name, self.precision, self.max_dprob = self._noted or ("", "", float("nan"))
         self._made: engines.Engine | None = None
 
-    def make(self, slide, layout, mpp: float, planned: np.ndarray) -> None:
+    def make(self, slide, layout, mpp: float, planned: np.ndarray, context) -> None:
         start, before = time.perf_counter(), self._source.made
         if self._noted:
             # A map is made by one engine: what was chosen before the interruption holds for the rest.
@@ -309,7 +314,7 @@ class _EngineChoice:
             # A few where the engine was chosen before; never more than a fiftieth of the slide's own work.
             chosen = self._source.is_chosen
             count = min(4, int(planned.sum()) // 50) if chosen else engines.CHECK_WINDOWS
-            windows = spread_windows(slide, layout, mpp, planned, count)
+            windows = spread_windows(slide, layout, mpp, planned, count, context)
             made = self._source.recheck(windows) if chosen else self._source.get(windows)
             self.name, self.precision, self.max_dprob = made.name, made.precision, made.max_dprob
             self._writer.commit({"engine": [self.name, self.precision, self.max_dprob]})
@@ -382,5 +387,6 @@ def map_metadata(checkpoint, slide, slide_id, layout, tissue, asked, screen=None
             "engine": asked[0],
             "precision": asked[1],
             **({"screen": screen.facts} if screen else {}),
+            **({"context": facts_of(checkpoint)} if facts_of(checkpoint) else {}),
         },
     }

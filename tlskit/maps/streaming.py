@@ -1,10 +1,10 @@
 """The pipeline that takes windows through a network into a map: four threads with short queues between them.
 
-One thread reads windows, the caller's thread runs the network, a third adds up, a fourth divides and writes. A slide is
-cut into vertical strips and rows of blocks, so that memory does not grow with its size. After every row of blocks the
-journal of the map notes how far it is; sums that the next strip needs lie in a file beside it. A run that was killed
-starts again at the row of blocks it had not finished, and because sums are exact (see `blending`) it ends with the
-identical file.
+One thread reads windows (and their context), the caller's thread runs the network, a third adds up, a fourth divides
+and writes. A slide is cut into vertical strips and rows of blocks, so that memory does not grow with its size. After
+every row of blocks the journal of the map notes how far it is; sums that the next strip needs lie in a file beside it.
+A run that was killed starts again at the row of blocks it had not finished, and because sums are exact (see `blending`)
+it ends with the identical file.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from tlskit.maps.blending import Layout, Strip
 from tlskit.maps.map_writer import MapWriter
+from tlskit.networks import inputs
 
 __all__ = ["Batch", "Clock", "Progress", "remaining", "resume_point", "stream"]
 
@@ -120,6 +121,7 @@ def stream(
     mpp: float,
     batch_size: int,
     clock: Clock,
+    context=None,
     on_windows=lambda count: None,
 ) -> None:
     """Run everything from `progress` to the end of the map.
@@ -129,9 +131,11 @@ def stream(
     slide
         With ``windows(xy_px, size_px, mpp=, on_lost="skip")``.
     engine_for : callable
-        Given the first batch, ``(B, S, S, 3) uint8``, the engine to use.
+        Given the first batch of windows (`networks.inputs.room`), the engine to use.
     progress : Progress
         Where to begin; its ``run`` loses the windows that could not be read.
+    context : context.SlideContext, optional
+        What goes into the network with each window. A window whose context cannot be read is lost.
     on_windows : callable
         Told how many windows were blended, from another thread.
     """
@@ -154,7 +158,7 @@ def stream(
 
         return run
 
-    reader = _Reader(slide, strips, layout, progress, mpp=mpp, batch_size=batch_size, clock=clock)
+    reader = _Reader(slide, strips, layout, progress, mpp=mpp, batch_size=batch_size, clock=clock, context=context)
     blender = _Blender(writer, strips, layout, progress, clock=clock, on_windows=on_windows)
     reading = threading.Thread(
         target=guarded(lambda: reader.run(lambda item: _timed_put(batches, item, stop, clock, "wait_read")), batches),
@@ -218,8 +222,8 @@ def _forward(batches, blended, engine_for, reader, stop, clock) -> None:
 class _Reader:
     """Windows in the order of strips, rows and columns, gathered into batches across all of these."""
 
-    def __init__(self, slide, strips, layout, progress, *, mpp, batch_size, clock):
-        self._slide, self._strips, self._layout = slide, strips, layout
+    def __init__(self, slide, strips, layout, progress, *, mpp, batch_size, clock, context):
+        self._slide, self._strips, self._layout, self._context = slide, strips, layout, context
         self._mpp, self._batch_size, self._clock = mpp, batch_size, clock
         self._progress = Progress(progress.run.copy(), progress.strip, progress.block_row)
         self.empty = None
@@ -228,12 +232,14 @@ class _Reader:
         places = remaining(self._strips, self._progress)
         left = sum(len(rows) for _, rows, _ in places)
         batch = self._new(left)
+        if self._context is not None:
+            self._context.begin(places, self._clock.add)
         for number, rows, columns in places:
             xy = np.stack([columns, rows], 1).astype(np.int64) * self._layout.stride_px
             windows = self._slide.windows(
                 xy, self._layout.window_px, mpp=self._mpp, on_lost="skip", on_stage=self._clock.add
             )
-            windows = iter(windows)
+            windows = iter(windows if self._context is None else self._context.beside(windows, rows, columns))
             for _ in range(len(xy)):
                 start = time.perf_counter()
                 index, window = next(windows)
@@ -256,7 +262,7 @@ class _Reader:
 
     def _new(self, left: int) -> Batch:
         shape = (min(self._batch_size, max(left, 1)), self._layout.window_px)
-        return Batch(self.empty(*shape) if self.empty else np.empty((*shape, shape[1], 3), np.uint8))
+        return Batch(self.empty(*shape) if self.empty else inputs.room(*shape, getattr(self._context, "px", 0)))
 
 
 class _Blender:

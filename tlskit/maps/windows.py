@@ -11,6 +11,8 @@ import numpy as np
 from tlskit import units
 from tlskit.errors import ParameterError
 from tlskit.maps.blending import Layout, hann_layout
+from tlskit.maps.context import slide_context
+from tlskit.networks import inputs
 from tlskit.slides import tissue_mask
 
 __all__ = ["invalid_boxes", "layout_for", "looked_at", "plan_windows", "spread_windows", "typical_windows"]
@@ -62,19 +64,20 @@ def looked_at(screen, slide, layout: Layout, size_px, mpp: float) -> np.ndarray:
 
 
 def typical_windows(checkpoint, slide, layout, count: int) -> np.ndarray:
-    """At most `count` windows of a slide as `predict_slide` would run them, rich in tissue: (count, S, S, 3) uint8."""
+    """At most `count` windows of a slide as `predict_slide` would run them, rich in tissue: see `spread_windows`."""
     planned, _ = plan_windows(slide, layout, tuple(slide.size_px(checkpoint.mpp)), checkpoint.mpp, None)
-    return spread_windows(slide, layout, checkpoint.mpp, planned, count)
+    context = slide_context(checkpoint, slide, layout, planned)
+    return spread_windows(slide, layout, checkpoint.mpp, planned, count, context)
 
 
-def spread_windows(slide, layout, mpp: float, planned: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the planned windows, spread over the slide: ``(count, S, S, 3) uint8``.
+def spread_windows(slide, layout, mpp: float, planned: np.ndarray, count: int, context=None) -> np.ndarray:
+    """At most `count` of the planned windows, spread over the slide: ``(count, S, S, 3) uint8``, or with `context`.
 
     The innermost first: a window all of whose neighbours are planned, too, is full of tissue; one at the rim is half
     glass. What cannot be read is passed over.
     """
-    side = layout.window_px
-    found = np.empty((0, side, side, 3), np.uint8)
+    side, context_px = layout.window_px, getattr(context, "px", 0)
+    found = inputs.room(0, side, context_px)
     if count < 1 or not planned.any():
         return found
     depth = cv2.distanceTransform(np.pad(planned, 1).astype(np.uint8), cv2.DIST_C, 3)[1:-1, 1:-1]
@@ -82,10 +85,18 @@ def spread_windows(slide, layout, mpp: float, planned: np.ndarray, count: int) -
     inner = np.argsort(-depth[rows, columns], kind="stable")[: max(count, len(rows) // 2)]
     inner.sort()  # in the order of rows, so that evenly spaced ones lie all over the slide
     picked = inner[np.linspace(0, len(inner) - 1, min(count, len(inner))).astype(int)]
-    xy = np.stack([columns[picked], rows[picked]], 1).astype(np.int64) * layout.stride_px
+    rows, columns = rows[picked], columns[picked]
+    xy = np.stack([columns, rows], 1).astype(np.int64) * layout.stride_px
     read = slide.windows(xy, side, mpp=mpp, on_lost="skip")
-    stack = [window.copy() for _, window in read if window is not None]
-    return np.stack(stack) if stack else found
+    if context is not None:
+        context.begin([(0, rows, columns)])
+        read = context.beside(read, rows, columns)
+    found, taken = inputs.room(len(xy), side, context_px), 0
+    for _, window in read:
+        if window is not None:
+            found[taken] = window
+            taken += 1
+    return found[:taken]
 
 
 def invalid_boxes(layout: Layout, size_px, planned: np.ndarray, run: np.ndarray) -> list[list[int]]:

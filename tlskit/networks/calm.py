@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 #: Seconds over which the others are measured: shorter ones would follow every page that a browser opens.
 LOOK_S = 2.0
 
+#: Seconds of the first look, before anything is computed: one step on a busy machine may take a minute.
+FIRST_LOOK_S = 0.5
+
 
 @contextlib.contextmanager
 def following(device_type: str = "cpu") -> Iterator[Callable[[], int]]:
@@ -44,12 +47,14 @@ def following(device_type: str = "cpu") -> Iterator[Callable[[], int]]:
     if device_type != "cpu" or most == 1 or "OMP_NUM_THREADS" in os.environ:
         yield torch.get_num_threads
         return
-    now, (seen_at, seen) = most, (time.monotonic(), _others_s())
+    now, seen_at, seen, look_s = most, time.monotonic(), _others_s(), 0.0
+    time.sleep(FIRST_LOOK_S)
 
     def look() -> int:
-        nonlocal now, seen_at, seen
+        nonlocal now, seen_at, seen, look_s
         passed = time.monotonic() - seen_at
-        if passed >= LOOK_S:
+        if passed >= look_s:
+            look_s = LOOK_S
             others = _others_s()
             wanted = threads_beside((others - seen) / passed, most, now)
             seen_at, seen = seen_at + passed, others

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tlskit.networks.fusion import fold
+from tlskit.networks.inputs import fields
 from tlskit.networks.runtimes import MAX_STREAMS, Applied, Decoding, Encoding, Engine, streams
 
 __all__ = ["OpenVinoEngine", "import_openvino"]
@@ -41,20 +42,20 @@ class OpenVinoEngine(Engine):
     name, device, depth = "openvino", "cpu", 2
 
     def __init__(self, checkpoint, precision: str, window_px: int, threads: int | None):
-        super().__init__()
+        super().__init__(checkpoint)
         openvino = import_openvino()
         start = time.perf_counter()
         self.precision = precision
         applied = Applied(fold(checkpoint.model), checkpoint.normalisation).eval()
-        side = [1, window_px, window_px, 3]
+        seen = [([1, side, side, 3], torch.uint8) for side in (window_px, self.context_px) if side]
         if precision == "mixed":
             # Two graphs, one after the other: OpenVINO's precision is that of a whole graph.
-            encoder = _convert(Encoding(applied), [(side, torch.uint8)])
+            encoder = _convert(Encoding(applied), seen)
             shapes = [list(output.get_shape()) for output in encoder.outputs]
             decoder = _convert(Decoding(applied), [(shape, torch.float32) for shape in shapes])
             graphs = [(encoder, "f32"), (decoder, "bf16")]
         else:
-            graphs = [(_convert(applied, [(side, torch.uint8)]), "f32" if precision == "exact" else "bf16")]
+            graphs = [(_convert(applied, seen), "f32" if precision == "exact" else "bf16")]
         threads = threads or torch.get_num_threads()
         config = {
             "PERFORMANCE_HINT": "THROUGHPUT",
@@ -73,7 +74,7 @@ class OpenVinoEngine(Engine):
         self.compile_s = time.perf_counter() - start
 
     def submit(self, windows):
-        ticket = np.empty(windows.shape[:3], np.float32)
+        ticket = np.empty(fields(windows)[0].shape[:3], np.float32)
         for n in range(len(windows)):
             slot = self._next
             self._next = (slot + 1) % len(self._requests)
@@ -114,7 +115,7 @@ class _Chain:
             self._failure = error
 
     def start(self, window: np.ndarray) -> None:
-        self._requests[0].start_async([window], share_inputs=True)
+        self._requests[0].start_async(list(fields(window)), share_inputs=True)
 
     def wait(self) -> np.ndarray:
         """The probability, ``(S, S) float32``: a view that holds until the next `start`."""
@@ -128,7 +129,8 @@ class _Chain:
 def _convert(module: nn.Module, inputs: list[tuple[list[int], torch.dtype]]):
     """A module as an OpenVINO model for inputs of these shapes and types.
 
-    Traced with small inputs where there is one image, then given its size: tracing runs the network a few times.
+    Traced with small inputs where there is one image, then given its size: tracing runs the network a few times. Where
+    two images meet, what is cut out of one depends on the sizes of both.
     """
     openvino = import_openvino()
 

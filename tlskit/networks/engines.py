@@ -1,6 +1,7 @@
 """Engines: the same network, run by PyTorch or OpenVINO, and the choice among them that costs no accuracy unseen.
 
-An engine takes windows as they are read, ``(B, S, S, 3) uint8``, and gives probabilities, ``(B, S, S) float32``.
+An engine takes windows as they are read, ``(B, S, S, 3) uint8`` or with their context (`tlskit.networks.inputs`), and
+gives probabilities, ``(B, S, S) float32``.
 Work is handed in (`Engine.submit`) and fetched later (`Engine.result`), so that the next windows are read and the
 last ones blended meanwhile.
 
@@ -30,6 +31,7 @@ from tlskit.files import write_text
 from tlskit.networks.agreement import Agreement, compare
 from tlskit.networks.compiled import OpenVinoEngine
 from tlskit.networks.hardware import describe_hardware, pick_device, pick_precision, tune_allocator
+from tlskit.networks.inputs import window_px_of
 from tlskit.networks.runtimes import Engine, TorchEngine, has_parts, torch_engine
 
 __all__ = ["CHECK_WINDOWS", "ENGINES", "Engine", "EngineSource", "check_engine", "choose", "eager", "make_engine"]
@@ -47,8 +49,9 @@ def eager(checkpoint, windows: np.ndarray, *, device="cpu") -> np.ndarray:
     Parameters
     ----------
     checkpoint
-        Anything with ``model`` and ``normalisation``.
+        Anything with ``model`` and ``normalisation``; where it has them, ``context_ratio`` and ``context_px``.
     windows : (B, S, S, 3) uint8
+        Or with their context: `inputs.room`, here and below.
 
     Returns
     -------
@@ -73,8 +76,8 @@ def make_engine(
     Parameters
     ----------
     checkpoint
-        Anything with ``model`` (a module: (B, 3, S, S) float32 to logits (B, 1, S, S)) and ``normalisation``.
-        It is copied, not changed.
+        Anything with ``model`` (a module: (B, 3, S, S) float32, and the context (B, 3, C, C) where it is given one, to
+        logits (B, 1, S, S)) and ``normalisation``. It is copied, not changed.
     engine : str
         One of `ENGINES`. ``auto`` takes PyTorch on a GPU, on a CPU OpenVINO where it is installed, else PyTorch.
     precision : str
@@ -128,7 +131,7 @@ def choose(
     list of dict
         The rungs that were tried: engine, precision, kept, and the fields of `Agreement`.
     """
-    return _climb(checkpoint, windows, threshold, engine, precision, windows.shape[1], device, threads)
+    return _climb(checkpoint, windows, threshold, engine, precision, window_px_of(windows), device, threads)
 
 
 def _climb(checkpoint, windows, threshold, engine, precision, window_px, device, threads) -> tuple[Engine, list[dict]]:

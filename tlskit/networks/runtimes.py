@@ -1,6 +1,7 @@
 """What runs a network's forward pass: the interface, and PyTorch.
 
-A runtime takes windows as they are read, ``(B, S, S, 3) uint8``, and gives probabilities, ``(B, S, S) float32``.
+A runtime takes windows as they are read, ``(B, S, S, 3) uint8`` or with their context (`tlskit.networks.inputs`), and
+gives probabilities, ``(B, S, S) float32``.
 `tlskit.networks.engines` chooses among them; those of other libraries are in `tlskit.networks.compiled`.
 """
 
@@ -19,6 +20,7 @@ from torch import nn
 from tlskit.networks.agreement import Agreement
 from tlskit.networks.fusion import fold
 from tlskit.networks.hardware import pick_precision, whole_float32
+from tlskit.networks.inputs import as_tensors, context_px_of, room
 from tlskit.tiles import check_normalisation, cores_each, normalise
 
 __all__ = ["Applied", "Decoding", "Encoding", "Engine", "TorchEngine", "has_parts", "streams", "torch_engine"]
@@ -35,7 +37,11 @@ def has_parts(model: nn.Module) -> bool:
 
 
 class Applied(nn.Module):
-    """A network with what goes before and after it: uint8 windows in, probabilities out."""
+    """A network with what goes before and after it: uint8 windows in, probabilities out.
+
+    A network with context is called with two images, tile and context, and gives the scales that its decoder takes
+    by ``features(tile, context)``; one without, with one image, by its ``encoder``.
+    """
 
     def __init__(self, model: nn.Module, normalisation: str):
         super().__init__()
@@ -47,19 +53,19 @@ class Applied(nn.Module):
         """``(B, S, S, 3) uint8`` to ``(B, 3, S, S) float32``, without moving the channels in memory."""
         return normalise(windows.permute(0, 3, 1, 2), self.normalisation)
 
-    def probability(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.model(x)[:, 0].float())
+    def probability(self, *images: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.model(*images)[:, 0].float())
 
-    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def features(self, *images: torch.Tensor) -> list[torch.Tensor]:
         """What the encoder sees at every scale."""
-        return list(self.model.encoder(x))
+        return list(self.model.encoder(*images) if len(images) == 1 else self.model.features(*images))
 
     def decoded(self, features: list[torch.Tensor]) -> torch.Tensor:
         """The probability from what the encoder saw."""
         return torch.sigmoid(self.model.segmentation_head(self.model.decoder(features))[:, 0].float())
 
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        return self.probability(self.normalise(windows))
+    def forward(self, *windows: torch.Tensor) -> torch.Tensor:
+        return self.probability(*map(self.normalise, windows))
 
 
 class Encoding(nn.Module):
@@ -69,8 +75,8 @@ class Encoding(nn.Module):
         super().__init__()
         self.applied = applied
 
-    def forward(self, windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(self.applied.features(self.applied.normalise(windows)))
+    def forward(self, *windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.applied.features(*map(self.applied.normalise, windows)))
 
 
 class Decoding(nn.Module):
@@ -101,12 +107,15 @@ class Engine(abc.ABC):
         How far it is from float32; None before it was measured.
     depth : int
         How many submitted batches may wait to be fetched.
+    context_px : int
+        Side of the context that it is given with every window; 0 for none.
     """
 
     name = precision = device = ""
     depth = 1
 
-    def __init__(self):
+    def __init__(self, checkpoint):
+        self.context_px = context_px_of(checkpoint)
         self.compile_s = self.check_s = 0.0
         self.agreement: Agreement | None = None
 
@@ -116,12 +125,12 @@ class Engine(abc.ABC):
         return self.agreement.max_dprob if self.agreement else float("nan")
 
     def empty(self, count: int, window_px: int) -> np.ndarray:
-        """Room for `count` windows, ``(count, S, S, 3) uint8``, in memory the engine takes them from fast."""
-        return np.empty((count, window_px, window_px, 3), np.uint8)
+        """Room for `count` windows (`inputs.room`), in memory the engine takes them from fast."""
+        return room(count, window_px, self.context_px)
 
     @abc.abstractmethod
     def submit(self, windows: np.ndarray):
-        """Hand in ``(B, S, S, 3) uint8``; leave it alone until its `result` was fetched. Returns a ticket."""
+        """Hand in windows (`inputs.room`); leave them alone until their `result` was fetched. Returns a ticket."""
 
     @abc.abstractmethod
     def result(self, ticket) -> np.ndarray:
@@ -141,7 +150,7 @@ class TorchEngine(Engine):
     name = "torch"
 
     def __init__(self, checkpoint, precision: str, device: torch.device, *, plain: bool = False):
-        super().__init__()
+        super().__init__(checkpoint)
         start = time.perf_counter()
         if plain:
             self.name = "eager"
@@ -156,20 +165,20 @@ class TorchEngine(Engine):
 
     def submit(self, windows):
         with torch.inference_mode(), whole_float32(self.precision in ("exact", "mixed")):
-            return self._probability(torch.from_numpy(windows).to(self._device))
+            return self._probability(*as_tensors(windows, self._device))
 
     def result(self, ticket):
         return ticket.cpu().numpy()
 
-    def _probability(self, windows: torch.Tensor) -> torch.Tensor:
-        x = self._applied.normalise(windows).contiguous(memory_format=self._layout)
+    def _probability(self, *windows: torch.Tensor) -> torch.Tensor:
+        x = [self._applied.normalise(one).contiguous(memory_format=self._layout) for one in windows]
         half = torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
         if self.precision == "mixed":
-            features = self._applied.features(x)
+            features = self._applied.features(*x)
             with half:
                 return self._applied.decoded(features)
         with half:
-            return self._applied.probability(x)
+            return self._applied.probability(*x)
 
 
 class _TorchCpuEngine(TorchEngine):
@@ -200,7 +209,7 @@ class _TorchCpuEngine(TorchEngine):
 
     def _run(self, window: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return self._probability(torch.from_numpy(window)).numpy()
+            return self._probability(*as_tensors(window)).numpy()
 
     def result(self, ticket):
         return np.concatenate([future.result() for future in ticket])
@@ -217,17 +226,18 @@ class _TorchCudaEngine(TorchEngine):
 
     def empty(self, count, window_px):
         # Page-locked, so that the copy to the GPU runs beside its work.
-        return torch.empty((count, window_px, window_px, 3), dtype=torch.uint8, pin_memory=True).numpy()
+        return room(count, window_px, self.context_px, allocate=_page_locked)
 
     def submit(self, windows):
         with torch.inference_mode():
             main = torch.cuda.current_stream(self._device)
             with torch.cuda.stream(self._copies):
-                on_device = torch.from_numpy(windows).to(self._device, non_blocking=True)
+                on_device = as_tensors(windows, self._device, non_blocking=True)
             main.wait_stream(self._copies)
-            on_device.record_stream(main)
+            for part in on_device:
+                part.record_stream(main)
             with whole_float32(self.precision in ("exact", "mixed")):
-                probability = self._probability(on_device)
+                probability = self._probability(*on_device)
             fetched = torch.empty(probability.shape, dtype=torch.float32, pin_memory=True)
             fetched.copy_(probability, non_blocking=True)
             done = torch.cuda.Event()
@@ -238,6 +248,10 @@ class _TorchCudaEngine(TorchEngine):
         fetched, done, _ = ticket
         done.synchronize()
         return fetched.numpy()
+
+
+def _page_locked(count: int) -> np.ndarray:
+    return torch.empty(count, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 def torch_engine(

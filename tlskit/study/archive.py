@@ -17,7 +17,8 @@ import pandas as pd
 from tlskit import cohort
 from tlskit.cohort import splitting
 from tlskit.errors import MapError, RunError, TlskitError
-from tlskit.files import project_root, read_table, resolve
+from tlskit.evaluation import stored_screens
+from tlskit.files import project_root, read_table, resolve, sha256_of_file
 from tlskit.maps import open_map
 from tlskit.metrics import thresholds
 from tlskit.outlines import truth
@@ -134,6 +135,23 @@ class Archive:
             if arm.name == name:
                 return arm
         raise RunError(f"Run {self.name} has no arm {name!r}; it has {', '.join(a.name for a in self.arms)}.")
+
+    def screens(self, arm: Arm) -> list[dict]:
+        """Screens before an arm, rows of `tlskit.evaluation.stored_screens.all_screens` (notebook cascade), that spare
+        windows and hold for the present networks of the two arms; the least windows first."""
+
+        def network(name: str) -> str:
+            path = self.dir / name / "work" / "checkpoint.pt"
+            return sha256_of_file(path) if path.is_file() else ""
+
+        rows = [
+            row
+            for row in stored_screens.all_screens(self.dir)
+            if row["fine"] == arm.name
+            and row["screen"] == "map"
+            and all(network(row[side]) == row[f"{side}_sha256"] for side in ("coarse", "fine"))
+        ]
+        return sorted(rows, key=lambda row: row.get("windows_share") or 1.0)
 
     @property
     def magnifications(self) -> list[float]:

@@ -22,14 +22,14 @@ import pandas as pd
 from tlskit import __version__
 from tlskit.cohort import from_slides
 from tlskit.errors import MapError, SlideError, TlskitError
-from tlskit.evaluation import predictions
+from tlskit.evaluation import predictions, stored_screens
 from tlskit.files import Claims, resolve, without_machine, write_text
-from tlskit.maps import inference, open_map
+from tlskit.maps import check_networks, inference, open_map, screens_of
 from tlskit.networks import models
 from tlskit.slides import content_id
 from tlskit.study import cluster, engine
 
-__all__ = ["Predicted", "named_by_content", "predict", "predict_on"]
+__all__ = ["Predicted", "ScreenSetting", "named_by_content", "predict", "predict_on", "screen_setting"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,50 @@ class Predicted(NamedTuple):
     said: str
 
 
+class ScreenSetting(NamedTuple):
+    """Which coarser network says where another one looks: where its map reaches a threshold, and so many um round."""
+
+    checkpoint: str
+    threshold: float
+    grow_um: float
+
+
+def screen_setting(
+    screen: str | Path, checkpoint: str | Path, threshold: float | None = None, grow_um: float | None = None
+) -> tuple[ScreenSetting | None, str]:
+    """How a coarser network screens another one: as asked for, or as the run's notebook cascade chose.
+
+    Parameters
+    ----------
+    screen, checkpoint
+        The coarser network, and the one that it lets look.
+    threshold, grow_um
+        Both or neither.
+
+    Returns
+    -------
+    ScreenSetting or None
+        None where the notebook chose that the finer network looks everywhere.
+    str
+        It in words, and where it comes from.
+
+    Raises
+    ------
+    CheckpointError
+        If the two make no cascade.
+    RunError
+        If none is given, and the notebook chose none for these two.
+    """
+    coarse, fine = (models.load_checkpoint(Path(path)) for path in (screen, checkpoint))
+    check_networks(coarse, fine)
+    said = f"from {threshold} as asked for, grown by {grow_um} um"
+    if threshold is None:
+        stored = stored_screens.screen_setting(Path(checkpoint).resolve().parent.parent.parent, coarse, fine)
+        threshold, grow_um, said = stored["screen_threshold"], stored["grow_um"], stored["said"]
+    said = f"screen by {coarse.magnification:g}x: {said}"
+    return (None if threshold is None else ScreenSetting(str(screen), threshold, grow_um)), said
+
+
 def predict(
     slides: Sequence[str | Path],
     checkpoint: str | Path,
@@ -55,8 +99,7 @@ def predict(
     *,
     mpp: float | None = None,
     launch: str = "",
-    screen_for=None,
-    screen: str = "",
+    screen: ScreenSetting | None = None,
     progress: bool = True,
     report: Callable[[str], None] = log.info,
     **options,
@@ -77,8 +120,9 @@ def predict(
         um/px of those slides that do not say it.
     launch
         Random name of a launch on many workers: what failed in it is not tried again by the next of them.
-    screen_for, screen
-        Where a coarser network lets this one look (`maps.screens_of`), and what it is a function of.
+    screen
+        Where a coarser network lets this one look; its maps are ``screens/<slide_id>.tif``. Each is made by whoever has
+        the slide.
     progress
         Show a bar.
     report
@@ -98,6 +142,13 @@ def predict(
         options["threshold"], from_where = predictions.usual_threshold(checkpoint, network)
     report(f"threshold {options['threshold']:.3g}, {from_where}")
     rows, asked, content, wanted = _asked(network, slides, out, mpp, options, screen)
+    screen_for = None
+    if screen is not None:
+        alike = {name: asked[name] for name in ("overlap", "batch_size", "engine", "precision")}
+        screen_for = screens_of(
+            models.load_checkpoint(Path(screen.checkpoint)), out / "screens", threshold=screen.threshold,
+            grow_um=screen.grow_um, engine_note=Path(screen.checkpoint).with_name("engine.json"), **alike,
+        )  # fmt: skip
     claims = Claims(out / ".claims")
 
     def ended(slide_id: str) -> bool:
@@ -172,6 +223,7 @@ def predict_on(
     on: str,
     report: Callable[[str], None] = print,
     mpp: float | None = None,
+    screen: ScreenSetting | None = None,
     lost_s: float = cluster.LOST_S,
     **options,
 ) -> tuple[list[Predicted], cluster.Outcome]:
@@ -190,10 +242,13 @@ def predict_on(
     paths = [str(Path(path).absolute()) for path in slides]
     if options.get("threshold") is None:
         options["threshold"], _ = predictions.usual_threshold(Path(checkpoint), network)
-    wanted = _asked(network, paths, out, mpp, options)[3]
+    if screen is not None:
+        screen = screen._replace(checkpoint=str(Path(screen.checkpoint).absolute()))
+    wanted = _asked(network, paths, out, mpp, options, screen)[3]
     launch = secrets.token_hex(8)
     given = {
         "slides": paths, "checkpoint": str(Path(checkpoint).absolute()), "out": str(out), "mpp": mpp, "launch": launch,
+        "screen": screen,
     }  # fmt: skip
     seen: set[str] = set()
 
@@ -209,9 +264,9 @@ def predict_on(
     return [_outcome(out, slide_id, key) for slide_id, key in wanted.items()], outcome
 
 
-def predict_here(slides, checkpoint, out, mpp, launch, options, report) -> None:
+def predict_here(slides, checkpoint, out, options, report, **given) -> None:
     """The task of a worker."""
-    predict(slides, checkpoint, out, mpp=mpp, launch=launch, progress=False, report=report, **options)
+    predict(slides, checkpoint, out, progress=False, report=report, **given, **options)
 
 
 def named_by_content(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
@@ -252,14 +307,17 @@ def named_by_content(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
 
 
 def _asked(
-    network, slides, out: Path, mpp: float | None, options: dict, screen: str = ""
+    network, slides, out: Path, mpp: float | None, options: dict, screen: ScreenSetting | None = None
 ) -> tuple[pd.DataFrame, dict, dict, dict]:
     """The slides with their ids, the options, and by id the slides' content and the key of what is to be made."""
     rows, asked = named_by_content(from_slides(slides, mpp_where_missing=mpp), out), _with_defaults(options)
     content = {row.slide_id: _content(row.slide_path) for row in rows.itertuples()}
+    screened = ""
+    if screen is not None:
+        screened = f"{models.load_checkpoint(Path(screen.checkpoint)).sha256} {screen.threshold} {screen.grow_um}"
     wanted = {}
     for slide_id, found in content.items():
-        made_of = json.dumps([__version__, network.sha256, found, mpp, asked, screen], sort_keys=True)
+        made_of = json.dumps([__version__, network.sha256, found, mpp, asked, screened], sort_keys=True)
         wanted[slide_id] = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     return rows, asked, content, wanted
 

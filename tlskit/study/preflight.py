@@ -19,7 +19,7 @@ from tlskit import __version__, cohort, maps, networks, units
 from tlskit.cohort import checks
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import Claims, project_root, resolve
-from tlskit.study import beforehand, params, project, report_page, sweep
+from tlskit.study import beforehand, keys, params, project, report_page, sweep
 
 __all__ = ["check_preset", "check_run", "shown_on_page"]
 
@@ -50,7 +50,7 @@ def _arms(preset: dict) -> list[dict]:
     """The parameters of each arm, those that the preset leaves out at their defaults."""
     defaults = {}
     for step in sweep.notebooks():
-        declared = params.notebook_parameters(sweep.notebook_path(step))
+        declared = params.notebook_parameters(keys.notebook_path(step))
         defaults |= {name: parameter.default for name, parameter in declared.items()}
     return [defaults | arm for arm in params.arms(preset)]
 

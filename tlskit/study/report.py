@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tlskit.errors import ComparisonError, ParameterError, TlskitError
+from tlskit.errors import ComparisonError, LeakageError, ParameterError, TlskitError
 from tlskit.evaluation import arms, check_arms, reviewing, unlike_settings
 from tlskit.figures import cohort_flow, set_theme
 from tlskit.files import read_table, write_text
@@ -121,6 +121,8 @@ def write_report(
         section = Section(title)
         try:
             make(section)
+        except LeakageError:
+            raise
         except ComparisonError as error:
             if "Times of these arms" not in str(error):
                 raise
@@ -131,9 +133,9 @@ def write_report(
         sections.append(section)
     page = run.arm_dir / "report.html"
     write_text(page, render(run, sections))
-    words = report_texts.summary(run, asked.front, stands_on)
+    words = report_texts.summary(run, asked.answer, stands_on)
     texts = {"summary.md": words, "summary.tex": report_texts.latex(words)}
-    texts["checklist.md"] = report_texts.checklist(run, asked.front, stands_on, unlike_settings(run_dir))
+    texts["checklist.md"] = report_texts.checklist(run, asked.answer.front, stands_on, unlike_settings(run_dir))
     for name, text in texts.items():
         write_text(run.arm_dir / name, text)
     if pdf:

@@ -8,7 +8,7 @@ from functools import cached_property
 import pandas as pd
 
 from tlskit.errors import RunError, TlskitError
-from tlskit.evaluation import answers, comparison, costs, decision, reviewing, validation_choice
+from tlskit.evaluation import answers, comparison, costs, decision, reviewing
 from tlskit.figures import charts, comparecharts
 from tlskit.metrics import METHOD, published, training_note
 from tlskit.study import report_reviewing, runs
@@ -19,7 +19,7 @@ __all__ = ["PARTS", "Asked", "answer"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a report is asked for; `pareto` is made once for all parts."""
+    """What a report is asked for; the answer is made once for all parts."""
 
     run: runs.Run
     threshold_by: str
@@ -35,14 +35,14 @@ class Asked:
         return {"threshold_by": self.threshold_by, "slides": self.slides}
 
     @cached_property
-    def front(self) -> pd.DataFrame:
-        return costs.pareto(self.run.dir, margin=self.margin, usable=self.usable, **self.options)
+    def answer(self) -> answers.Answer:
+        return answers.answer(self.run.dir, margin=self.margin, usable=self.usable, **self.options)
 
 
 def answer(section: Section, asked: Asked) -> None:
-    """Which arms are not shown to be worse than the best, what each finds and costs, and what would change that."""
-    run, front = asked.run, asked.front
-    section.text += decision.choice(front, answers.missing_arms(run.dir, front)).split("\n")
+    """Which arm is chosen, what the test patients say of each, what each finds and costs, what would change that."""
+    run, front = asked.run, asked.answer.front
+    section.text += asked.answer.words
     table = answers.answer_table(run.dir, front, slides=asked.slides)
     run.table(table, "answer")
     score = decision.score_word(front["score"].iloc[0])
@@ -65,12 +65,22 @@ def answer(section: Section, asked: Asked) -> None:
     section.text.append(answers.changed_by_training(front))
     section.text.append(answers.changed_by_threshold(run.dir, front, margin=asked.margin, usable=asked.usable,
                                                      **asked.options))  # fmt: skip
-    audited = comparison.audit(run.dir, batch_size=asked.batch_size, **asked.options)
-    section.text.append(answers.changed_by_averaging(audited))
+    try:
+        audited = comparison.audit(run.dir, batch_size=asked.batch_size, **asked.options)
+        section.text.append(answers.changed_by_averaging(audited))
+    except RunError as error:  # tables of tiles that an archive lacks do not take the answer away
+        section.text.append(f"Averaging. Not available: {error}")
     section.text = [text for text in section.text if text]
-    add_figure(section, run, comparecharts.pareto_front(front), "pareto", "Quality against time. "
-               "Ringed: the arm that the rule chooses, where it chooses one.")  # fmt: skip
+    by = "validation" if decision.by_validation(front) else "test"
+    add_figure(section, run, comparecharts.pareto_front(front), "pareto", "Quality on test patients against time. "
+               f"Ringed: what is chosen on {by} patients, where an arm is.")  # fmt: skip
     run.table(front, "pareto")
+    if len(chosen := asked.answer.on_validation):
+        columns = ["arm", "estimate", "low", "high", "chosen", "share_chosen", "share_none"]
+        columns = [*(["fold"] if chosen["fold"].notna().any() else []), *columns]
+        add_table(section, run, chosen, "chosen_on_validation", "The choice: scores of the validation patients, and "
+                  "how often another draw of them would choose so.", columns=columns)  # fmt: skip
+        run.table(asked.answer.tested, "score_of_choice")
 
 
 def table_one(section: Section, asked: Asked) -> None:
@@ -259,33 +269,8 @@ def training(section: Section, asked: Asked) -> None:
     report_reviewing.training(section, asked.run)
 
 
-def on_validation(section: Section, asked: Asked) -> None:
-    """The arm chosen on validation patients, and the one test score of it."""
-    run = asked.run
-    try:
-        chosen = validation_choice.chosen_on_validation(
-            run.dir, margin=asked.margin, usable=asked.usable, **asked.options
-        )
-    except RunError as error:
-        # Archives made before step 05 counted validation slides.
-        section.text.append(f"No choice on validation: {error}")
-        return
-    tested = validation_choice.score_of_choice(run.dir, chosen, slides=asked.slides)
-    section.text.append(
-        "The answer above is by test patients, and a score by which an arm was chosen is too high as a rule. Here the "
-        "same rule is put to validation patients alone, without a look at the test set."
-    )
-    section.text += validation_choice.in_words(chosen, tested)
-    columns = ["arm", "estimate", "low", "high", "chosen", "share_chosen", "share_none"]
-    columns = [*(["fold"] if chosen["fold"].notna().any() else []), *columns]
-    add_table(section, run, chosen, "chosen_on_validation", "Scores of validation patients.", columns=columns)
-    if len(tested):
-        run.table(tested, "score_of_choice")
-
-
 #: Titles and makers, in the order of the page.
 PARTS = (
-    ("Chosen on validation", on_validation),
     ("How sure the scores are", intervals), ("One common grid", grid), ("Objects found, missed and false", objects),
     ("Cancer types and sites", subgroups), ("What it costs", cost), ("How firm the choice is", numbers),
     ("Thresholds and calibration", thresholds), ("How the way of averaging decides", averaging),

@@ -17,13 +17,15 @@ from tlskit.study import runs
 __all__ = ["checklist", "latex", "summary"]
 
 
-def summary(run: runs.Run, front: pd.DataFrame, stands_on: pd.DataFrame) -> str:
+def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame) -> str:
     """One page in Markdown: who was tested, what was scored and how, and what came out."""
+    front = answer.front
     first, stood = front.iloc[0], stands_on.iloc[0]
     score, unit = decision.score_word(first["score"]), "um/px"
     rule = {"fixed": "a fixed threshold", "validation": "a threshold chosen on validation slides"}[
         first["threshold_by"]
     ]
+    by = "validation" if decision.by_validation(front) else "test"
     lines = [
         f"# {run.dir.name}: summary", "",
         *([f"These are {run.caption}.", ""] if run.caption else []),
@@ -34,9 +36,10 @@ def summary(run: runs.Run, front: pd.DataFrame, stands_on: pd.DataFrame) -> str:
         f"pooled at {rule}, on one common grid, inside tissue and target. Intervals are 95 % {METHOD}. Differences "
         "between arms are paired by patient; they are called shown where their interval, simultaneous for all pairs "
         "(Bonferroni), excludes 0. An arm is chosen if it is shown to be better than all others, else the fastest of "
-        f"those shown to be at most {first['margin']:g} worse than every other; below {first['usable_score']:g} none.",
+        f"those shown to be at most {first['margin']:g} worse than every other; below {first['usable_score']:g} none. "
+        f"The choice was made on {by} patients.",
         "", answers.changed_by_training(front).removeprefix("Training. "), "",
-        "## Results", "", decision.choice(front, answers.missing_arms(run.dir, front)), "",
+        "## Results", "", *[line for text in answer.words for line in (text, "")],
         f"| arm | {score} | 95 % from | to | minutes for a slide |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in front.itertuples():

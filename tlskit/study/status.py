@@ -1,9 +1,10 @@
 """What has become of each step of a run: one file a step, ``<arm>/status/<step>.json``, written by whoever runs it.
 
 A file holds ``state`` (``running``, ``done``, ``failed``, ``partly``: by hand, with cells left out), ``key`` and the
-``ingredients`` it was made of (`tlskit.study.keys`), ``products`` (each file that the step wrote, with its size and,
-where it is not heavy, its SHA-256), ``slides`` that failed with the reason, ``seconds``, ``by`` (``sweep``, ``hand`` or
-``script``), ``attempt`` (a random name of the run of this step) and ``provenance``.
+``ingredients`` it was made of (`tlskit.study.keys`), ``products`` (each file that the step wrote, with its size and
+its SHA-256), ``slides`` that failed with the reason, ``seconds``, ``by`` (``sweep``, ``hand`` or ``script``),
+``attempt`` (a random name of the run of this step), ``provenance`` and, of a step that an equal arm had made,
+``taken_from`` (`tlskit.study.takeover`).
 
 Archives made before there were such files have one ``status.csv``: it is read, and their keys count as unknown.
 """
@@ -90,20 +91,23 @@ def read_status(run_dir: str | Path) -> pd.DataFrame:
 
 
 def describe(arm_dir: Path, path: Path) -> tuple[str, list]:
-    """A product's name relative to the arm, its size and, where it is looked at by content, its SHA-256."""
+    """A product's name relative to the arm, and its size and SHA-256.
+
+    Where it is looked at by content the hash stands second; else third, for those who take the file over.
+    """
     name = path.relative_to(arm_dir).as_posix() if path.is_relative_to(arm_dir) else f"../{path.name}"
     if path.is_dir():
         return name, [sum(1 for p in path.rglob("*") if p.is_file()), "files"]
     if path.suffix == ".ipynb":  # JupyterLab writes it anew when somebody looks at it
         return name, [0, "exists"]
-    by_content = name.split("/")[0] in _BY_CONTENT
-    return name, [path.stat().st_size, sha256_of_file(path) if by_content else ""]
+    size, digest = path.stat().st_size, sha256_of_file(path)
+    return name, [size, digest] if name.split("/")[0] in _BY_CONTENT else [size, "", digest]
 
 
 def fault_of_products(arm_dir: str | Path, found: Mapping) -> str:
     """What is wrong with the products of a step, as a sentence: one is gone, or another hand changed it; else empty."""
     arm_dir = Path(arm_dir)
-    for name, (size, digest) in found.get("products", {}).items():
+    for name, (size, digest, *_) in found.get("products", {}).items():
         path = arm_dir / name
         if not path.exists():
             return f"{name} is gone"
@@ -154,7 +158,7 @@ def clear(arm_dir: str | Path, step: str) -> None:
 
 
 def _changed(path: Path, product: list) -> bool:
-    size, digest = product
+    size, digest, *_ = product
     if digest == "exists":
         return False
     return path.is_file() and (path.stat().st_size != size or bool(digest) and sha256_of_file(path) != digest)
