@@ -80,7 +80,7 @@ def draw(
     n
         Function from a panel's rows to the words that say what it stands on.
     """
-    table, orders, width = table.reset_index(drop=True), {}, style.WIDTHS_IN[size]
+    table, orders, width = table.reset_index(drop=True).infer_objects(), {}, style.WIDTHS_IN[size]
     for column in dict.fromkeys(c for c in (*text, color, col, row) if c):
         values = [*levels(table[column]), *[None] * int(table[column].isna().any())]
         # A number or a yes above a panel says nothing without the name of its factor.
