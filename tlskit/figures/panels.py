@@ -222,8 +222,8 @@ def _around(start: np.ndarray, end: np.ndarray, centres: np.ndarray, radius: np.
         a, b = (way[-1] - centre) / radius, (end - centre) / radius
         nearest = a + np.clip(a @ (a - b) / max((a - b) @ (a - b), 1e-9), 0, 1) * (b - a)
         if np.hypot(*nearest) < 1:
-            corner = centre + radius * [0, 1.5 if nearest[1] >= 0 else -1.5]
-            way = [*(way if np.hypot(*a) >= 1 else []), corner]
+            out = nearest if np.hypot(*nearest) > 1e-6 else (b - a)[::-1] * [-1, 1]
+            way = [*(way if np.hypot(*a) >= 1 else []), centre + 1.5 * radius * out / np.hypot(*out)]
     return np.array([*way, end])
 
 
