@@ -19,7 +19,7 @@ ARMS = {1: (0.35, 2.0), 4: (0.62, 25.0), 10: (0.60, 160.0), 20: (0.45, 700.0)}
 def write_archive(
     run_dir: Path, *, arms=ARMS, n_patients: int = 12, seed: int = 0, split_hash: str = "f00d", with_targets=True
 ) -> Path:
-    """Write ``<run_dir>/<arm>/tables/*.csv`` for every arm; the same slides and targets in all of them, or no target."""
+    """Write ``<run_dir>/<arm>/tables/*.csv`` for every arm; the same slides and targets, or none, in all."""
     run_dir = Path(run_dir)
     rng = np.random.default_rng(seed)
     slides = pd.DataFrame(

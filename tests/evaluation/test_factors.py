@@ -72,6 +72,18 @@ def test_every_factor_has_words():
     ]
 
 
+def test_the_controls_of_a_context_are_named_and_differ_from_it_in_one_thing():
+    for name in ("context", "context_demo"):
+        preset = params.read_preset(Path(__file__).parents[2] / "params" / f"{name}.yaml")
+        assert params.has_controls(preset) and not params.has_cascade(preset)
+        defaults = {"context_ratio": 0, "context_of": "field", "encoder": "efficientnet-b0", "seed": 0}
+        table = factors.named_controls(params.arms_table(preset, defaults))
+        wide = "context 4 times as coarse"
+        named = ["plain", wide, f"{wide}, context of its own field alone", f"{wide}, context of another tile"]
+        assert list(dict.fromkeys(table["control"]))[:4] == named
+        assert factors.alike(table, "context_of")
+
+
 def test_the_preset_of_these_tests_asks_what_the_demo_of_the_controls_asks():
     demo = params.read_preset(Path(__file__).parents[2] / "params" / "controls_demo.yaml")
     named = [factors.named_controls(params.arms_table(preset, PRESET)) for preset in (demo, PRESET)]

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import tracemalloc
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from scipy import ndimage, stats
 
 from tlskit.errors import ParameterError
 from tlskit.metrics import objects
+from tlskit.outlines import rasters
 from tlskit.outlines import reading as annotations
 from tlskit.outlines.truth import Truth
 
@@ -232,3 +235,32 @@ def test_agreement_is_that_of_the_textbook_formulas():
         assert math.isnan(objects.agreement(few, few)["concordance"])
     with pytest.raises(ParameterError, match="one number a slide"):
         objects.agreement([1.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("max_hole_um2", [0.0, np.inf])
+@pytest.mark.parametrize("closing_um", [0.0, 9.0, 40.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_objects_processed_in_parts_are_those_of_the_whole(seed, closing_um, max_hole_um2):
+    # Blobs, rings with islands in them, gaps about as wide as the closing, objects at the mask's edges.
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((700, 900), np.uint8)
+    for _ in range(60):
+        centre = tuple(int(v) for v in rng.integers(0, (900, 700)))
+        radius, thick = int(rng.integers(2, 45)), int(rng.choice([-1, 2, 5]))
+        cv2.circle(mask, centre, radius, 1, thick)
+    mask = mask.astype(bool)
+    settings = {"mpp": 2.0, "min_area_um2": 700.0, "max_hole_um2": max_hole_um2}
+    whole = objects._processed(mask, 2.0, closing_um / 4, 700.0, max_hole_um2)
+    assert len(list(rasters.mask_parts(mask, reach_px=closing_um / 4 + 1))) > 1
+    assert np.array_equal(objects.post_process(mask, closing_um=closing_um, **settings), whole)
+
+
+def test_a_whole_slide_of_background_takes_little_memory():
+    mask = np.zeros((12_000, 12_000), bool)
+    mask[100:300, 100:300] = mask[-300:-100, -300:-100] = True
+    tracemalloc.start()
+    processed = objects.post_process(mask, mpp=1.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert processed.sum() == 2 * 200 * 200
+    assert peak < 1.2 * mask.nbytes + 5e6  # its result, and two small parts

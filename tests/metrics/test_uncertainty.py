@@ -7,8 +7,8 @@ from coverage_table import ROWS, simulate
 from made_cohorts import draw, table
 
 from tlskit.errors import ComparisonError, ParameterError
+from tlskit.metrics import influence, uncertainty
 from tlskit.metrics import scores as metrics
-from tlskit.metrics import uncertainty
 
 
 def cohort(n, *, population="even", seed=0, n_arms=2):
@@ -27,7 +27,7 @@ def test_intervals_cover_as_often_as_they_say_and_equal_arms_are_seldom_told_apa
 
 def test_the_estimate_is_the_score_under_every_pooling():
     counts = cohort(30, population="few targets")
-    for pooling in uncertainty.POOLINGS:
+    for pooling in influence.POOLINGS:
         rows = uncertainty.intervals(counts, pooling=pooling, by=["arm"], scores=metrics.SCORES)
         expected = metrics.score(counts, pooling=pooling, by="arm").set_index("arm")
         for row in rows.itertuples():

@@ -30,6 +30,12 @@ def prepared(tmp_path, monkeypatch, **given):
         ({"keep_tiles": "tissue", "negatives_per_batch": 8}, "0 to 7"),
         ({"negatives_per_batch": 4}, "set `keep_tiles: tissue`"),
         ({"detail_mpp": 1.0}, "4x: `detail_mpp: 1` is finer than the 2.5 um/px"),
+        ({"context_ratio": 3}, "`context_ratio` should be one of 0, 2, 4, 8"),
+        ({"context_of": "self"}, "`context_of: self` needs a `context_ratio`"),
+        ({"context_loss_weight": 0.5}, "`context_loss_weight: 0.5` needs a `context_ratio`"),
+        ({"context_ratio": 4, "tile_px": 96}, "`tile_px` should be a multiple of 64"),
+        ({"context_ratio": 4, "context_px": 100}, "`context_px` should be a multiple of 32"),
+        ({"context_ratio": 2, "context_px": 64}, "no context is left"),
         ({"folds": 2}, "3 and more"),
         ({"fold": 3}, "set `folds`"),
         ({"folds": 5, "sweep": {"magnification": [4], "fold": [0, 5]}}, "none of the 5 folds"),
@@ -45,7 +51,7 @@ def test_parameters_that_fit_make_their_arms(tmp_path, monkeypatch):
     sweep_of = [
         {"magnification": 20, "detail_mpp": 2.5, "keep_tiles": "tissue", "negatives_per_batch": 4},
         {"magnification": 4, "keep_tiles": "tissue", "loss": "dice_bce"},
-        {"magnification": 4, "folds": 0},
+        {"magnification": 4, "folds": 0, "context_ratio": 4, "context_of": "other"},
     ]
     sweep_of[2].pop("folds")
     preset = prepared(tmp_path, monkeypatch, sweep=sweep_of)

@@ -36,6 +36,12 @@ def test_an_arm_that_works_has_notes_only(arm):
     assert "takes about 1.0 GB" in said(arm, "note")
 
 
+def test_what_a_context_takes_is_counted(arm):
+    context = {"context_ratio": 4, "context_px": 256}
+    assert "4 tiles of 64 px, each with a context of 256 px" in said(arm | context, "note")
+    assert not said(arm | context, "error")
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -45,6 +51,7 @@ def test_an_arm_that_works_has_notes_only(arm):
         ),
         ({"tile_px": 32, "batch_size": 1}, "cannot be trained on batches of 1 tiles of 32 px"),
         ({"encoder": "eficientnet-b0"}, "Did you mean efficientnet-b0"),
+        ({"context_ratio": 4, "context_px": 16}, "parameters: `context_px` should be a multiple of 32"),
         ({"encoder_weights": "none.pth"}, "`encoder_weights`: there is no file"),
         ({"encoder_weights": "imagenett"}, "`encoder_weights` should be 'imagenet'"),
         ({"batch_size": 4096, "tile_px": 512}, "memory: A step of training (4096 tiles of 512 px"),

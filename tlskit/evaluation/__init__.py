@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "answers": ["answer"],
         "arm_tables": ["arms", "check_arms", "collect", "unlike_settings"],
         "cascade_pictures": ["lost_and_spared"],
+        "context_pictures": ["context_fields"],
         "comparison": [
             "agreement_points",
             "agreement_table",
@@ -41,7 +42,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "table_one",
             "threshold_table",
         ],
-        "costs": ["minutes_per_slide", "pareto"],
+        "costs": ["beaten_by_none", "minutes_per_slide", "pareto"],
         "decision": ["choice"],
         "effects": [
             "context_effects",

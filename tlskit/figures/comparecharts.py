@@ -11,7 +11,7 @@ import seaborn.objects as so
 from matplotlib.figure import Figure
 
 from tlskit import units
-from tlskit.evaluation import choice
+from tlskit.evaluation import beaten_by_none, choice
 from tlskit.figures import style
 from tlskit.figures.charts import FEW, curves, forest, trend
 from tlskit.figures.panels import dots, draw, name_right, person_band, ring, span, unit
@@ -216,23 +216,30 @@ def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options)
     )  # fmt: skip
 
 
-def pareto_front(front: pd.DataFrame, *, color: str = "arm", readers: pd.DataFrame | None = None, **options) -> Figure:
+def pareto_front(
+    front: pd.DataFrame, *, color: str = "arm", readers: pd.DataFrame | None = None,
+    cascades: pd.DataFrame | None = None, **options,
+) -> Figure:  # fmt: skip
     """Quality against minutes of one stated slide, both with their spread; where an arm is chosen, it is ringed.
 
-    Names stand at the right. Arms without a time are not drawn; the words of `tlskit.evaluation.choice` name them.
+    Cascades stand among the arms, and take part in which is beaten by none; one that takes the place of the chosen arm
+    is ringed in its stead. Arms without a time are not drawn; the words of `tlskit.evaluation.choice` name them.
 
-    `front` of `tlskit.evaluation.costs.pareto`, or the one of `tlskit.evaluation.answer`; `readers` as in `ceilings`.
+    `front` of `tlskit.evaluation.costs.pareto`, or the one of `tlskit.evaluation.answer`, which has `cascades`, too;
+    `readers` as in `ceilings`.
     """
     score, why = score_name(front["score"].iloc[0]), choice(front)
     people, band = _two_people(readers, front["score"].iloc[0], "y")
     by = f"chosen on {front['chosen_by'].iloc[0] if 'chosen_by' in front else 'test'} patients"
-    if some := bool(front["chosen"].any()):
+    if front["chosen"].any():
         why = f"{', '.join(front.loc[front['chosen'], 'arm'])}: {by}. {why}"
+    if cascades is not None and len(cascades):
+        front, why = _with_cascades(front, cascades), f"{why} Cascades: {', '.join(cascades['arm'])}."
     front = front[front["minutes"].notna()].astype({"on_front": bool, "chosen": bool})
     if front["estimate"].isna().all():
         return style.words(f"No arm has both a time and a score to draw. {why}", options.get("size", "double"))
-    slides = front["slide"].dropna().unique()
-    words = (f"for a slide of {slides[0]}; " if len(slides) == 1 else "") + f"ringed: {by}; " * some
+    slides, words = front["slide"].dropna().unique(), f"ringed: {by}; " if front["chosen"].any() else ""
+    words = (f"for a slide of {slides[0]}; " if len(slides) == 1 else "") + words
     words += f"line: fastest to slowest pass; dashes: no arm is both better and faster; {_PERSON}"
     ends = front[["estimate", "low", "high"]].to_numpy(float)
     least, most = np.nanmin(ends), np.nanmax(ends)  # arms that score alike have a tenth around them, within 0 to 1
@@ -252,6 +259,15 @@ def pareto_front(front: pd.DataFrame, *, color: str = "arm", readers: pd.DataFra
         band(ax, rows)
     name_right(made, "minutes", "estimate", "chosen")
     return style.done(made.figure, f"{score} against minutes. {why} {made.told('estimate', 'arm', 'low', 'high')}")
+
+
+def _with_cascades(front: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
+    """Arms and cascades in one table, with the front and the ring of both together."""
+    arms = front.assign(chosen=front["chosen"] & (not cascades["chosen"].any()))
+    columns = ["arm", "magnification", "score", "estimate", "low", "high", "minutes", "minutes_min", "minutes_max",
+               "chosen", "n_slides", "n_patients", "n_with_target"]  # fmt: skip
+    both = pd.concat([arms, cascades[[c for c in columns if c in cascades]]], ignore_index=True)
+    return both.assign(on_front=beaten_by_none(both["estimate"], both["minutes"]))
 
 
 def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:

@@ -63,9 +63,12 @@ def set_theme(arms: Iterable[str] | None = None) -> None:
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, dict]:
-    """Colour, marker and dashes by arm: by its place among the run's arms, where `set_theme` was told those."""
+    """Colour, marker and dashes by arm: by its place among the run's arms, where `set_theme` was told those; what else
+    stands beside them (cascades) comes after."""
     arms = list(arms)
-    known = _arms if set(arms) <= set(_arms) else levels(pd.Series(arms, dtype=object, name="arm"))
+    known = levels(pd.Series(arms, dtype=object, name="arm"))
+    if set(arms) & set(_arms):
+        known = [*_arms, *(arm for arm in known if arm not in _arms)]
     of_all = styles_of("", known)
     return {arm: of_all[arm] for arm in arms}
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from tlskit.metrics.uncertainty import Arm, _arms, _estimate, _t
+from tlskit.metrics.influence import Arm, arms_of, estimate, spread_between, t_quantile
 
 __all__ = ["patient_weights", "redrawn", "share_best"]
 
@@ -60,7 +60,7 @@ def share_best(
         The columns of `by`; score, share_best (equals share the draw), draws, n_undefined_draws (of any arm: left out),
         n_patients.
     """
-    arms = _arms(counts, by=list(by), scores=[score], pooling=pooling, region=region)
+    arms = arms_of(counts, by=list(by), scores=[score], pooling=pooling, region=region)
     weights = patient_weights(arms[0].n_patients, draws, seed=seed)
     values = np.stack([arm.at(score, weights.astype(np.float64) @ arm.units)[0] for arm in arms])
     defined = ~np.isnan(values).any(axis=0)
@@ -101,7 +101,7 @@ def redrawn(
         The columns of `by`, estimate, n_with_target (of the patients as they are); first, second, difference, low_all,
         high_all.
     """
-    arms = _arms(counts, by=list(by), scores=[score], pooling=pooling, region="slide")
+    arms = arms_of(counts, by=list(by), scores=[score], pooling=pooling, region="slide")
     pairs = list(itertools.combinations(range(len(arms)), 2))
     for weights in patient_weights(arms[0].n_patients, draws, seed=seed):
         drawn = np.repeat(np.arange(len(weights)), weights.astype(int))
@@ -109,10 +109,10 @@ def redrawn(
         quality = [
             arm.key | {"estimate": arm.influence(score)[0], "n_with_target": arm.n_with_target} for arm in of_draw
         ]
-        apart = []
+        apart, lent = [], spread_between(of_draw, score)
         for first, second in pairs:
-            value, se, df = _estimate([(of_draw[first], 1.0), (of_draw[second], -1.0)], score)
-            half = _t(df, 1 - (1 - level) / len(pairs)) * se if df > 0 else float("nan")
+            value, se, df = estimate([(of_draw[first], 1.0), (of_draw[second], -1.0)], score, lent)
+            half = t_quantile(df, 1 - (1 - level) / len(pairs)) * se if df > 0 else float("nan")
             names = {"first": arms[first].key[by[0]], "second": arms[second].key[by[0]]}
             apart.append(names | {"difference": value, "low_all": value - half, "high_all": value + half})
         yield pd.DataFrame(quality), pd.DataFrame(apart)

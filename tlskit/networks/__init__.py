@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["engines", "hardware", "inputs", "models"],
     submod_attrs={
-        "footprint": ["training_bytes"],
+        "footprint": ["network_size", "training_bytes"],
         "hardware": ["describe_hardware"],
         "mining": ["train_rounds"],
         "models": ["load_checkpoint"],

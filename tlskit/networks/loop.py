@@ -67,7 +67,8 @@ def fit(
     data
         The tiles of ``train`` and ``val``.
     params
-        ``epochs, batch_size, learning_rate, loss, precision, seed, fingerprint``, as `train` takes them.
+        ``epochs, batch_size, learning_rate, loss, precision, seed, fingerprint``, as `train` takes them, and perhaps
+        ``context_loss_weight``.
     drawing
         Which training tiles make the batches of each epoch.
     state_path
@@ -127,8 +128,9 @@ def fit(
             plan = drawing.batches(epoch)
             with contextlib.closing(read_batches(data["train"], plan, seed=(seed, epoch), **reading)) as batches:
                 losses, seen = _train_epoch(
-                    fabric, model, optimizer, arriving(batches), loss=params["loss"], bar=bar, epoch=epoch
-                )
+                    fabric, model, optimizer, arriving(batches),
+                    loss=params["loss"], weight=params.get("context_loss_weight", 0), bar=bar, epoch=epoch,
+                )  # fmt: skip
             trained = time.perf_counter()
             with contextlib.closing(read_batches(data["val"], val_plan, **reading)) as batches:
                 counts, overlap, total = validate(model, arriving(batches))
@@ -158,22 +160,27 @@ def fit(
 
 
 def _train_epoch(
-    fabric: Fabric, model: nn.Module, optimizer, batches: Iterable, *, loss: str, bar: tqdm, epoch: int
+    fabric: Fabric, model: nn.Module, optimizer, batches: Iterable, *, loss: str, weight: float, bar: tqdm, epoch: int
 ) -> tuple[list, dict]:
     """One optimiser step a batch; returns the loss of each, and what the batches held (`_account`)."""
     loss_of, needs_target, losses, held = make_loss(loss), loss in NEEDS_TARGET, [], []
     model.train()
-    for images, masks, _ in batches:
-        loss = loss_of(model(images).float(), masks)
+    for images, masks, _, *context in batches:
+        if weight:
+            logits, wide = model(images, context[0], both=True)
+            loss = loss_of(logits.float(), masks)
+            whole = loss + weight * loss_of(wide.float(), context[1])
+        else:
+            loss = whole = loss_of(model(images, *context).float(), masks)
         losses.append(float(loss.detach()))
         held.append([len(masks), int((masks == 1).sum()), int((masks != IGNORED).sum())])
-        if not math.isfinite(losses[-1]):
+        if not math.isfinite(losses[-1] if whole is loss else float(whole.detach())):
             raise TrainingError(
-                f"The training loss became {losses[-1]} in epoch {epoch + 1}, step {len(losses)}. Lower "
+                f"The training loss became {float(whole.detach())} in epoch {epoch + 1}, step {len(losses)}. Lower "
                 f"`learning_rate` (it is {optimizer.param_groups[0]['lr']:g}), or use `precision: exact`."
             )
         optimizer.zero_grad()
-        fabric.backward(loss)
+        fabric.backward(whole)
         optimizer.step()
         bar.update()
     return losses, _account(np.array(held, np.int64), needs_target)
@@ -207,7 +214,7 @@ def validate(model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> t
     model
         Gives logits ``(B, 1, H, W)``.
     batches
-        Images, masks and numbers of the tiles, on the model's device.
+        Images, masks and numbers of the tiles, and contexts where the model takes them, on the model's device.
 
     Returns
     -------
@@ -218,9 +225,9 @@ def validate(model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> t
     """
     model.eval()
     rows, sums = [], torch.zeros(2, dtype=torch.float64)
-    for images, masks, index in batches:
+    for images, masks, index, *context in batches:
         counted = masks != IGNORED
-        probability, masks = model(images).float().sigmoid() * counted, masks * counted
+        probability, masks = model(images, *context).float().sigmoid() * counted, masks * counted
         predicted, truth = probability >= THRESHOLD, masks > 0.5
         cells = (predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth & counted)
         counts = torch.stack([cell.sum((1, 2, 3)) for cell in cells], dim=1).cpu()

@@ -96,7 +96,8 @@ def false_alarms(
         target_class=checkpoint.target_class, ignore_class=checkpoint.ignore_class,
         region_class=getattr(checkpoint, "region_class", ""),
         resolution_by=checkpoint.resolution_by, apply_icc=checkpoint.apply_icc, detail_mpp=checkpoint.detail_mpp,
-        normalisation=checkpoint.normalisation,
+        normalisation=checkpoint.normalisation, context_ratio=checkpoint.context_ratio,
+        context_px=checkpoint.context_px, context_of=checkpoint.context_of,
     )  # fmt: skip
     device = next(checkpoint.model.parameters()).device
     plan = np.split(np.arange(len(looked_at)), range(batch_size, len(looked_at), batch_size))

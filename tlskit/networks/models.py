@@ -21,6 +21,7 @@ from torch import nn
 
 from tlskit.errors import CheckpointError, ParameterError
 from tlskit.files import resolve, writing
+from tlskit.networks.context import HookedUnetPlusPlus
 from tlskit.networks.encoders import SUFFIXES, how_to_bring_weights, load_encoder_weights
 from tlskit.networks.hardware import pick_device
 from tlskit.units import magnification_name
@@ -36,7 +37,9 @@ _FORMAT = "tlskit checkpoint"
 _VERSION = 1
 
 
-def build_model(*, encoder: str = "efficientnet-b0", encoder_weights: str | Path = "imagenet") -> nn.Module:
+def build_model(
+    *, encoder: str = "efficientnet-b0", encoder_weights: str | Path = "imagenet", context_ratio: int = 0
+) -> nn.Module:
     """UNet++ with one class, giving logits ``(B, 1, H, W)`` for images ``(B, 3, H, W)``; H and W multiples of 32.
 
     The decoder's weights are random (torch's global generator), the encoder's are those asked for. Without
@@ -50,12 +53,16 @@ def build_model(*, encoder: str = "efficientnet-b0", encoder_weights: str | Path
         ``"imagenet"`` (fetched once from the internet by segmentation-models-pytorch, then kept in its cache),
         ``"none"`` (random), or the path of a ``.pth``, ``.pt`` or ``.safetensors`` state dict of the encoder, relative
         to the project's root.
+    context_ratio
+        0, or how many times coarser than its tile the field is that the network sees beside it: it is then called
+        with two arguments (`context.HookedUnetPlusPlus`). What it has in common with the network without context begins
+        with the same weights.
 
     Raises
     ------
     ParameterError
-        If the encoder is unknown, or the weights cannot be had or do not fit it. Where the internet is missing, the
-        message says which file to bring from where.
+        If the encoder is unknown or cannot take a context, or the weights cannot be had or do not fit it. Where the
+        internet is missing, the message says which file to bring from where.
     """
     known = smp.encoders.get_encoder_names()
     if encoder not in known and not encoder.startswith("tu-"):
@@ -91,7 +98,7 @@ def build_model(*, encoder: str = "efficientnet-b0", encoder_weights: str | Path
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = BATCHNORM_MOMENTUM
-    return model
+    return HookedUnetPlusPlus(model, context_ratio) if context_ratio else model
 
 
 @dataclass
@@ -128,6 +135,9 @@ class Checkpoint:
         Whether colours were corrected by the slides' ICC profiles.
     detail_mpp
         um/px beyond which detail was averaged away (`tlskit.slides.open_slide`); 0 where none was.
+    context_ratio, context_px, context_of
+        How many times coarser the context is that the network sees beside a tile, its side in pixels, and what was
+        shown as context (`tlskit.tiles.CONTEXT_OF`). A ratio of 0: the network sees the tile alone.
     params
         All further settings of the training, plain values.
     sha256
@@ -150,6 +160,9 @@ class Checkpoint:
     region_class: str | list[str] = ""
     apply_icc: bool = False
     detail_mpp: float = 0.0
+    context_ratio: int = 0
+    context_px: int = 256
+    context_of: str = "field"
     params: dict = field(default_factory=dict)
     sha256: str = ""
 
@@ -161,15 +174,24 @@ class Checkpoint:
         target_class: str | list[str] | None = None,
         resolution_by: str | None = None,
         split_hash: str | None = None,
+        context_ratio: int | None = None,
+        context_px: int | None = None,
+        context_of: str | None = None,
     ) -> None:
-        """Raise `CheckpointError`, naming all differences, unless the checkpoint was trained for what is given."""
+        """Raise `CheckpointError`, naming all differences, unless the checkpoint was trained for what is given.
+
+        Without a context (``context_ratio=0``) its size is of no account.
+        """
         asked = {
             "magnification": magnification,
             "tile_px": tile_px,
             "target_class": target_class,
             "resolution_by": resolution_by,
             "split_hash": split_hash,
+            "context_ratio": context_ratio,
         }
+        if self.context_ratio and context_ratio != 0:
+            asked |= {"context_px": context_px, "context_of": context_of}
         differing = [
             f"`{name}` {getattr(self, name)!r}, asked for {value!r}"
             for name, value in asked.items()
@@ -183,8 +205,10 @@ class Checkpoint:
             )
 
     def __repr__(self) -> str:
+        context = f"context of {self.context_px} px {self.context_ratio} times as coarse ({self.context_of}), "
         return (
             f"Checkpoint({self.encoder}, {magnification_name(self.magnification)}, {self.tile_px} px tiles, "
+            f"{context if self.context_ratio else ''}"
             f"{self.target_class!r}, threshold {self.threshold:g}, sha256 {self.sha256[:12] or 'not saved'})"
         )
 
@@ -210,7 +234,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Checkpoint:
         },
     }
     for name in _plain_fields():
-        payload[name] = _plain(getattr(checkpoint, name), name)
+        if checkpoint.context_ratio or not name.startswith("context_"):  # else the file of old, byte for byte
+            payload[name] = _plain(getattr(checkpoint, name), name)
     return dataclasses.replace(checkpoint, sha256=write_tensors(path, payload))
 
 
@@ -272,7 +297,9 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto", **
     if absent:
         raise CheckpointError(f"{path} lacks {', '.join(absent)}: it is incomplete. Run 03_training again.")
     with torch.random.fork_rng(devices=[]):  # loading must not shift a caller's random numbers
-        model = build_model(encoder=payload["encoder"], encoder_weights="none")
+        model = build_model(
+            encoder=payload["encoder"], encoder_weights="none", context_ratio=payload.get("context_ratio", 0)
+        )
     try:
         model.load_state_dict(payload["weights"])
     except RuntimeError as error:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from tlskit import units
-from tlskit.tiles import AS_THEY_COME
+from tlskit.tiles import AS_THEY_COME, context_faults
 
 __all__ = ["EMPTY_BATCHES", "LOSSES", "NEEDS_TARGET", "setting_faults"]
 
@@ -31,7 +31,8 @@ def setting_faults(settings: Mapping) -> list[str]:
     settings
         Names as in a preset, every one of those used here: ``epochs``, ``steps_per_epoch``, ``batch_size``,
         ``workers``, ``learning_rate``, ``loss``, ``negatives_per_batch``, ``positive_pixels``, ``hard_negatives``,
-        ``magnification``, ``detail_mpp``, ``tile_store``, ``tile_px``; and perhaps ``keep_tiles``.
+        ``magnification``, ``detail_mpp``, ``tile_store``, ``tile_px``; and perhaps ``keep_tiles``,
+        ``context_ratio``, ``context_px``, ``context_of`` and ``context_loss_weight``.
     """
     faults = []
     for name, least in (("epochs", 1), ("steps_per_epoch", 0), ("batch_size", 1), ("workers", 0)):
@@ -50,7 +51,7 @@ def setting_faults(settings: Mapping) -> list[str]:
             "`tile_px` should be a multiple of 32, because the network halves its input five times; it is "
             f"{tile_px}. Cut tiles of {max(32, round(tile_px / 32) * 32)} px in 01_tiling"
         )
-    return faults + _drawing_faults(settings) + _detail_faults(settings)
+    return faults + _drawing_faults(settings) + _detail_faults(settings) + _context_faults(settings)
 
 
 def _drawing_faults(settings: Mapping) -> list[str]:
@@ -86,4 +87,15 @@ def _detail_faults(settings: Mapping) -> list[str]:
         )
     if detail and settings["tile_store"] == "png":
         faults.append("`detail_mpp` needs `tile_store: slide`: PNG tiles hold all the detail of their arm")
+    return faults
+
+
+def _context_faults(settings: Mapping) -> list[str]:
+    ratio, weight = settings.get("context_ratio", 0), settings.get("context_loss_weight", 0)
+    asked = (settings["tile_px"], settings.get("context_px", 256), ratio, settings.get("context_of", "field"))
+    faults = [] if ratio and settings["tile_px"] % 32 else context_faults(*asked)
+    if not 0 <= weight < math.inf:
+        faults.append(f"`context_loss_weight` should be 0 or a positive number, not {weight!r}")
+    elif weight and not ratio:
+        faults.append(f"`context_loss_weight: {weight:g}` needs a `context_ratio`: 2, 4 or 8")
     return faults

@@ -118,6 +118,10 @@ def train(
     resolution_by: str = "mpp",
     apply_icc: bool = False,
     detail_mpp: float = 0.0,
+    context_ratio: int = 0,
+    context_px: int = 256,
+    context_of: str = "field",
+    context_loss_weight: float = 0.0,
     tile_store: str = "slide",
     tiles_dir: str | Path | None = None,
     split_hash: str = "",
@@ -158,6 +162,12 @@ def train(
         Ids of tiles without target that are to make up this share of those drawn (`mining.train_rounds`).
     detail_mpp
         um/px beyond which detail is averaged away (`tlskit.slides.open_slide`); 0 leaves all.
+    context_ratio, context_px, context_of
+        The wider field that the network sees beside each tile (`tlskit.tiles.TileDataset`); a ratio of 0: the tile
+        alone.
+    context_loss_weight
+        Weight of the same loss for a prediction from the context alone, over all of the context; 0: the context is
+        learnt for the tile's sake. ``train_loss`` of the history is the tiles' own loss in either case.
     precision, device
         As for `hardware.pick_precision` and `hardware.pick_device`.
     augment
@@ -221,7 +231,11 @@ def train(
         "seed": seed,
         "tile_store": tile_store,
     }
-    _check_settings(params | carried | {"workers": workers, "hard_negatives": hard_share})
+    context = {"context_ratio": context_ratio, "context_px": context_px, "context_of": context_of}
+    auxiliary = {"context_loss_weight": context_loss_weight}
+    _check_settings(params | carried | context | auxiliary | {"workers": workers, "hard_negatives": hard_share})
+    if context_ratio:  # else a training is known by what it was known by before there were contexts
+        carried, params = carried | context, params | auxiliary
     uses = {"train": "train", "val": "score"}
     parts = {name: _of_split(tiles, name, use, magnification) for name, use in uses.items()}
     drawing = _drawing_of(parts["train"], params)
@@ -241,6 +255,8 @@ def train(
             tiles_dir=tiles_dir,
             augment=augment and name == "train",
             normalisation=normalisation,
+            **context,
+            context_masks=bool(context_loss_weight) and name == "train",
         )
         for name, part in parts.items()
     }
@@ -254,7 +270,7 @@ def train(
 
     with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = build_model(encoder=encoder, encoder_weights=encoder_weights)
+        model = build_model(encoder=encoder, encoder_weights=encoder_weights, context_ratio=context_ratio)
         try:
             with whole_float32(params["precision"] == "exact"):
                 done = fit(

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "findings": ["Told", "also_holds", "describe"],
         "outline": ["Annotations", "UNCLASSIFIED"],
         "placing": ["placement"],
-        "rasters": ["polygonise", "rasterise"],
+        "rasters": ["mask_parts", "polygonise", "rasterise"],
         "reading": ["read_annotations", "read_targets", "targets_of", "without_ignored"],
         "truth": ["IGNORED", "Truth", "check_classes", "read_truth"],
         "writing": ["write_geojson"],

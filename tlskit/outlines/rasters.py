@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from shapely.geometry import MultiPolygon, Polygon
 
-__all__ = ["polygonise", "polygons_of", "rasterise"]
+__all__ = ["mask_parts", "polygonise", "polygons_of", "rasterise"]
 
 #: Masks are searched for objects in blocks of this many pixels before they are traced.
 _BLOCK_PX = 16
@@ -169,7 +169,7 @@ def _traced(mask: np.ndarray) -> Iterator[Polygon]:
     # Its environment takes a quarter of a second to load: not a reason for `import tlskit.outlines.reading` to wait.
     from rasterio.features import shapes
 
-    for top, left, crop in _crops(mask):
+    for top, left, crop in mask_parts(mask):
         crop = np.ascontiguousarray(crop)
         for geometry, _ in shapes(crop.view(np.uint8), mask=crop, connectivity=4):
             shell, *holes = (np.asarray(ring) + (left, top) for ring in geometry["coordinates"])
@@ -177,11 +177,25 @@ def _traced(mask: np.ndarray) -> Iterator[Polygon]:
             yield from polygons_of(polygon if polygon.is_valid else shapely.make_valid(polygon))
 
 
-def _crops(mask: np.ndarray) -> Iterable[tuple[int, int, np.ndarray]]:
-    """Top, left and pixels of boxes that together hold all objects, none of them cut.
+def mask_parts(mask: np.ndarray, *, reach_px: float = 0.0) -> Iterable[tuple[int, int, np.ndarray]]:
+    """Parts of a mask that together hold all its objects, none of them cut.
 
-    Tracing costs by area, and a slide is nearly all background. Objects are found on a mask of blocks: what hangs
-    together by pixels hangs together by blocks.
+    What is made of a mask costs time and memory by area, and a slide is nearly all background. Objects are found on a
+    mask of blocks: what hangs together by pixels hangs together by blocks.
+
+    Parameters
+    ----------
+    mask
+        ``(H, W) bool``.
+    reach_px
+        Objects that are up to twice this far apart lie in one part, with at least as many pixels round them as this
+        (as far as the mask goes).
+
+    Returns
+    -------
+    iterable of (top, left, part)
+        Place of each part's first pixel, and its pixels ``(h, w) bool``, those of other parts taken out of it. Boxes of
+        two parts may overlap.
     """
     height, width = mask.shape
     rows, columns = -(-height // _BLOCK_PX), -(-width // _BLOCK_PX)
@@ -191,8 +205,11 @@ def _crops(mask: np.ndarray) -> Iterable[tuple[int, int, np.ndarray]]:
     for row in range(rows):
         band = mask[row * _BLOCK_PX : (row + 1) * _BLOCK_PX].any(axis=0)
         blocks[row] = np.logical_or.reduceat(band, np.arange(0, width, _BLOCK_PX))
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(blocks, connectivity=4)
-    if count == 2 or count > 20_000:  # one object, or noise: boxes would save nothing
+    if reach_px:
+        side = 2 * -(-int(np.ceil(reach_px)) // _BLOCK_PX) + 1
+        blocks = cv2.dilate(blocks, np.ones((side, side), np.uint8))
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(blocks, connectivity=8 if reach_px else 4)
+    if count > 20_000:  # noise: boxes would save nothing
         return [(0, 0, mask)]
     return (_crop(mask, labels, label, boxes[label]) for label in range(1, count))
 

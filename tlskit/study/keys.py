@@ -19,7 +19,7 @@ from tlskit.slides import content_id
 from tlskit.sources import bare, code_state
 
 __all__ = [
-    "COMPARE", "COMPARE_ARM", "MEETINGS", "READS", "STEPS", "cells_that_run", "code_cells", "cohort_content",
+    "CASCADE", "COMPARE", "COMPARE_ARM", "MEETINGS", "READS", "STEPS", "cells_that_run", "code_cells", "cohort_content",
     "differences", "ingredients", "key_of", "notebook_path", "plain_value",
 ]  # fmt: skip
 
@@ -41,6 +41,8 @@ COMPARE, COMPARE_ARM = "compare_magnifications", "compare"
 
 #: Notebooks in which arms meet, each run after all arms, and their folders inside a run.
 MEETINGS = {COMPARE: COMPARE_ARM, "controls": "controls", "cascade": "cascade"}
+#: The notebook of cascades, whose tables the comparison reads where a run has it: its folder and name.
+CASCADE = ("cascade", "cascade")
 
 #: Which steps of its arm a step reads, directly; a step that is not named here reads all numbered ones before it.
 READS = {

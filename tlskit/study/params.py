@@ -24,6 +24,7 @@ from tlskit.errors import ParameterError
 from tlskit.networks import LOSSES
 from tlskit.outlines import check_classes
 from tlskit.study.beforehand import arm_faults
+from tlskit.tiles import CONTEXT_OF, RATIOS
 from tlskit.units import magnification_name
 
 __all__ = [
@@ -73,6 +74,8 @@ CHOICES = {
     "precision": ("auto", "exact", "bf16"),
     "engine": ("auto", "torch", "openvino"),
     "normalisation": ("divide_255", "imagenet"),
+    "context_ratio": RATIOS,
+    "context_of": CONTEXT_OF,
     "loss": LOSSES,
     "compare_slides": ("same", "common"),
     "compare_arms": ("all", "ready"),
@@ -93,6 +96,8 @@ RANGES = {
     "positive_pixels": (0, 1),
     "hard_negatives": (0, 1),
     "detail_mpp": (0, 100),
+    "context_px": (32, 8192),
+    "context_loss_weight": (0, 100),
     "folds": (0, 100),
     "fold": (0, 99),
     "steps_per_epoch": (0, 10_000_000),
@@ -471,7 +476,7 @@ def _value_faults(name: str, value: object, default: object) -> list[str]:
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         return [f"`{name}` should be {kinds[type(default)]} (as in {default!r}), not {value!r}"]
     if name in CHOICES and value not in CHOICES[name]:
-        return [f"`{name}` should be one of {', '.join(CHOICES[name])}, not {value!r}"]
+        return [f"`{name}` should be one of {', '.join(map(str, CHOICES[name]))}, not {value!r}"]
     if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
         low, high = RANGES[name]
         return [f"`{name}` should lie between {low:g} and {high:g}, not {value!r}"]

@@ -210,8 +210,12 @@ def jobs_of(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[
     if preset.get("compare_arms", defaults.get("compare_arms")) == "ready":
         compared = [arm for arm in compared if all(jobs[arm, step].done for step in keys.STEPS)]
     inputs = {f"{arm}/{step}": jobs[arm, step].key for arm in compared for step in keys.STEPS}
+    before = tuple((arm, earlier) for arm in compared for earlier in keys.STEPS)
     for step in met:
-        add(keys.MEETINGS[step], step, fixed, inputs, tuple((arm, before) for arm in compared for before in keys.STEPS))
+        # Cascades stand among the arms of the comparison.
+        also = [keys.CASCADE] if step == keys.COMPARE and keys.CASCADE in jobs else []
+        of_these = {"/".join(name): jobs[name].key for name in also}
+        add(keys.MEETINGS[step], step, fixed, inputs | of_these, (*before, *also))
     return list(jobs.values())
 
 

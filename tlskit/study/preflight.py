@@ -20,6 +20,7 @@ from tlskit.cohort import checks
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import Claims, project_root, resolve
 from tlskit.study import beforehand, keys, params, project, report_page, sweep
+from tlskit.tiles import context_faults
 
 __all__ = ["check_preset", "check_run", "shown_on_page"]
 
@@ -37,7 +38,10 @@ _TILE_BYTES_A_PX = 1.9
 #: A checkpoint, and the state of a training that is under way: weights, kept weights, gradients' two moments.
 _CHECKPOINT_COPIES = 5
 #: A parameter that holds a file or a setting of the network: an arm with other values of them is another network.
-_OF_NETWORK = ("encoder", "encoder_weights", "tile_px", "batch_size", "engine", "precision", "window_overlap")
+_OF_NETWORK = (
+    "encoder", "encoder_weights", "tile_px", "batch_size", "engine", "precision", "window_overlap", "context_ratio",
+    "context_px",
+)  # fmt: skip
 
 
 def shown_on_page(preset: dict) -> tuple[Path, dict]:
@@ -124,6 +128,8 @@ def _look_at_network(arm: dict, add: Callable[..., None]) -> None:
     tile_px, batch_size = arm["tile_px"], arm["batch_size"]
     for fault in beforehand.arm_faults(arm):
         add("error", "parameters", f"{fault}.")
+    if context_faults(tile_px, arm["context_px"], arm["context_ratio"]):
+        arm = arm | {"context_ratio": 0}  # said above; the rest is looked at as of a network without
     if tile_px % 32:
         tile_px = max(32, round(tile_px / 32) * 32)
     try:
@@ -131,7 +137,9 @@ def _look_at_network(arm: dict, add: Callable[..., None]) -> None:
     except TlskitError as error:
         add("error", "parameters", f"{error}")
     try:
-        model = networks.models.build_model(encoder=arm["encoder"], encoder_weights=arm["encoder_weights"])
+        model = networks.models.build_model(
+            encoder=arm["encoder"], encoder_weights=arm["encoder_weights"], context_ratio=arm["context_ratio"]
+        )
     except TlskitError as error:
         add("error", "network", f"{error}")
         return
@@ -150,16 +158,18 @@ def _look_at_memory(name: str, arm: dict, model, add: Callable[..., None]) -> No
     asked = hardware["precision"] if arm["precision"] == "auto" else arm["precision"]
     try:
         wanted = networks.training_bytes(
-            model, tile_px=arm["tile_px"], batch_size=arm["batch_size"], mixed=asked != "exact"
-        )
+            model, tile_px=arm["tile_px"], batch_size=arm["batch_size"], mixed=asked != "exact",
+            context_px=arm["context_px"] if arm["context_ratio"] else 0,
+        )  # fmt: skip
     except ParameterError as error:
         add("error", "parameters", f"{error}", "Set a larger `batch_size` or `tile_px`.")
         return
     on_gpu = hardware["device"] == "cuda"
     there = hardware["gpu_memory_gb"] * 2**30 if on_gpu else _memory_bytes()
     where = hardware["gpu"] if on_gpu else "this machine (no GPU is found)"
+    context = f", each with a context of {arm['context_px']} px" if arm["context_ratio"] else ""
     said = (
-        f"A step of training ({arm['batch_size']} tiles of {arm['tile_px']} px, {asked}) takes about "
+        f"A step of training ({arm['batch_size']} tiles of {arm['tile_px']} px{context}, {asked}) takes about "
         f"{wanted / 1e9:.1f} GB; {where} has {there / 1e9:.1f} GB."
     )
     fewer = max(1, int(arm["batch_size"] * 0.7 * there / wanted))
@@ -244,7 +254,8 @@ def _bytes_of(arm: dict, areas_um2: list[float]) -> float:
     untrained = 1 - ratios[0] / sum(ratios) if sum(ratios) else 1.0
     wanted = pixels * untrained * _MAP_BYTES_A_PX + _CHECKPOINT_COPIES * 27e6
     if arm.get("tile_store") == "png":
-        wanted += pixels / max(1 - arm["overlap"], 0.1) ** 2 * _TILE_BYTES_A_PX
+        per_px = 1 + (arm["context_px"] / arm["tile_px"]) ** 2 * bool(arm["context_ratio"])
+        wanted += pixels / max(1 - arm["overlap"], 0.1) ** 2 * per_px * _TILE_BYTES_A_PX
     return wanted
 
 

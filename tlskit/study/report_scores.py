@@ -74,9 +74,18 @@ def answer(section: Section, asked: Asked) -> None:
         section.text.append(f"Averaging. Not available: {error}")
     section.text = [text for text in section.text if text]
     by = "validation" if decision.by_validation(front) else "test"
-    add_figure(section, run, comparecharts.pareto_front(front), "pareto", "Quality on test patients against time. "
+    cascades = asked.answer.cascades
+    figure = comparecharts.pareto_front(front, cascades=cascades)
+    add_figure(section, run, figure, "pareto", "Quality on test patients against time. "
                f"Ringed: what is chosen on {by} patients, where an arm is.")  # fmt: skip
     run.table(front, "pareto")
+    run.table(cascades, "cascades")
+    if len(cascades):
+        columns = ["arm", "estimate", "low", "high", "windows_share", "recall_kept", "recall_kept_low",
+                   "recall_kept_high", "by", "minutes", "chosen", "share_chosen"]  # fmt: skip
+        add_table(section, run, cascades, "cascades", "Cascades: the coarser network says where the finer one looks. "
+                  "Scores of test patients; the share of the finer network's windows that is run, and of its recall "
+                  "that is kept.", columns=columns)  # fmt: skip
     if len(chosen := asked.answer.on_validation):
         columns = ["arm", "estimate", "low", "high", "chosen", "share_chosen", "share_none"]
         columns = [*(["fold"] if chosen["fold"].notna().any() else []), *columns]

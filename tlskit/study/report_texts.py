@@ -37,12 +37,14 @@ def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame) -> s
         "between arms are paired by patient; they are called shown where their interval, simultaneous for all pairs "
         "(Bonferroni), excludes 0. An arm is chosen if it is shown to be better than all others, else the fastest of "
         f"those shown to be at most {first['margin']:g} worse than every other; below {first['usable_score']:g} none. "
-        f"The choice was made on {by} patients.",
+        f"The choice was made on {by} patients."
+        + " A cascade takes the place of the chosen arm if the same patients show it to be better, or faster and at "
+        f"most {first['margin']:g} worse." * bool(len(answer.cascades)),
         "", answers.changed_by_training(front).removeprefix("Training. "), "",
         "## Results", "", *[line for text in answer.words for line in (text, "")],
         f"| arm | {score} | 95 % from | to | minutes for a slide |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    for row in front.itertuples():
+    for row in pd.concat([front, answer.cascades]).itertuples():
         cells = [_number(v) for v in (row.estimate, row.low, row.high, row.minutes)]
         lines.append(f"| {row.arm} | {' | '.join(cells)} |")
     timed = front[front["minutes"].notna()]

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "batching": ["ahead", "cores_each", "epoch_batches", "read_batches"],
         "context": [
             "CONTEXT_OF",
+            "RATIOS",
             "context_faults",
             "context_origin",
             "other_windows",

@@ -17,8 +17,10 @@ from tlskit import units
 from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import ParameterError, RunError, SlideError, SlideGoneError
 from tlskit.outlines import IGNORED, Truth, read_truth
+from tlskit.slides import Slide
+from tlskit.tiles.context import context_faults, context_origin, own_field_only
 from tlskit.tiles.normalisation import check_normalisation, normalise
-from tlskit.tiles.pngs import read_tile
+from tlskit.tiles.pngs import context_stem, read_tile
 
 __all__ = ["TileDataset", "augment_tile"]
 
@@ -34,11 +36,15 @@ BRIGHTNESS, CONTRAST, SATURATION = 0.15, 0.15, 0.15
 _TILE_COLUMNS = ("tile_id", "slide_id", "x_px0", "y_px0", "size_px0")
 
 
+class _DamagedError(Exception):
+    """A part of a slide cannot be read; the rest of it can."""
+
+
 class TileDataset:
     """Tiles of a table, read as images and masks when they are asked for.
 
     A mask's pixel is 1 (target), 0 (background) or `IGNORED`: of a class to be ignored, or of a tile that
-    lies in a damaged part of its slide, which is white and ignored as a whole.
+    lies in a damaged part of its slide (or whose context does), which is white and ignored as a whole.
 
     Slides are opened when first needed, and at most `MAX_OPEN_SLIDES` stay open; the polygons of a slide are parsed
     once. Several threads may read at a time.
@@ -66,6 +72,14 @@ class TileDataset:
         Flips, quarter turns and mild colour jitter (`augment_tile`).
     normalisation
         One of `tlskit.tiles.normalisation.NORMALISATIONS`.
+    context_ratio, context_px
+        Each tile comes with its context, the field of `context_px` pixels at `context_ratio` times the um/px round the
+        same centre (`tlskit.tiles.context_origin`), white beyond the slide. A ratio of 0: tiles alone.
+    context_of
+        One of `tlskit.tiles.CONTEXT_OF`. ``other`` draws a tile of another slide of the table (of the same, where there
+        is but one slide), by the seed of the reading; a tile that is the only one gets a white context.
+    context_masks
+        Give masks of the contexts, too.
 
     Attributes
     ----------
@@ -97,6 +111,10 @@ class TileDataset:
         tiles_dir: str | Path | None = None,
         augment: bool = False,
         normalisation: str = "divide_255",
+        context_ratio: int = 0,
+        context_px: int = 256,
+        context_of: str = "field",
+        context_masks: bool = False,
     ):
         missing = [name for name in _TILE_COLUMNS if name not in tiles]
         if missing:
@@ -108,6 +126,10 @@ class TileDataset:
         if tile_store == "png" and detail_mpp:
             raise ParameterError("`detail_mpp` needs `tile_store: slide`: PNG tiles hold all the detail of their arm.")
         check_normalisation(normalisation)
+        if faults := context_faults(int(tile_px), context_px, context_ratio, context_of):
+            raise ParameterError(". ".join(faults) + ".")
+        self.context_ratio, self.context_px, self.context_of = context_ratio, context_px, context_of
+        self.context_masks = context_masks
         self.tiles = tiles.reset_index(drop=True)
         self.tile_px = int(tile_px)
         self.mpp = units.mpp_for_magnification(magnification)
@@ -124,6 +146,7 @@ class TileDataset:
                 f"{len(strangers)} slide(s) of the tile table are not in the manifest, first {strangers[0]!r}. The "
                 "tiles were cut from another manifest: run 01_tiling again."
             )
+        self._slide_codes = pd.factorize(self.tiles["slide_id"])[0]
         self._slide_ids, self._tile_ids = self.tiles["slide_id"].tolist(), self.tiles["tile_id"].tolist()
         self.lost: dict[str, str] = {}
         self._boxes_px0 = self.tiles[["x_px0", "y_px0", "size_px0"]].to_numpy(np.float64)
@@ -134,55 +157,108 @@ class TileDataset:
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def read(self, index: int, *, seed: int | Sequence[int] = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, index: int, *, seed: int | Sequence[int] = 0) -> tuple[torch.Tensor, ...]:
         """One tile as it is stored: image uint8 ``(3, H, W)`` (channels last in memory) and mask uint8 ``(H, W)``.
 
-        With ``augment`` the tile is turned and coloured by `seed`: the same seed gives the same pixels, in whatever
-        thread and order.
+        Where there is a context, its image ``(3, C, C)`` follows, and its mask ``(C, C)`` with `context_masks`. With
+        ``augment`` all are turned and coloured alike by `seed`: the same seed gives the same pixels, in whatever thread
+        and order.
         """
-        if self.tiles_dir is not None:
-            image, mask = read_tile(self.tiles_dir / self._slide_ids[index] / str(self._tile_ids[index]), self.tile_px)
-        else:
-            image, mask = self._from_slide(index)
-        image, mask = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)
-        return augment_tile(image, mask, seed=seed) if self.augment else (image, mask)
+        try:
+            parts = [*self._stored(index), *(self._context(index, seed) if self.context_ratio else ())]
+        except _DamagedError as error:
+            # A damaged part stays damaged: the tile is left out in every epoch alike.
+            parts = self._lost(index, error)
+        parts = [torch.from_numpy(part) for part in parts]
+        parts = [part.permute(2, 0, 1) if part.ndim == 3 else part for part in parts]
+        if self.augment:
+            parts = augment_tile(*parts, seed=seed)
+        return tuple(parts if self.context_masks else parts[:3])
 
-    def batch(self, indices: Sequence[int], *, seeds: Sequence = ()) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Several tiles: images ``(B, 3, H, W)`` float32 channels last, masks ``(B, 1, H, W)`` float32, indices."""
-        images = torch.empty(
-            (len(indices), 3, self.tile_px, self.tile_px), dtype=torch.uint8, memory_format=torch.channels_last
-        )
-        masks = torch.empty((len(indices), 1, self.tile_px, self.tile_px), dtype=torch.float32)
+    def batch(self, indices: Sequence[int], *, seeds: Sequence = ()) -> tuple[torch.Tensor, ...]:
+        """Several tiles: images ``(B, 3, H, W)`` float32 channels last, masks ``(B, 1, H, W)`` float32, indices.
+
+        Where there is a context, images ``(B, 3, C, C)`` of it follow, and masks ``(B, 1, C, C)`` with `context_masks`.
+        """
+        count, sides = len(indices), [self.tile_px, self.context_px][: 1 + bool(self.context_ratio)]
+        images, masks = [], []
+        for side in sides:
+            images.append(torch.empty((count, 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last))
+            masks.append(torch.empty((count, 1, side, side), dtype=torch.float32))
         for place, index in enumerate(indices):
-            images[place], masks[place, 0] = self.read(int(index), seed=seeds[place] if len(seeds) else 0)
-        return normalise(images, self.normalisation), masks, torch.as_tensor(np.asarray(indices, dtype=np.int64))
+            parts = self.read(int(index), seed=seeds[place] if len(seeds) else 0)
+            for number, part in enumerate(parts):  # image and mask of the tile, then of the context
+                (masks[number // 2][place, 0] if number % 2 else images[number // 2][place]).copy_(part)
+        images = [normalise(each, self.normalisation) for each in images]
+        numbers = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        return images[0], masks[0], numbers, *images[1:], *(masks[1:] if self.context_masks else ())
 
-    def _from_slide(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        slide_id = self._slide_ids[index]
-        slide = self._slide(slide_id)
-        x_px0, y_px0, size_px0 = self._boxes_px0[index]
-        x_px, y_px, size_px = (int(v) for v in units.px0_to_px((x_px0, y_px0, size_px0), self.mpp, slide.mpp0))
+    def _stored(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.tiles_dir is not None:
+            return read_tile(self._stem(index), self.tile_px)
+        x_px, y_px, slide = self._place(index)
+        return self._from_slide(index, slide, x_px, y_px, self.tile_px, self.mpp)
+
+    def _context(self, index: int, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """What is shown as the context of a tile, and its mask."""
+        shown, side, ratio = index, self.context_px, self.context_ratio
+        if self.context_of == "other":
+            shown = self._another(index, seed)
+            if shown is None:
+                return np.full((side, side, 3), 255, np.uint8), np.full((side, side), IGNORED, np.uint8)
+        if self.tiles_dir is not None:
+            image, mask = read_tile(context_stem(self._stem(shown)), side)
+        else:
+            x_px, y_px, slide = self._place(shown)
+            x_px, y_px = context_origin(x_px, y_px, self.tile_px, side, ratio)
+            image, mask = self._from_slide(shown, slide, x_px, y_px, side, ratio * self.mpp)
+        if self.context_of == "self":
+            image = own_field_only(image, self.tile_px, ratio)
+            mask = own_field_only(mask, self.tile_px, ratio, outside=IGNORED)
+        return image, mask
+
+    def _another(self, index: int, seed: int | Sequence[int]) -> int | None:
+        """A tile of another slide, drawn by the seed; of the same where there is but one; None for a lone tile."""
+        others = np.flatnonzero(self._slide_codes != self._slide_codes[index])
+        others = others if len(others) else np.delete(np.arange(len(self)), index)
+        if not len(others):
+            return None
+        return int(np.random.default_rng((index, *np.atleast_1d(seed).tolist())).choice(others))
+
+    def _stem(self, index: int) -> Path:
+        return self.tiles_dir / self._slide_ids[index] / str(self._tile_ids[index])
+
+    def _place(self, index: int) -> tuple[int, int, Slide]:
+        """A tile's corner in working pixels, and its slide."""
+        slide = self._slide(self._slide_ids[index])
+        box_px = units.px0_to_px(self._boxes_px0[index], self.mpp, slide.mpp0)
+        x_px, y_px, size_px = (int(v) for v in box_px)
         if size_px != self.tile_px:
             raise ParameterError(
                 f"Tile {self._tile_ids[index]} covers {size_px} px at {self.mpp:g} um/px, but `tile_px` is "
                 f"{self.tile_px}: the tiles were cut at another magnification or tile size. Run 01_tiling again."
             )
+        return x_px, y_px, slide
+
+    def _from_slide(
+        self, index: int, slide: Slide, x_px: int, y_px: int, size_px: int, mpp: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         try:
-            image = slide.read(x_px, y_px, size_px, size_px, mpp=self.mpp)
+            image = slide.read(x_px, y_px, size_px, size_px, mpp=mpp)
         except SlideGoneError:
             raise
         except SlideError as error:
-            # A damaged part stays damaged: the tile is left out in every epoch alike.
-            return self._lost(index, error)
-        return image, self._truth(slide_id).coded_at(x_px, y_px, size_px, size_px, mpp=self.mpp)
+            raise _DamagedError(str(error)) from error
+        return image, self._truth(self._slide_ids[index]).coded_at(x_px, y_px, size_px, size_px, mpp=mpp)
 
-    def _lost(self, index: int, error: SlideError) -> tuple[np.ndarray, np.ndarray]:
+    def _lost(self, index: int, error: _DamagedError) -> list[np.ndarray]:
         tile_id = self._tile_ids[index]
         if tile_id not in self.lost:
             self.lost[tile_id] = str(error)
             log.warning("Tile %s is left out: %s", tile_id, error)
-        shape = (self.tile_px, self.tile_px)
-        return np.full((*shape, 3), 255, np.uint8), np.full(shape, IGNORED, np.uint8)
+        sides = [self.tile_px, self.context_px][: 1 + bool(self.context_ratio)]
+        shapes = [shape for side in sides for shape in ((side, side, 3), (side, side))]
+        return [np.full(shape, 255 if len(shape) == 3 else IGNORED, np.uint8) for shape in shapes]
 
     def _slide(self, slide_id: str):
         with self._lock:
@@ -215,24 +291,34 @@ class TileDataset:
 
 
 def augment_tile(
-    image: torch.Tensor, mask: torch.Tensor, *, seed: int | Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+    image: torch.Tensor, mask: torch.Tensor, *context: torch.Tensor, seed: int | Sequence[int]
+) -> tuple[torch.Tensor, ...]:
     """One of the eight flips and quarter turns, and mild colour jitter; the mask follows the geometry.
 
     Parameters
     ----------
     image, mask
         uint8 ``(3, S, S)``, and any ``(S, S)``.
+    context
+        Image ``(3, C, C)`` and mask ``(C, C)`` of the tile's context, or nothing: turned as the tile is, and coloured
+        by the same function of a pixel's colour.
     seed
         Decides everything. torchvision's random transforms draw from torch's global generator instead, which threads
         would share with the network's own dropout; so their functional forms are used, with numbers drawn here.
     """
     rng = np.random.default_rng(seed)
+    parts = [image, mask, *context]
     if rng.random() < 0.5:
-        image, mask = v2.horizontal_flip(image), v2.horizontal_flip(mask)
+        parts = [v2.horizontal_flip(part) for part in parts]
     turns = int(rng.integers(4))
-    image, mask = torch.rot90(image, turns, (-2, -1)), torch.rot90(mask, turns, (-2, -1))
-    image = v2.adjust_brightness(image, 1 + BRIGHTNESS * rng.uniform(-1, 1))
-    image = v2.adjust_contrast(image, 1 + CONTRAST * rng.uniform(-1, 1))
-    image = v2.adjust_saturation(image, 1 + SATURATION * rng.uniform(-1, 1))
-    return image, mask
+    parts = [torch.rot90(part, turns, (-2, -1)) for part in parts]
+    brightness, contrast, saturation = (1 + most * rng.uniform(-1, 1) for most in (BRIGHTNESS, CONTRAST, SATURATION))
+    bright = v2.adjust_brightness(parts[0], brightness)
+    parts[0] = v2.adjust_saturation(v2.adjust_contrast(bright, contrast), saturation)
+    if context:
+        wide = v2.adjust_brightness(parts[2], brightness)
+        # Contrast moves colours away from the mean grey: the tile's, also for its context.
+        grey = v2.rgb_to_grayscale(bright).float().mean()
+        wide = (wide.float() * contrast + grey * (1 - contrast)).clamp_(0, 255).to(torch.uint8)
+        parts[2] = v2.adjust_saturation(wide, saturation)
+    return tuple(parts)

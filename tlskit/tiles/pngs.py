@@ -1,4 +1,7 @@
-"""Tiles as PNG files for other tools: ``<slide_id>/<tile_id>.png`` and ``<tile_id>-mask.png``."""
+"""Tiles as PNG files for other tools: ``<slide_id>/<tile_id>.png`` and ``<tile_id>-mask.png``.
+
+The context of a tile, where there is one, lies beside it: ``<tile_id>-context.png`` and ``<tile_id>-context-mask.png``.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,16 @@ from tlskit.errors import ParameterError, RunError
 from tlskit.files import writing
 from tlskit.outlines import IGNORED
 
-__all__ = ["read_tile", "write_tile"]
+__all__ = ["context_stem", "read_tile", "write_tile"]
 
 #: Grey in a mask of background, target and (127) what is ignored: other tools take what is below 128 as background.
 MASK_GREYS = np.zeros(256, np.uint8)
 MASK_GREYS[[1, IGNORED]] = 255, 127
+
+
+def context_stem(stem: Path) -> Path:
+    """Where a tile's context lies, for `write_tile` and `read_tile`."""
+    return stem.with_name(stem.name + "-context")
 
 
 def write_tile(stem: Path, image: np.ndarray, mask: np.ndarray) -> None:
@@ -37,7 +45,7 @@ def read_tile(stem: Path, tile_px: int) -> tuple[np.ndarray, np.ndarray]:
     RunError
         If a file is missing or damaged.
     ParameterError
-        If the tile is not `tile_px` wide and high.
+        If the tile (or context) is not `tile_px` wide and high.
     """
     image = cv2.cvtColor(_read(stem.with_name(stem.name + ".png"), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     greys = _read(stem.with_name(stem.name + "-mask.png"), cv2.IMREAD_GRAYSCALE)
@@ -45,7 +53,7 @@ def read_tile(stem: Path, tile_px: int) -> tuple[np.ndarray, np.ndarray]:
     if image.shape != (tile_px, tile_px, 3) or mask.shape != image.shape[:2]:
         raise ParameterError(
             f"PNG tile {stem.name} is {image.shape[1]}x{image.shape[0]} px, its mask {mask.shape[1]}x"
-            f"{mask.shape[0]}; `tile_px` is {tile_px}. Run 01_tiling again."
+            f"{mask.shape[0]}; asked for are {tile_px}. Run 01_tiling again."
         )
     return image, mask
 

@@ -16,10 +16,11 @@ from tqdm.auto import tqdm
 
 from tlskit import units
 from tlskit.cohort import open_row, slide_rows
-from tlskit.errors import ParameterError, SlideError, TlskitError
+from tlskit.errors import ParameterError, TlskitError
 from tlskit.outlines import Truth, rasterise, read_truth
 from tlskit.slides import Slide, covered_strips, tissue_mask
-from tlskit.tiles.pngs import write_tile
+from tlskit.tiles.context import context_faults
+from tlskit.tiles.storing import read_all, read_contexts, what_is_lost
 
 __all__ = [
     "SLIDE_COLUMNS",
@@ -188,6 +189,8 @@ def tile_cohort(
     missing_target: str = "error",
     tile_store: str = "slide",
     tiles_dir: str | Path | None = None,
+    context_ratio: int = 0,
+    context_px: int = 256,
     workers: int = 2,
     on_failure: Callable[[str, Exception], None] | None = None,
 ) -> Tiling:
@@ -218,6 +221,10 @@ def tile_cohort(
         Leave pixels in the slides (the table is all that is needed), or also write each tile and its mask as
         ``<tile_id>.png`` and ``<tile_id>-mask.png`` under ``tiles_dir/<slide_id>/``. Both give identical pixels, and
         both read every kept tile once: those that cannot be read are left out here and not met in training.
+    context_ratio, context_px : int
+        Of the networks that are to be trained on these tiles, see `context_origin`; 0: they see tiles alone. Contexts
+        are read and written with their tiles, as ``<tile_id>-context.png`` and ``<tile_id>-context-mask.png``; a tile
+        whose context cannot be read is left out.
     workers : int
         Slides tiled at the same time.
     on_failure : callable (slide_id, exception), optional
@@ -237,6 +244,8 @@ def tile_cohort(
     if tile_store == "png" and tiles_dir is None:
         raise ParameterError('tile_store "png" needs tiles_dir, the folder to write the tiles into.')
     tile_grid((tile_px, tile_px), tile_px, overlap=overlap, edge_tiles=edge_tiles)  # refuse bad values before work
+    if faults := context_faults(tile_px, context_px, context_ratio):
+        raise ParameterError(". ".join(faults) + ".")
     mpp = units.mpp_for_magnification(magnification)
     stop = threading.Event()
     progress = _Progress(len(manifest), f"tiling {units.magnification_name(magnification)}")
@@ -251,9 +260,12 @@ def tile_cohort(
             )
             tiles, facts = _tile_slide(slide, row, truth, mpp, tile_px, overlap, edge_tiles, keep_tiles, min_tissue)
             folder = Path(tiles_dir) / row.slide_id if tile_store == "png" else None
-            kept = _read_tiles(slide, tiles, truth, folder, mpp, tile_px, progress)
+            kept = read_all(slide, tiles, truth, folder, mpp=mpp, tile_px=tile_px, on_tile=progress.tile_done)
+            if context_ratio:
+                wide = {"context_px": context_px, "ratio": context_ratio}
+                kept &= read_contexts(slide, tiles, truth, folder, mpp=mpp, tile_px=tile_px, **wide)
             facts |= {"dropped_lost": int((~kept).sum()), "kept_tiles": int(kept.sum())}
-            loss = None if kept.all() else _loss(slide, kept, mpp)
+            loss = None if kept.all() else what_is_lost(slide, kept, [mpp, max(1, context_ratio) * mpp])
         return tiles[kept], facts | {"seconds": time.perf_counter() - start}, loss
 
     tables, facts = [], []
@@ -337,38 +349,6 @@ def _tile_slide(slide: Slide, row, truth: Truth, mpp, tile_px, overlap, edge_til
         "outlines_told": " ".join(told.what for told in truth.told),
     }
     return tiles, facts
-
-
-def _read_tiles(
-    slide: Slide, tiles, truth: Truth, folder: Path | None, mpp: float, tile_px: int, progress
-) -> np.ndarray:
-    """Read all tiles once, and write them and their masks as PNG where there is a folder; returns which can be read.
-
-    A tile on a damaged region is found out here, once, and not in the middle of a training.
-    """
-    kept = np.ones(len(tiles), bool)
-    xy = np.stack([units.px0_to_px(tiles[k].to_numpy(), mpp, slide.mpp0) for k in ("x_px0", "y_px0")], axis=1)
-    names = tiles["tile_id"].tolist()
-    for i, window in slide.windows(xy, tile_px, mpp=mpp, on_lost="skip"):
-        progress.tile_done(tile_px**2)
-        if window is None:
-            kept[i] = False
-        elif folder is not None:
-            x, y = (int(v) for v in xy[i])
-            mask = truth.coded_at(x, y, tile_px, tile_px, mpp=mpp)
-            write_tile(folder / names[i], window, mask)
-    return kept
-
-
-def _loss(slide: Slide, kept: np.ndarray, mpp: float) -> SlideError:
-    """What to say of a slide of which some tiles cannot be read."""
-    lost = [region for region in slide.lost if region["level"] == slide.level_for(mpp)]
-    where = "level-0 pixel ({x_px0}, {y_px0}), {width_px0} x {height_px0} px ({reason})".format(**lost[0])
-    return SlideError(
-        f"{slide.path}: {int((~kept).sum())} of {len(kept)} tiles are left out, because they lie on {len(lost)} "
-        f"region(s) that cannot be read, the first at {where}. The other tiles are kept. The file is damaged there: "
-        "copy it again from its source."
-    )
 
 
 class _Progress:
