@@ -28,6 +28,7 @@ def test_every_chart_of_comparison_and_report_is_drawn_and_no_text_has_nan(name,
         return file(run, made, of)
 
     monkeypatch.setattr(runs.Run, "figure", figure)
+    monkeypatch.setattr(runs, "FIGURE_DPI", 40)  # what is said is read, not what is seen
     page = report.write_report(run_dir, draws=50, pdf=False).read_text(encoding="utf-8")
     page = re.sub(r"<[^>]+>|base64,[^\"]*", " ", page)
     assert "Not available" not in page
