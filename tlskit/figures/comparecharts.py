@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn.objects as so
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tlskit import units
 from tlskit.evaluation import beaten_by_none, choice
@@ -126,7 +127,7 @@ def _two_people(readers: pd.DataFrame | None, score: str, axis: str) -> tuple[st
     ends = two[[score, f"{score}_low", f"{score}_high"]].astype(float)
     few = bool(two["n_slides"] < two["n_slides_compared"])
     words = f"\nband: two people against each other, {ends[score]:.3f}"
-    words += f" ({two['n_slides']} of {two['n_slides_compared']} slides)" * few
+    words += f" ({two['n_slides']:g} of {two['n_slides_compared']:g} slides)" * few
 
     def draw_it(ax, _) -> None:
         line, band = (ax.axvline, ax.axvspan) if axis == "x" else (ax.axhline, ax.axhspan)
@@ -134,6 +135,8 @@ def _two_people(readers: pd.DataFrame | None, score: str, axis: str) -> tuple[st
         line(ends[score], color=style.GREEN, linewidth=1.1, zorder=0)
         limits = pd.Series([*getattr(ax, f"get_{axis}lim")(), *ends])
         room = 0.04 * (limits.max() - limits.min())
+        if limits.min() < limits[0] or limits.max() > limits[1]:
+            getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         ax.set(**{f"{axis}lim": (min(limits[0], ends.min() - room), max(limits[1], ends.max() + room))})
 
     return words, draw_it
