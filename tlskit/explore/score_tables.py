@@ -6,6 +6,8 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
+from tlskit.maps import context_words
+
 __all__ = ["SETS", "heading", "object_table", "origin_of", "score_table"]
 
 _RED = "#a01414"
@@ -19,7 +21,9 @@ def _number(value: float) -> str:
 def origin_of(probmap) -> str:
     """What a map's numbers stand on: um/px and the network, by the first digits of its hash."""
     network = probmap.metadata.get("checkpoint_sha256", "")
-    return f"{probmap.mpp:g} um/px, " + (f"network {network[:8]}" if network else "network not recorded")
+    seen = context_words(probmap.metadata.get("parameters", {}).get("context", {}), probmap.mpp)
+    said = [f"{probmap.mpp:g} um/px", *([seen] if seen else [])]
+    return ", ".join([*said, f"network {network[:8]}" if network else "network not recorded"])
 
 
 def heading(slide_id: str, set_name: str, name: str, origin: str, is_old: bool, notes: Sequence[str] = ()) -> str:
