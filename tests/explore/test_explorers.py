@@ -18,7 +18,7 @@ from tlskit.explore import folder_chooser as chooser
 from tlskit.explore import static_views as views
 from tlskit.explore.measures import Measures
 from tlskit.explore.widgets import Message, note
-from tlskit.maps import probmaps
+from tlskit.maps import ProbMap, open_map, probmaps
 from tlskit.metrics.scores import COUNTS
 from tlskit.outlines import reading as annotations
 from tlskit.slides import slide as slides
@@ -146,6 +146,19 @@ def test_the_line_of_code_makes_the_same_view(desk, run_dir):
     figure = eval(line.replace("'made'", "run", 1), {"explore": views, "run": run_dir})  # the test's own line
     assert len(figure.axes) == 1 and figure.axes[0].get_title().startswith("1x")
     assert "threshold: 0.3" in desk.code
+
+
+def test_the_figure_hatches_what_a_map_was_not_made_of(run_dir, monkeypatch):
+    monkeypatch.setattr(ProbMap, "unseen", [(10, 20, 30, 40)])
+    with open_map(run_dir / "1x/work/maps/S1.tif") as found:
+        across = found.size_px[0] * 10 / found.metadata["mpp0"]
+        figure = views.slide_field(run_dir, slide_id="S1", arms=["1x"], field=[across / 2, across * 0.375, across])
+    (patch,) = [patch for patch in figure.axes[0].patches if patch.get_gid() == "unseen"]
+    left, top, width, height = patch.get_path().get_extents().bounds
+    per_px = 640 / found.size_px[0]  # of the picture, by working pixel
+    assert (left, width) == pytest.approx((10 * per_px, 30 * per_px), abs=1.5)
+    assert (top, height) == pytest.approx((20 * per_px, 40 * per_px), abs=1.5)
+    assert "not looked at" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_the_next_miss_is_centred_and_marked(desk, study):
