@@ -71,8 +71,8 @@ def forest(
     options = {"panel_in": (1.25, 0.2 + rows * row_in), "show_legend": not own,
                "left_in": 0.25 + 0.056 * min(longest, 34)} | options  # fmt: skip
     made = draw(table, layers, x=x, y=y, color=color, text=(y,), **options)
+    one_each = made.table.groupby([c for c in (y, *made.keys) if c]).size().max() == 1
     if callable(number):
-        one_each = made.table.groupby([c for c in (y, *made.keys) if c]).size().max() == 1
         made.table["_number"] = ["n/a" if pd.isna(v) else number(v) for v in made.table[x]]
         number = "_number" if one_each else None
     values = made.table[[c for c in (x, low, high, *wide) if c]].to_numpy(float)
@@ -84,7 +84,7 @@ def forest(
             ax.axhline(place, color="0.93", linewidth=0.6, zorder=0)
         if zero:
             ax.axvline(0, color="0.4", linewidth=0.8, zorder=0)
-    return _done(made, f"{alt} {made.told(x, y if own or dodge else color, low, high)}", each)
+    return _done(made, f"{alt} {made.told(x, y if own or dodge or one_each else color, low, high)}", each)
 
 
 def _names(column: pd.Series) -> tuple[int, int]:

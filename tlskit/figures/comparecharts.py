@@ -126,7 +126,7 @@ def _two_people(readers: pd.DataFrame | None, score: str, axis: str) -> tuple[st
     two = readers.iloc[0]
     ends = two[[score, f"{score}_low", f"{score}_high"]].astype(float)
     few = bool(two["n_slides"] < two["n_slides_compared"])
-    words = f"\nband: two people against each other, {ends[score]:.3f}"
+    words = f"\ngreen: two people against each other, {ends[score]:.3f}"
     words += f" ({two['n_slides']:g} of {two['n_slides_compared']:g} slides)" * few
 
     def draw_it(ax, _) -> None:
@@ -238,6 +238,8 @@ def pareto_front(
         why = f"{', '.join(front.loc[front['chosen'], 'arm'])}: {by}. {why}"
     if cascades is not None and len(cascades):
         front, why = _with_cascades(front, cascades), f"{why} Cascades: {', '.join(cascades['arm'])}."
+        if cascades["chosen"].any():
+            why = f"In its place, {', '.join(cascades.loc[cascades['chosen'], 'arm'])} (ringed). {why}"
     front = front[front["minutes"].notna()].astype({"on_front": bool, "chosen": bool})
     if front["estimate"].isna().all():
         return style.words(f"No arm has both a time and a score to draw. {why}", options.get("size", "double"))
@@ -256,7 +258,7 @@ def pareto_front(
         span(ax, front[["minutes", "minutes_min", "minutes_max"]], log=True)
         span(ax, [], limits=(min(least, 0.9), max(most, min(least + 0.1, 1.0))), axis="y", ticks=6)
         best = rows[rows["on_front"]].sort_values("minutes")
-        ax.plot(best["minutes"], best["estimate"], color="0.6", linewidth=0.9, linestyle="--", zorder=0)
+        ax.plot(best["minutes"], best["estimate"], color="0.6", linewidth=0.9, linestyle="--", zorder=0.9)
         ring(ax, rows, "minutes", "estimate", "chosen")
         person_band(ax)
         band(ax, rows)

@@ -14,7 +14,7 @@ from tlskit.errors import RunError, TlskitError
 from tlskit.files import Claims, Holder, resolve
 from tlskit.study import keys, planning, project, standing, status
 
-__all__ = ["Piece", "Progress", "TimeLeft", "as_text", "find_run", "look", "time_left"]
+__all__ = ["Piece", "Progress", "TimeLeft", "as_text", "find_run", "is_telling", "look", "time_left"]
 
 #: States of a notebook, in the order in which they are told.
 STATES = ("done", "running", "failed", "left")
@@ -208,7 +208,7 @@ def as_text(progress: Progress) -> str:
         for step in sorted({piece.step for piece in left}, key=order.index):
             of_step = [piece for piece in left if piece.step == step]
             lines.append(f"  {step:<24}  {len(of_step):>3}: {_listed(of_step)}")
-            for why in dict.fromkeys(piece.why for piece in of_step if _is_telling(piece.why)):
+            for why in dict.fromkeys(piece.why for piece in of_step if is_telling(piece.why)):
                 lines.append(f"  {'':<29}  {_listed([piece for piece in of_step if piece.why == why])}: {why}")
     if running or left or failed:
         lines += ["", *_guess(time_left(progress), len(running))]
@@ -222,7 +222,7 @@ def _listed(pieces: list[Piece]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _is_telling(why: str) -> bool:
+def is_telling(why: str) -> bool:
     """Whether a reason says more than that a step's turn has not come."""
     return why != "not run yet" and not why.startswith("after ")
 
