@@ -78,8 +78,7 @@ def test_the_controls_of_a_context_are_named_and_differ_from_it_in_one_thing():
         assert params.has_controls(preset) and not params.has_cascade(preset)
         defaults = {"context_ratio": 0, "context_of": "field", "encoder": "efficientnet-b0", "seed": 0}
         table = factors.named_controls(params.arms_table(preset, defaults))
-        wide = "context 4 times as coarse"
-        named = ["plain", wide, f"{wide}, context of its own field alone", f"{wide}, context of another tile"]
+        named = ["plain", "context 4 times as coarse", "own field as context", "another tile's context"]
         assert list(dict.fromkeys(table["control"]))[:4] == named
         assert factors.alike(table, "context_of")
 

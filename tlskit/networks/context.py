@@ -90,14 +90,22 @@ class HookedUnetPlusPlus(nn.Module):
         Tensor, or two
             ``(B, 1, S, S)``.
         """
-        features = list(self.encoder(tile))
         wide = self.context_features(context)
-        features[-1] = features[-1] + self.hook(torch.cat([features[-1], under_tile(wide, features[-1])], dim=1))
-        logits = self.segmentation_head(self.decoder(features))
+        logits = self.segmentation_head(self.decoder(self._hooked(tile, wide)))
         if not both:
             return logits
         own = functional.interpolate(self.context_head(wide), scale_factor=32 // self.ratio, mode="bilinear")
         return logits, own
+
+    def features(self, tile: torch.Tensor, context: torch.Tensor) -> list[torch.Tensor]:
+        """What the decoder takes: the tile at every scale, the context in the deepest of them."""
+        return self._hooked(tile, self.context_features(context))
+
+    def _hooked(self, tile: torch.Tensor, wide: torch.Tensor) -> list[torch.Tensor]:
+        features = list(self.encoder(tile))
+        joined = torch.cat([features[-1], under_tile(wide, features[-1])], dim=1)
+        features[-1] = features[-1] + self.hook(joined)
+        return features
 
     def context_features(self, context: torch.Tensor) -> torch.Tensor:
         """The whole context, decoded to cells of 32 tile pixels: ``(B, 64, C r / 32, C r / 32)``."""
