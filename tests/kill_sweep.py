@@ -293,12 +293,12 @@ def main() -> int:
     work = ROOT / "outputs" / "kill_sweep"
     manifest = synthetic.make_cohort(work / "cohort", n_patients=4, slide_mm=(0.9, 1.0), seed=1, workers=2)
     preset = work / "kill.yaml"
-    # Two arms that are equal but in 04 and 05, so that what one takes over is killed, too. Float32 by one
+    # Two arms that are equal in 01 to 04, so that what one takes over is killed, too. Float32 by one
     # engine: what is fastest may be another one in another process.
     settings = params.read_preset(ROOT / "params" / "smoke.yaml") | {
         "manifest": str(manifest), "outputs_dir": str(work / "outputs"), "epochs": 2, "steps_per_epoch": 3,
         "engine": "torch", "precision": "exact", "workers": 1, "bootstrap_draws": 100,
-        "sweep": [{"magnification": 4, "threshold": [0.5, 0.3]}],
+        "sweep": [{"magnification": 4, "window_overlap": [0.25, 0.125]}],
     }  # fmt: skip
     write_text(preset, yaml.safe_dump(settings))
     arms = [word for arm in (*(one["arm"] for one in params.arms(settings)), "compare") for word in ("--arm", arm)]

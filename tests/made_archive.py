@@ -133,6 +133,7 @@ def _tables(slides, targets, magnification, quality, seconds, rng):
         "05_counts_per_tile": pd.concat(wsi_tiles), "05_histograms": pd.concat(histograms),
         "05_grid_counts": pd.concat(grid), "05_objects": pd.concat(found), "05_objects_per_slide": pd.concat(of_slides),
         "05_objects_by_threshold": _by_threshold(slides, targets, quality), "03_history": _history(quality),
+        "01_tiles_per_slide": slides.assign(mpp0=0.25),
         "06_stages": pd.DataFrame(repeats), "06_projection": projection, "06_summary": summary,
     }  # fmt: skip
 
@@ -178,6 +179,8 @@ def _objects(slides, targets, quality, rule, threshold, rng):
     table = pd.DataFrame(rows)
     table["size_class"] = objects.size_class(table["area_um2"])
     table["diameter_um"] = objects.diameter_um(table["area_um2"])
+    # Where true objects lie is the same in all arms.
+    table["x_px0"], table["y_px0"] = 1000.0 + 3000.0 * table["object_id"], 500.0
     hit = table.pop("hit")
     table["best_iou"] = np.where(hit, rng.uniform(0.5, 0.9, len(table)), 0.0)
     of_found = (table["kind"] == "truth") & hit

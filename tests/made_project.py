@@ -107,6 +107,13 @@ def sweep_environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
+def workers_environment(folder: Path) -> dict[str, str]:
+    """The environment for workers and kernels of a project that has `STEPS` alone; one thread each."""
+    (folder / "sitecustomize.py").write_text(f"from tlskit.study import keys; keys.STEPS = {STEPS!r}\n")
+    env = sweep_environment()
+    return env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(folder), env["PYTHONPATH"]])}
+
+
 def run_by_hand(step: str, *, between: dict | None = None, leave_out: list | None = None, **given) -> dict:
     """Run a notebook of the project in the working folder as a person does in JupyterLab, without a kernel.
 

@@ -52,3 +52,11 @@ def test_a_run_that_cannot_be_opened_leaves_nothing_of_the_one_before(outputs):
     run.runs.value = "second"
     assert run.desk is None and len(run.children) == 1 and run.caption.value == ""
     assert "no arm that was tiled" in run.message.value
+
+
+def test_train_again_turns_to_a_study_of_the_run_and_its_corrections(outputs):
+    page = app.page(outputs_dir=outputs)
+    page.pages["run"].again.click()
+    study = page.pages["study"]
+    assert page.children[-1].children == (study,) and study.form.source.value == "run"
+    assert study.form.corrections.run.value == "made" and [row["slide_id"] for row in study.form.rows] == ["S1"]

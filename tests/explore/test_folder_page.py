@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 from made_run import make_run, write_map
 
 from tlskit.evaluation import stored_screens
@@ -47,7 +48,7 @@ class SlowJob:
 
     lost, screening = 0, False
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         self.state, self.done, self.total, self.reason = "running", 1, 2, ""
 
     def wait(self, _):
@@ -129,6 +130,8 @@ def test_a_stored_screen_is_offered_kept_apart_and_handed_to_the_job(screened, p
         page.take(slide_path(outputs))
         assert ("Old map" in page.desk.heading.value) == old
     assert page.desk.view.maps[0]["unseen"], "and it is hatched"
+    assert f"where network {screened['coarse_sha256'][:8]} found something first" in page.desk.heading.value
+    assert "segmented by made, 4x where 1x found something" in page._known(slide_path(outputs))
     assert "predicting.ScreenSetting('outputs/made/1x/work/checkpoint.pt', 0.05, 64)" in page._reproduce(
         {"threshold": 0.5}
     )
@@ -212,3 +215,93 @@ def test_slides_of_one_name_in_two_folders_share_nothing(page, outputs, tmp_path
     shutil.copy(slide_path(outputs), moved)
     page.take(moved)
     assert len(page.desk.view.drawn) == 1  # the same slide, wherever it lies
+
+
+def test_a_change_that_was_taken_back_before_it_was_heard_of_is_told_as_written(page, outputs):
+    page.take(slide_path(outputs))
+    view = page.desk.view
+    here = {"drawn_source": view.source}
+    # The browser drew an outline and deleted it; the kernel, busy, hears of both at once.
+    view.set_state({"drawn": [], "change": 2} | here)
+    assert view.saved == 2
+    one = {"rings": [[[0, 0], [90, 0], [90, 90]]], "class": "TLS"}
+    view.set_state({"drawn": [one], "change": 3} | here)
+    assert view.saved == 3
+    page._drawn_path("").write_text("no GeoJSON")
+    view.set_state({"drawn": [], "change": 4} | here)
+    assert view.saved == 3 and "NOT saved" in page.desk.hand.state.value
+
+
+def test_a_hole_is_cut_outlines_become_one_and_a_file_is_taken_in(page, outputs):
+    page.take(slide_path(outputs))
+    view = page.desk.view
+
+    def ask(kind, *buffers, source=None, **content):
+        view._on_message(view, {"kind": kind, "source": source or view.source} | content, list(buffers))
+
+    draw(page, 100.0)
+    draw(page, 200.0)
+    ask("merge", index=0)
+    assert len(view.drawn) == 1 and view.selected == 0
+    area = page.desk.polygons()[0].area
+    ask("cut", ring=[[250, 150], [270, 150], [270, 170], [250, 170]])
+    assert page.desk.polygons()[0].area == area - 400
+    ask("cut", ring=[[900, 900], [910, 900], [910, 910]])
+    assert "lies in no drawn outline" in page.desk.hand.state.value
+    ask("merge", index=0)
+    assert "No other drawn outline touches" in page.desk.hand.state.value
+    ask("merge", index=0, source=view.source - 1)  # of a slide that is shown no more
+    content = slide_path(outputs).with_suffix(".geojson").read_bytes()
+    ask("outlines", content, name="../S1.geojson")
+    number = len(view.drawn)
+    assert number > 1 and f"{number - 1} of {number - 1} outline(s)" in page.desk.message.value
+    ask("outlines", content, name="S1.geojson")
+    assert len(view.drawn) == number  # not a second time
+    ask("outlines", b"{", name="broken.geojson")
+    assert len(view.drawn) == number and "broken.geojson" in page.desk.message.value
+
+
+def test_um_per_px_is_given_where_a_slide_does_not_say_it_and_kept(page, outputs, tmp_path):
+    path = tmp_path / "plain.tiff"
+    pixels = np.random.default_rng(0).integers(150, 250, (600, 800, 3), np.uint8)
+    tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb")
+    page.take(path)
+    assert page.slide_path is None and page.mpp.layout.display == "" and page.segment.disabled
+    page.mpp.value = "500"
+    assert "which a scan can have" in page.message.value and page.slide_path is None
+    page.mpp.value = "0,5"
+    assert page.slide_path == path and page.desk.view.mpp0 == 0.5 and page.mpp.layout.display == "none"
+    assert "0.5 um/px was given by hand" in page.desk.heading.value
+    moved = tmp_path / "moved.tiff"
+    shutil.copy(path, moved)
+    page.take(slide_path(outputs))
+    assert "by hand" not in page.desk.heading.value
+    page.take(moved)
+    assert page.desk.view.mpp0 == 0.5
+    draw(page)
+    assert json.loads(page._drawn_path("").read_text())["tlskit"]["mpp_override"] == 0.5
+
+
+def test_a_dropped_path_is_opened_and_a_name_alone_is_looked_for_in_the_folder(page, outputs):
+    gallery = page.chooser.gallery
+
+    def drop(text, path):
+        gallery._on_message(gallery, {"kind": "dropped", "text": text, "path": path}, [])
+
+    page.chooser.folder.value = str(slide_path(outputs).parent)
+    drop(str(slide_path(outputs)), True)
+    assert page.slide_path == slide_path(outputs)
+    drop("S2.tiff", False)
+    assert page.slide_path == slide_path(outputs, "S2")
+    drop("elsewhere.svs", False)
+    assert "paste its path" in page.message.value and page.slide_path == slide_path(outputs, "S2")
+
+
+def test_the_card_of_a_slide_shows_what_was_drawn_on_it(page, outputs):
+    path = slide_path(outputs)
+    page.chooser.folder.value = str(path.parent)
+    gallery = page.chooser.gallery
+    plain = gallery._picture(path)
+    page.take(path)
+    draw(page)
+    assert len(page._outlines_of(path)) == 1 and gallery._picture(path) != plain

@@ -7,6 +7,7 @@ from made_run import make_run
 
 from tlskit.explore import app
 from tlskit.explore.gallery import PICTURE_PX, Gallery, thumbnail
+from tlskit.slides import open_slide
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,10 @@ def told(gallery: Gallery, names: list[str]) -> dict[str, tuple[dict, int]]:
 
 
 def test_a_thumbnail_is_the_slide_in_small(outputs):
-    pixels = thumbnail(outputs / "cohorts" / "made" / "slides" / "S1.tiff")
+    pixels, d = thumbnail(outputs / "cohorts" / "made" / "slides" / "S1.tiff")
+    assert d == pytest.approx(
+        max(open_slide(outputs / "cohorts" / "made" / "slides" / "S1.tiff").size_px0) / PICTURE_PX
+    )
     assert max(pixels.shape[:2]) in range(PICTURE_PX - 2, PICTURE_PX + 2) and pixels.dtype == "uint8"
     assert pixels.std() > 10
 

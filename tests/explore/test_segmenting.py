@@ -1,5 +1,7 @@
 """The process that segments one slide: its progress, its answer, and what it says where it cannot."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -60,3 +62,10 @@ def test_a_job_that_cannot_says_why(slide_path, tmp_path):
     job = Job(slide_path, tmp_path / "none.pt", tmp_path / "m.tif")
     assert job.wait(300) == "failed"
     assert "There is no checkpoint" in job.reason and job.total == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there a process can be killed so")
+def test_a_job_that_the_machine_kills_says_that_memory_ran_out(slide_path, tmp_path):
+    job = Job(slide_path, tmp_path / "none.pt", tmp_path / "m.tif")
+    job._process.kill()
+    assert job.wait(60) == "failed" and "memory ran out" in job.reason

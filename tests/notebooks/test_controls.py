@@ -45,7 +45,7 @@ def test_the_notebook_writes_its_tables_and_figures_and_says_what_they_show(tmp_
         "arms", "trainings", "scores", "effects", "within_magnification", "two_by_two", "context", "ladder", "why",
     }  # fmt: skip
     assert {path.stem for path in (folder / "figures").iterdir()} == {
-        "scores", "effects", "two_by_two", "context", "ladder",
+        "scores", "effects", "two_by_two", "context", "context_fields", "ladder",
     }  # fmt: skip
     said = pd.read_csv(folder / "tables" / "why.csv").set_index("question")["answer"]
     assert "The coarser one is shown to do better" in said.iloc[0]

@@ -1,6 +1,10 @@
 """Engines and the launcher: what `--on` takes, the script that a batch system gets, workers that die, and lost jobs."""
 
+import contextlib
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -186,6 +190,7 @@ def test_the_batch_system_gets_dask_jobqueues_script(folder, fake_slurm):
     assert outcome == cluster.Outcome([], lost=False) and len(made(folder / "work")) == 8
     assert sum("with 3 threads" in line for line in lines) == 2  # the cores that were asked for, not Dask's one
     scripts = [(fake_slurm / f"script.{n}").read_text() for n in range(2)]
+    scripts = [re.sub(r"mktemp \S+/begun-X+ > /dev/null\n", "", script) for script in scripts]
     for script in scripts:
         words = script.replace(sys.executable, "PYTHON").split(" ")
         for option, name in (("dask_worker", "SCHEDULER"), ("--name", "NAME")):
@@ -223,10 +228,52 @@ def test_a_job_that_is_refused_is_told_in_a_sentence(folder, fake_slurm):
         share(folder, made_pieces.work, "slurm.yaml")
 
 
+@pytest.mark.slow
+def test_jobs_whose_workers_never_reach_the_launcher_are_told_from_jobs_that_queue(folder, fake_slurm, monkeypatch):
+    monkeypatch.setattr(cluster, "UNREACHED_S", 1.0)
+    monkeypatch.setattr(cluster, "GIVEN_UP_S", 3.0)
+    script = '"$FAKE_JOBS/script.$number"'
+    (folder / "bin" / "sbatch").write_text(
+        SBATCH.replace(f'cp "$1" {script}', f'sed "s/.*dask_worker.*/sleep 60/" "$1" > {script}')
+    )
+    lines = []
+    with pytest.raises(RunError, match=r"2 of 2 jobs have begun, but no worker has reached .*`interface: lo`.*in logs"):
+        cluster.share(
+            made_pieces.work, {"folder": "work", "pieces": 1}, on="slurm.yaml", shared_dir=folder / "shared",
+            report=lines.append,
+        )  # fmt: skip
+    assert lines[0] == "No worker is here yet: waiting for slurm." and "jobs have begun" in lines[-1]
+    assert not list((folder / "shared").iterdir())
+
+
 def test_without_openssl_nothing_is_started_unprotected(folder, monkeypatch):
     monkeypatch.setattr(engine.shutil, "which", lambda name: None)
     with pytest.raises(RunError, match="`openssl` is not on the PATH"):
         share(folder, made_pieces.work, "local:1")
+
+
+@contextlib.contextmanager
+def scheduler_and_worker(paths: list[str]):
+    """A Dask scheduler and one worker that finds modules in `paths`; the address."""
+    env, command = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, [sys.executable, "-m"]
+    with subprocess.Popen(
+        [*command, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+         "--scheduler-file", "s.json"], env=env, stderr=subprocess.DEVNULL,
+    ) as scheduler:  # fmt: skip
+        worker = subprocess.Popen(
+            [*command, "distributed.cli.dask_worker", "--scheduler-file", "s.json", "--nthreads", "4",
+             "--no-dashboard"], env=env | {"PYTHONPATH": os.pathsep.join(paths)}, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 60
+            while not Path("s.json").exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(0.5)
+            yield json.loads(Path("s.json").read_text())["address"]
+        finally:
+            worker.terminate()
+            scheduler.terminate()
+            worker.wait()
 
 
 @pytest.mark.slow
@@ -235,30 +282,22 @@ def test_a_scheduler_that_runs_already_is_used_and_one_that_is_not_there_is_told
         hurried.setattr(engine, "ANSWER_S", 2)
         with pytest.raises(RunError, match="There is no Dask scheduler at tcp://127.0.0.1:1"):
             share(folder, made_pieces.work, "tcp://127.0.0.1:1")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    dask = [sys.executable, "-m", "distributed.cli"]
-    with subprocess.Popen(
-        [f"{dask[0]}", "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-         "--scheduler-file", "s.json"], env=env, stderr=subprocess.DEVNULL,
-    ) as scheduler:  # fmt: skip
-        worker = subprocess.Popen(
-            [f"{dask[0]}", "-m", "distributed.cli.dask_worker", "--scheduler-file", "s.json", "--nthreads", "4",
-             "--no-dashboard"], env=env, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            import json
-
-            deadline = time.monotonic() + 30
-            while not Path("s.json").exists() and time.monotonic() < deadline:
-                time.sleep(0.1)
-            time.sleep(0.5)
-            outcome, lines = share(folder, made_pieces.work, json.loads(Path("s.json").read_text())["address"])
-        finally:
-            worker.terminate()
-            scheduler.terminate()
-            worker.wait()
+    with scheduler_and_worker(sys.path) as address:
+        outcome, lines = share(folder, made_pieces.work, address)
     assert outcome == cluster.Outcome([], lost=False) and len(made(folder / "work")) == 8
     assert sum("threads" in line for line in lines) == 1  # one notebook at a time, however many threads it has
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_code_is_refused(folder):
+    package = Path(cluster.__file__).parents[1]
+    shutil.copytree(package, folder / "other/tlskit", ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "other/tlskit/files.py").open("a") as file:
+        file.write("\nLEASE_S = 31.0\n")
+    with scheduler_and_worker([str(folder / "other"), *sys.path]) as address:
+        outcome, lines = share(folder, made_pieces.work, address, program="from tlskit import files\nfiles.Claims")
+    assert outcome.failures == ["A worker has another version of tlskit than the launcher: install the same on both."]
+    assert not made(folder / "work")
 
 
 def test_ctrl_c_means_what_it_meant_after_a_batch_system_was_asked_for():

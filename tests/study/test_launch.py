@@ -1,12 +1,10 @@
 """One run by many: sweeps that are started together, and workers that an engine starts, some of which are killed."""
 
-import os
 import subprocess
-from pathlib import Path
 
 import kill_sweep
 import pytest
-from made_project import STEPS, sweep_command, sweep_environment, write_archiving_project
+from made_project import STEPS, sweep_command, workers_environment, write_archiving_project
 from typer.testing import CliRunner
 
 from tlskit.__main__ import GO_ON, app
@@ -19,16 +17,11 @@ def serial(tmp_path_factory):
     """A project whose notebooks leave tables and a map, and what a serial sweep of it leaves: ``outputs/serial``."""
     folder = tmp_path_factory.mktemp("project")
     write_archiving_project(folder)
-    # Workers and kernels of this project know its two steps only.
-    (folder / "sitecustomize.py").write_text(f"from tlskit.study import keys; keys.STEPS = {STEPS!r}\n")
-    done = subprocess.run(command("serial"), cwd=folder, env=environment(folder), capture_output=True, text=True)
+    done = subprocess.run(
+        command("serial"), cwd=folder, env=workers_environment(folder), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
-
-
-def environment(folder: Path) -> dict:
-    env = sweep_environment() | {"OMP_NUM_THREADS": "1"}
-    return env | {"PYTHONPATH": os.pathsep.join([str(folder), env["PYTHONPATH"]])}
 
 
 def command(name: str, *more: str) -> list[str]:
@@ -37,7 +30,7 @@ def command(name: str, *more: str) -> list[str]:
 
 @pytest.mark.slow
 def test_two_sweeps_started_in_the_same_second_share_the_work_and_neither_waits_for_ever(serial):
-    options = {"cwd": serial, "env": environment(serial), "stdout": subprocess.PIPE, "text": True}
+    options = {"cwd": serial, "env": workers_environment(serial), "stdout": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command("both"), **options) for _ in range(2)]
     said = [one.communicate(timeout=120)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], said
@@ -50,7 +43,7 @@ def test_two_sweeps_started_in_the_same_second_share_the_work_and_neither_waits_
 def test_a_launch_whose_workers_and_launcher_are_killed_leaves_what_a_serial_sweep_leaves(serial):
     table = kill_sweep.kill_launches(
         lambda name: command(name, "--on", "local:2"), serial / "outputs/serial", kills=3, per_run=3,
-        pause_s=(1.0, 3.0), cwd=serial, env=environment(serial),
+        pause_s=(1.0, 3.0), cwd=serial, env=workers_environment(serial),
     )  # fmt: skip
     assert (table["differing"] == "none").all() and (table["exit_code"] == 0).all(), table.to_string()
     assert "launcher" in set(table["killed"]) and "worker" in set(table["killed"])

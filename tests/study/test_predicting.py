@@ -117,7 +117,7 @@ def test_the_command_on_two_workers_leaves_what_one_process_leaves(made, monkeyp
         for path in ones:
             assert path.read_bytes() == (made / "two" / path.relative_to(made / "one")).read_bytes(), path.name
     assert json.loads((made / "two/status/S2.json").read_text())["state"] == "done"
-    assert not list((made / "two").glob(".tlskit-keys-*"))
+    assert not list((made / "two").glob(".tlskit-launch-*"))
 
 
 #: Dies as by a power cut when it has read so many windows.

@@ -67,7 +67,7 @@ def test_of_a_run_that_nobody_began_all_is_left(project):
     text = said()
     assert "Run r, 5 notebooks: 0 done, 0 running, 0 failed, 5 left." in text
     assert "Nobody is at it at this moment." in text and "01_tiling                   2: 4x, 1x" in text
-    assert "Nothing tells how long these take, as none has ended yet: 2 01_tiling, 2 02_patient_split" in text
+    assert "Not counted in, as none of its kind has ended yet: 2 01_tiling, 2 02_patient_split" in text
 
 
 def test_what_runs_where_and_since_when(project):
@@ -114,6 +114,9 @@ def test_how_long_it_may_take_is_a_guess_by_what_has_ended(project):
     done(project, "1x", "02_patient_split", 7200.0)
     look = progress.look(project / "outputs/r")
     assert progress.time_left(look) == progress.TimeLeft(7300.0, 2, {"compare_magnifications": 1})
+    done(project, "4x", "01_tiling", 90.0)
+    assert progress.time_left(progress.look(project / "outputs/r")).notebooks == 1  # those of what is left
+    shutil.rmtree(project / "outputs/r/4x")
     change(project, "1x", "02_patient_split", taken_from="2x")  # tells nothing
     left = progress.time_left(progress.look(project / "outputs/r"))
     assert left.seconds == 100.0 and left.untold["02_patient_split"] == 1

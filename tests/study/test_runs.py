@@ -108,3 +108,21 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_the_outlines_of_an_earlier_run_of_05_go_before_the_first_is_written(tmp_path):
+    options = {"magnification": 4, "outputs_dir": tmp_path}
+    first = runs.open_run("study", "05_wsi_evaluation", **options)
+    for name in ("s1", "s2"):
+        (first.geojson_dir / f"{name}.geojson").write_text("of the first network")
+    first.record(n=1)
+    (first.geojson_dir / "mine.geojson").write_text("drawn by hand")
+    (first.geojson_dir / "s2.geojson").write_text("corrected by hand")
+    again = runs.open_run("study", "05_wsi_evaluation", **options)
+    assert (tmp_path / "study/4x/geojson/s1.geojson").is_file()  # nothing is written yet: nothing is touched
+    again.table(pd.DataFrame({"n": [1]}), "maps")
+    again.failed("s1", SlideError("it cannot be read"))
+    left = {path.name: path.read_text() for path in again.geojson_dir.iterdir()}
+    assert left == {"mine.geojson": "drawn by hand"}  # a slide that fails now has no outlines of before
+    aside = tmp_path / "study/4x/set_aside/geojson/s2.geojson"
+    assert aside.read_text() == "corrected by hand"

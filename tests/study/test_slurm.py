@@ -5,7 +5,7 @@ import time
 
 import kill_sweep
 import pytest
-from made_project import STEPS, sweep_command, sweep_environment, write_archiving_project
+from made_project import sweep_command, workers_environment, write_archiving_project
 from made_slurm import NoSlurm, slurm
 
 YAML = """\
@@ -24,10 +24,8 @@ def test_a_sweep_by_jobs_of_slurm_leaves_what_a_serial_sweep_leaves(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
     write_archiving_project(folder)
-    (folder / "sitecustomize.py").write_text(f"from tlskit.study import keys; keys.STEPS = {STEPS!r}\n")
     (folder / "slurm.yaml").write_text(YAML)
-    env = sweep_environment() | {"OMP_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = f"{folder}:{env['PYTHONPATH']}"
+    env = workers_environment(folder)
     given = {"cwd": folder, "capture_output": True, "text": True, "timeout": 200}
     try:
         with slurm(tmp_path / "slurm") as found:

@@ -122,6 +122,26 @@ def test_the_notebooks_in_which_arms_meet_do_not_wait_for_each_other(project_wit
     assert statuses(project_with_controls)["compare", "compare_magnifications"] == "failed"
 
 
+@pytest.mark.slow
+def test_the_comparison_follows_the_cascades_that_it_reads_and_does_without_where_they_fail(project):
+    cells = [("assert floor < 1, 'no screen'", []), ("print(arm)", [])]
+    (project / "notebooks/cascade.ipynb").write_text(notebook(PARAMETERS + "floor = 0.9  # of recall\n", *cells))
+    jobs = sweep.plan(sweep.prepare("params/p.yaml"))
+    assert [job.name for job in jobs[-2:]] == [keys.CASCADE, ("compare", "compare_magnifications")]
+    assert jobs[-1].before[-1] == keys.CASCADE and jobs[-1].ingredients["inputs"]["cascade/cascade"] == jobs[-2].key
+    sweep.run_sweep(sweep.prepare("params/p.yaml", {"floor": 1}))
+    assert (statuses(project)[keys.CASCADE], statuses(project)["compare", keys.COMPARE]) == ("failed", "done")
+    # Mended, or with another floor, the comparison is made again.
+    for floor in (0.9, 0.8):
+        again = []
+        sweep.run_sweep(sweep.prepare("params/p.yaml", {"floor": floor}), report=again.append)
+        assert sum(" done in " in line for line in again) == 2, again
+    assert all(job.done for job in sweep.plan(sweep.prepare("params/p.yaml", {"floor": 0.8})))
+    # It is asked for alone.
+    sweep.run_sweep(sweep.prepare("params/p.yaml", {"floor": 0.7}), arms=["compare"])
+    assert statuses(project)["compare", keys.COMPARE] == "done"
+
+
 def test_an_unknown_parameter_is_refused_before_a_kernel_starts(project):
     with pytest.raises(ParameterError, match="did you mean `fail_at`"):
         sweep.prepare("params/p.yaml", {"failat": 1})

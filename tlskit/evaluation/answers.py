@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tlskit.errors import ComparisonError, RunError, TlskitError
-from tlskit.evaluation import arm_tables, comparison, costs, decision, reviewing, validation_choice
+from tlskit.evaluation import arm_tables, cascade_arms, comparison, costs, decision, reviewing, validation_choice
 from tlskit.evaluation.arm_tables import ARM
 from tlskit.metrics import training_note
 
@@ -36,8 +36,11 @@ class Answer(NamedTuple):
     #: Of `tlskit.evaluation.validation_choice`; empty where the choice is by test patients, and where none is chosen.
     on_validation: pd.DataFrame
     tested: pd.DataFrame
-    #: The choice and its test score first, then what the test patients alone show.
+    #: The choice and its test score first, then what cascades would change of it, then what the test patients alone
+    #: show.
     words: list[str]
+    #: Of `tlskit.evaluation.cascade_arms`; empty where the run has none that spares windows.
+    cascades: pd.DataFrame = pd.DataFrame()
 
 
 def answer(run_dir: str | Path, *, draws: int = 200, **options) -> Answer:
@@ -76,7 +79,9 @@ def answer(run_dir: str | Path, *, draws: int = 200, **options) -> Answer:
                 "This choice is by the same test patients as the scores, and a score by which an arm was chosen is too "
                 f"high as a rule. No choice on validation: {error}"
             )
-        return Answer(front.assign(**of_test), pd.DataFrame(), pd.DataFrame(), words)
+        return _with_cascades(
+            Answer(front.assign(**of_test), pd.DataFrame(), pd.DataFrame(), words), run_dir, draws, options
+        )
     tested = validation_choice.score_of_choice(run_dir, chosen, slides=options.get("slides", "same"))
     of_validation = {
         "chosen": front["arm"].isin(chosen.loc[chosen["chosen"], "arm"]),
@@ -85,7 +90,14 @@ def answer(run_dir: str | Path, *, draws: int = 200, **options) -> Answer:
     }
     front = front.assign(**of_test | of_validation)
     words = [validation_choice.in_words(chosen, tested), decision.choice(front, missing)]
-    return Answer(front, chosen, tested, words)
+    return _with_cascades(Answer(front, chosen, tested, words), run_dir, draws, options)
+
+
+def _with_cascades(found: Answer, run_dir: str | Path, draws: int, options: dict) -> Answer:
+    """The answer, with what the cascades of the run would change of it."""
+    beside = cascade_arms.cascades_beside(run_dir, found.front, draws=draws, **options)
+    words = [found.words[0], *([beside.words] if beside.words else []), *found.words[1:]]
+    return found._replace(words=words, cascades=beside.table)
 
 
 def missing_arms(run_dir: str | Path, front: pd.DataFrame) -> dict[str, str]:

@@ -16,7 +16,7 @@ from tlskit.metrics import cut
 from tlskit.networks import load_checkpoint
 from tlskit.outlines import read_truth
 
-__all__ = ["lost_and_spared"]
+__all__ = ["lost_and_spared", "square_field"]
 
 #: Objects are looked for at this um/px or finer by less than a factor of two; a field shows at least this much.
 _MPP, _FIELD_UM = 4.0, 500.0
@@ -103,20 +103,31 @@ def _field(slide, fine: ProbMap, run: ProbMap, truth, box_um: tuple, least: int,
     """A square field round a box, as `lost_and_spared` returns it."""
     left, top, right, bottom = box_um
     side_um = max(_FIELD_UM, 1.6 * max(right - left, bottom - top))
-    mpp = max(side_um / _SIDE_PX, fine.mpp)
-    side = math.ceil(side_um / mpp)
-    x, y = (round(((a + b) / 2 - side_um / 2) / mpp) for a, b in ((left, right), (top, bottom)))
-    # The map in the same field: the pixel under each centre.
-    at_x, at_y = (np.floor((start + np.arange(side) + 0.5) * mpp / fine.mpp).astype(int) for start in (x, y))
-    x0, y0 = int(at_x[0]), int(at_y[0])
-    values = fine.read(x0, y0, int(at_x[-1]) - x0 + 1, int(at_y[-1]) - y0 + 1)
-    seen = np.ones((side, side), bool)
+    middle = ((left + right) / 2, (top + bottom) / 2)
+    field, at_x, at_y = square_field(slide, fine, truth, *(at - side_um / 2 for at in middle), side_um, least)
+    seen = np.ones(field["truth"].shape, bool)
     for bx, by, bw, bh in run.unseen:
         across, down = (at_x >= bx) & (at_x < bx + bw), (at_y >= by) & (at_y < by + bh)
         seen[np.ix_(down, across)] = False
     area = (right - left) * (bottom - top) / 1e6
-    return {
-        "title": f"{title}\nin a box of {area:.3f} mm2", "rgb": slide.read(x, y, side, side, mpp=mpp),
-        "truth": truth.at(x, y, side, side, mpp=mpp), "predicted": values[np.ix_(at_y - y0, at_x - x0)] >= least,
-        "seen": seen, "mpp": mpp,
+    return {"title": f"{title}\nin a box of {area:.3f} mm2", **field, "seen": seen}
+
+
+def square_field(
+    slide, prob_map: ProbMap, truth, left_um: float, top_um: float, side_um: float, least: int
+) -> tuple[dict, np.ndarray, np.ndarray]:
+    """A square of a slide with its truth and what a map marks in it: rgb, truth, predicted, mpp (as `lost_and_spared`).
+
+    Then the map's columns and rows under the centres of the picture's pixels, ``(side,) int64`` each.
+    """
+    mpp = max(side_um / _SIDE_PX, prob_map.mpp)
+    side = math.ceil(side_um / mpp)
+    x, y = round(left_um / mpp), round(top_um / mpp)
+    at_x, at_y = (np.floor((start + np.arange(side) + 0.5) * mpp / prob_map.mpp).astype(int) for start in (x, y))
+    x0, y0 = int(at_x[0]), int(at_y[0])
+    values = prob_map.read(x0, y0, int(at_x[-1]) - x0 + 1, int(at_y[-1]) - y0 + 1)
+    picture = {
+        "rgb": slide.read(x, y, side, side, mpp=mpp), "truth": truth.at(x, y, side, side, mpp=mpp),
+        "predicted": values[np.ix_(at_y - y0, at_x - x0)] >= least, "mpp": mpp,
     }  # fmt: skip
+    return picture, at_x, at_y

@@ -15,7 +15,7 @@ from tlskit.evaluation.arm_tables import ARM, collect, test_counts
 from tlskit.evaluation.comparison import BOOTSTRAPPED, differences, intervals
 from tlskit.evaluation.decision import decide
 
-__all__ = ["minutes_per_slide", "pareto"]
+__all__ = ["beaten_by_none", "minutes_per_slide", "pareto"]
 
 #: What must be the same where times are put beside one another.
 _SAME = ("device", "cpu", "gpu", "threads", "width_px0", "height_px0", "mpp0", "tissue_fraction")
@@ -122,12 +122,7 @@ def pareto(
     times = times.rename(columns={"n_slides": "n_slides_timed", "n_repeats": "n_passes"})
     table = front.merge(times.drop(columns="magnification", errors="ignore"), on="arm", how="left", validate="1:1")
     table = table.astype({name: float for name in ("minutes", "minutes_min", "minutes_max")})
-    q, minutes = table["estimate"].to_numpy(), table["minutes"].to_numpy()
-    table["on_front"] = [
-        not np.isnan(q[n] + minutes[n])
-        and not any((q >= q[n]) & (minutes <= minutes[n]) & ((q > q[n]) | (minutes < minutes[n])))
-        for n in range(len(table))
-    ]
+    table["on_front"] = beaten_by_none(table["estimate"], table["minutes"])
     counts = test_counts(run_dir, BOOTSTRAPPED[on], threshold_by, slides, split)
     pixel_mm2 = (counts["grid_mpp"] if on == "grid" else counts["mpp"]) ** 2 / 1e6
     n_trainings = counts.groupby("arm")["slide_id"].agg(lambda ids: len(ids) / ids.nunique())
@@ -135,3 +130,12 @@ def pareto(
     if "tissue_mm2" in counts:
         table["tissue_mm2"] = table["arm"].map(counts.groupby("arm")["tissue_mm2"].sum() / n_trainings)
     return table.assign(minutes_note=note)
+
+
+def beaten_by_none(quality: pd.Series, minutes: pd.Series) -> list[bool]:
+    """Of each arm, whether no other one is as good and as fast, and better or faster; never one without a time."""
+    q, cost = quality.to_numpy(float), minutes.to_numpy(float)
+    return [
+        bool(np.isfinite(q[n] + cost[n])) and not any((q >= q[n]) & (cost <= cost[n]) & ((q > q[n]) | (cost < cost[n])))
+        for n in range(len(q))
+    ]

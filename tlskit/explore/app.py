@@ -12,12 +12,13 @@ from pathlib import Path
 
 import ipywidgets
 
-from tlskit.explore import explorers
+from tlskit.explore import explorers, study_progress
 from tlskit.explore.folder_page import FolderPage
 from tlskit.explore.measures import Measures
 from tlskit.explore.server import OUTPUTS
 from tlskit.explore.slide_explorer import SlideDesk
 from tlskit.explore.study_page import StudyPage
+from tlskit.explore.study_setup import sweeps_of
 from tlskit.explore.widgets import Message, guarded
 from tlskit.files import resolve
 from tlskit.study import find_runs, open_archive
@@ -42,7 +43,12 @@ class _RunPage(ipywidgets.VBox):
             options=names, value=None, description="Run", layout=ipywidgets.Layout(width="330px"), style=_STYLE
         )
         self.caption = ipywidgets.HTML()
-        self.children = [ipywidgets.HBox([self.runs, self.caption])]
+        self.again = ipywidgets.Button(
+            description="Train again with what I corrected", layout=ipywidgets.Layout(width="auto"), disabled=not names,
+            tooltip="a new study of this run's slides, with the outlines that were drawn by hand; the run stays",
+        )  # fmt: skip
+        row = ipywidgets.Layout(flex_flow="row wrap")
+        self.children = [ipywidgets.HBox([self.runs, self.again, self.caption], layout=row)]
         self.runs.observe(self._pick, "value")
 
     def start(self) -> None:
@@ -61,7 +67,7 @@ class _RunPage(ipywidgets.VBox):
             old.close()
         self.caption.value = ""
         archive = open_archive(resolve(self._outputs_dir) / self.runs.value)
-        self.caption.value = f'<span style="color:#7a3b00">{html.escape(archive.caption)}</span>'
+        self.caption.value = f'<span class="tlskit-hint">{html.escape(archive.caption)}</span>'
         self.desk = explorers.slide(archive)
         self.desk.fold_code()
         measures = Measures(self.desk, self.desk.message)
@@ -79,8 +85,7 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
     outputs_dir = os.environ.get(OUTPUTS, outputs_dir)
     message = Message()
     title = ipywidgets.HTML(
-        '<h1 style="font:600 22px system-ui,sans-serif;margin:4px 0">tlskit</h1>'
-        '<div style="color:#555;line-height:1.4">'
+        '<h1 class="tlskit-h1">tlskit</h1><div class="tlskit-note tlskit-muted">'
         "Look at segmented slides, or segment one. For research, not for diagnosis.</div>"
     )
     what = ipywidgets.ToggleButtons(
@@ -99,8 +104,15 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
         elif what.value == "study":
             pages["study"].look()
 
+    def train_again(_) -> None:
+        what.value = "study"
+        pages["study"].correct(pages["run"].runs.value)
+
+    pages["run"].again.on_click(train_again)
     what.observe(turn, "value")
-    if not pages["run"].runs.options:
+    if any(sweeps_of(path) for _, path in study_progress.begun(outputs_dir)):
+        what.value = "study"  # it is looked at again after a reload, or after the page was closed
+    elif not pages["run"].runs.options:
         what.value = "folder"
     turn()
     whole = ipywidgets.VBox([title, what, message, body], layout=_FULL)

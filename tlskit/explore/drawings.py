@@ -1,15 +1,18 @@
 """Outlines drawn by hand: how they are kept, so that none is lost.
 
-An outline is ``{"rings": [[[x, y], ...], ...], "class": name}``: its outer ring and its holes in level-0 px. A slide's
-outlines lie in one GeoJSON, which is read back whenever the slide is shown and written whenever one changes. Two
-windows may draw on one slide: what is written is the file as it stands now, without what this window has taken away,
-with what it has added (an outline that was changed counts as both). No window writes over the work of another.
+An outline is ``{"rings": [[[x, y], ...], ...], "class": name}``: its outer ring and its holes in level-0 px. One that
+QuPath has written may also have ``name``, ``color``, and ``measurements`` with the ``shape`` that they were measured
+of: they are kept, and those of a shape that was changed since are called so. A slide's outlines lie in one GeoJSON,
+which is read back whenever the slide is shown and written whenever one changes; points and lines in it stay as they
+are. Two windows may draw on one slide: what is written is the file as it stands now, without what this window has taken
+away, with what it has added (an outline that was changed counts as both). No window writes over the work of another.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +24,42 @@ from shapely.validation import make_valid
 from tlskit.errors import AnnotationError
 from tlskit.outlines import UNCLASSIFIED, read_annotations, write_geojson
 
-__all__ = ["as_outline", "at_point", "merged", "polygon_of", "read_drawn", "save_drawn", "tidied"]
+__all__ = [
+    "as_outline",
+    "at_point",
+    "cut_out",
+    "joined_at",
+    "merged",
+    "polygon_of",
+    "read_drawn",
+    "save_drawn",
+    "tidied",
+]
+
+#: What else an outline may have, of another program.
+_EXTRAS = ("name", "color", "measurements", "shape")
+
+#: Before the name of a measurement whose outline was changed by hand since.
+EARLIER = "before the correction: "
+
+#: Of a class whose colour nobody has chosen.
+_RED = (200, 0, 0)
 
 #: Seconds to wait for another window that is writing the same file.
 _PATIENCE_S = 10
 
 
-def as_outline(polygon: Polygon, class_name: str) -> dict:
-    """A polygon in level-0 px as an outline, its holes included; coordinates with two decimals."""
+def as_outline(polygon: Polygon, class_name: str, like: Mapping | None = None) -> dict:
+    """A polygon in level-0 px as an outline, its holes included; coordinates with two decimals.
+
+    `like` is an outline whose name, colour and measurements it takes over.
+    """
     rings = [np.asarray(ring.coords)[:-1, :2].round(2).tolist() for ring in (polygon.exterior, *polygon.interiors)]
-    return {"rings": rings, "class": class_name}
+    return {"rings": rings, "class": class_name} | _extras(like or {})
+
+
+def _extras(outline: Mapping) -> dict:
+    return {name: outline[name] for name in _EXTRAS if outline.get(name)}
 
 
 def polygon_of(outline: dict) -> Polygon:
@@ -47,13 +76,46 @@ def tidied(outlines: Iterable[dict]) -> list[dict]:
             continue
         polygon = polygon_of(outline)
         if polygon.is_valid and polygon.area > 0:
-            found.append(as_outline(polygon, outline["class"]))
+            found.append(as_outline(polygon, outline["class"], outline))
             continue
         shape = make_valid(polygon)
         parts = [part for part in getattr(shape, "geoms", [shape]) if part.geom_type in ("Polygon", "MultiPolygon")]
         parts = [polygon for part in parts for polygon in getattr(part, "geoms", [part])]
-        found += [as_outline(part, outline["class"]) for part in parts if part.area > 0]
+        found += [as_outline(part, outline["class"], outline) for part in parts if part.area > 0]
     return found
+
+
+def cut_out(outlines: Sequence[dict], ring: Sequence[Sequence[float]]) -> tuple[list[dict], int]:
+    """Outlines without what lies inside a ring, and how many of them it touched."""
+    hole, found, touched = Polygon(ring).buffer(0), [], 0
+    for outline in outlines:
+        polygon = polygon_of(outline).buffer(0)
+        if hole.area == 0 or not polygon.intersection(hole).area:
+            found.append(outline)
+            continue
+        touched += 1
+        found += [as_outline(part, outline["class"], outline) for part in _parts(polygon.difference(hole))]
+    return found, touched
+
+
+def joined_at(outlines: Sequence[dict], number: int) -> tuple[list[dict], int]:
+    """Outlines with one of them and all that overlap or touch it as one, last, and how many became that one."""
+    whole, left = polygon_of(outlines[number]).buffer(0), [one for n, one in enumerate(outlines) if n != number]
+    joined, changed = 1, True
+    while changed:  # what was added may touch others
+        changed = False
+        for one in list(left):
+            polygon = polygon_of(one).buffer(0)
+            both = whole.union(polygon)
+            if whole.intersects(polygon) and both.geom_type == "Polygon":
+                whole, joined, changed = both, joined + 1, True
+                left.remove(one)
+    return [*left, as_outline(whole, outlines[number]["class"], outlines[number])], joined
+
+
+def _parts(shape) -> list[Polygon]:
+    parts = getattr(shape, "geoms", [shape])
+    return [part for part in parts if part.geom_type == "Polygon" and part.area > 0]
 
 
 def merged(base: Sequence[dict], mine: Sequence[dict], theirs: Sequence[dict]) -> list[dict]:
@@ -68,8 +130,10 @@ def merged(base: Sequence[dict], mine: Sequence[dict], theirs: Sequence[dict]) -
     theirs
         As they stand in the file.
     """
-    known, here, there = ({_key(one) for one in some} for some in (base, mine, theirs))
-    left = [one for one in mine if _key(one) in there or _key(one) not in known]
+    known, here = ({_key(one) for one in some} for some in (base, mine))
+    there = {_key(one): one for one in theirs}
+    # What another program wrote beside an outline that nobody moved is newer in the file.
+    left = [there.get(_key(one), one) for one in mine if _key(one) in there or _key(one) not in known]
     return left + [one for one in theirs if _key(one) not in known and _key(one) not in here]
 
 
@@ -85,8 +149,36 @@ def read_drawn(path: str | Path, origin_px0: tuple[float, float] = (0.0, 0.0)) -
         return []
     found = []
     for outline in read_annotations(path, origin_px0=origin_px0).outlines:
-        found += [as_outline(polygon, outline.class_name or UNCLASSIFIED) for polygon in outline.polygons]
+        of_whole = "of the whole object: " if len(outline.polygons) > 1 else ""
+        like = {"name": outline.name, "color": list(outline.color) if outline.color not in (None, _RED) else []}
+        like["measurements"] = {f"{of_whole}{name}": value for name, value in outline.measurements.items()}
+        for polygon in outline.polygons:
+            one = as_outline(polygon, outline.class_name or UNCLASSIFIED, like)
+            found.append(one | ({"shape": _shape(one)} if "measurements" in one else {}))
     return found
+
+
+def _shape(outline: dict) -> str:
+    return hashlib.sha256(_key(outline | {"class": ""}).encode()).hexdigest()[:16]
+
+
+def _measurements(outline: dict) -> dict[str, float]:
+    """Measurements as they are to be written: those of an earlier shape say so."""
+    values = outline.get("measurements", {})
+    if not values or outline.get("shape") == _shape(outline):
+        return values
+    return {name if name.startswith(EARLIER) else f"{EARLIER}{name}": value for name, value in values.items()}
+
+
+def _not_areas(path: Path) -> list[dict]:
+    """Points and lines that stand in a file: they are no outlines, and stay as they are."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    features = data if isinstance(data, list) else data.get("features", []) if isinstance(data, dict) else []
+    kinds = ("Point", "MultiPoint", "LineString", "MultiLineString")
+    return [one for one in features if isinstance(one, dict) and (one.get("geometry") or {}).get("type") in kinds]
 
 
 def save_drawn(
@@ -116,9 +208,15 @@ def save_drawn(
         if both or path.is_file():
             write_geojson(
                 path, [polygon_of(one) for one in both], class_name=[one["class"] for one in both],
-                origin_px0=origin_px0, about=about,
+                origin_px0=origin_px0, about=about, object_names=[one.get("name", "") for one in both],
+                color=_colors(both), measurements=[_measurements(one) for one in both], others=_not_areas(path),
             )  # fmt: skip
     return both
+
+
+def _colors(outlines: Sequence[dict]) -> dict[str, tuple[int, int, int]]:
+    colors = {one["class"]: _RED for one in outlines}
+    return colors | {one["class"]: tuple(one["color"]) for one in outlines if one.get("color")}
 
 
 def at_point(outlines: Sequence[dict], x_px0: float, y_px0: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ipywidgets
@@ -39,6 +39,8 @@ class SlideChooser(ipywidgets.VBox):
         Where an error is told.
     known
         Gives a few words on a slide, for its card.
+    outlines, reading
+        Of `tlskit.explore.gallery.Gallery`.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class SlideChooser(ipywidgets.VBox):
         on_slide: Callable[[Path], None],
         message: Message,
         known: Callable[[Path], str] = lambda _: "",
+        outlines: Callable[[Path], Sequence] = lambda _: (),
+        reading: Callable[[Path], dict] = lambda _: {},
     ):
         self.message, self._on_slide = message, on_slide
         self._paths: list[Path] = []
@@ -55,7 +59,8 @@ class SlideChooser(ipywidgets.VBox):
             description="Folder", continuous_update=False, layout=ipywidgets.Layout(width="auto"),
             style={"description_width": "60px"},
         )  # fmt: skip
-        self.gallery = Gallery(self._open_number, known)
+        self.gallery = Gallery(self._open_number, known, outlines=outlines, reading=reading)
+        self.gallery.on_drop = self._dropped
         self.open_button = ipywidgets.Button(description="Open", tooltip="open the chosen slide or folder")
         self.open_button.on_click(lambda _: self._open_number(self.gallery.index))
         self.folder.observe(self._go, "value")
@@ -85,6 +90,21 @@ class SlideChooser(ipywidgets.VBox):
         self._paths = [path for _, _, path in cards]
         self.gallery.show(folder, [{"name": name, "kind": kind} for name, kind, _ in cards])
         self.message.say("" if slides else f"No slide lies in {folder.name or folder}; open one of its folders.")
+
+    @guarded
+    def _dropped(self, text: str, has_path: bool) -> None:
+        """A path that was dropped on the cards, or the name of a file whose path the browser does not tell."""
+        if has_path:
+            self.folder.value = text
+            return
+        names = [path.name for path in self._paths]
+        if text in names:
+            self._open_number(names.index(text))
+        else:
+            self.message.say(
+                f"{text} is not in this folder, and a browser does not say where a dropped file lies: paste its path "
+                "into Folder.", "bad",
+            )  # fmt: skip
 
     @guarded
     def _open_number(self, number: int) -> None:

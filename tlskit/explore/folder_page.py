@@ -9,15 +9,16 @@ from pathlib import Path
 
 import ipywidgets
 
-from tlskit.errors import TlskitError
-from tlskit.explore.drawings import read_drawn
+from tlskit.errors import ScaleError, TlskitError
+from tlskit.explore.drawings import polygon_of, read_drawn
 from tlskit.explore.folder_chooser import SlideChooser
+from tlskit.explore.given_scales import give_mpp, given_mpp
 from tlskit.explore.measures import Measures
 from tlskit.explore.score_tables import SETS
 from tlskit.explore.segmenting import Job
 from tlskit.explore.slide_explorer import Sheet, SlideDesk
 from tlskit.explore.widgets import Message, guarded
-from tlskit.files import project_root, resolve, sha256_of_file
+from tlskit.files import portable, project_root, resolve, sha256_of_file
 from tlskit.maps import probmaps
 from tlskit.slides import content_id, open_slide
 from tlskit.study import Archive, Arm, find_runs, open_archive
@@ -27,6 +28,9 @@ __all__ = ["FolderPage"]
 log = logging.getLogger(__name__)
 
 _STYLE = {"description_width": "60px"}
+
+#: Between the model and the coarser one that said where it looks, in the name of their maps' folder.
+_UNDER = "-screened-by-"
 
 
 class FolderPage(ipywidgets.VBox):
@@ -44,6 +48,11 @@ class FolderPage(ipywidgets.VBox):
             options=[(_model_name(archive, arm), n) for n, (archive, arm) in enumerate(self._models)],
             description="Model", layout=ipywidgets.Layout(width="auto"), style=_STYLE,
         )  # fmt: skip
+        self.mpp = ipywidgets.Text(
+            description="um/px", placeholder="of this slide, which does not say it, such as 0.25", style=_STYLE,
+            continuous_update=False, layout=ipywidgets.Layout(width="auto", display="none"),
+        )  # fmt: skip
+        self._without_mpp: Path | None = None
         self.screen = ipywidgets.Dropdown(
             description="Look", options=[("everywhere", None)], layout=ipywidgets.Layout(width="auto"), style=_STYLE,
             tooltip="A coarser model may say first where this one looks: faster, and what it lost was measured.",
@@ -52,7 +61,10 @@ class FolderPage(ipywidgets.VBox):
         self.cancel = ipywidgets.Button(description="Cancel", disabled=True)
         self.progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="auto"))
         self.status = ipywidgets.HTML("1. Open a slide. 2. Choose a model. 3. Press Segment.")
-        self.chooser = SlideChooser(_first_folder(outputs_dir), on_slide=self.take, message=message, known=self._known)
+        self.chooser = SlideChooser(
+            _first_folder(outputs_dir), on_slide=self.take, message=message, known=self._known,
+            outlines=self._outlines_of, reading=lambda path: self._reading(content_id(path)),
+        )  # fmt: skip
         self.desk = SlideDesk(["map"], reproduce=self._reproduce, save_to=self._drawn_path)
         self.desk.fold_code()
         self.measures = Measures(self.desk, message)
@@ -62,8 +74,10 @@ class FolderPage(ipywidgets.VBox):
         self.model.observe(self._offer_screens, "value")
         self.model.observe(self._show, "value")
         self.screen.observe(self._show, "value")
+        self.mpp.observe(self._give_mpp, "value")
+        buttons = ipywidgets.HBox([self.segment, self.cancel])
         work = ipywidgets.VBox(
-            [self.model, self.screen, ipywidgets.HBox([self.segment, self.cancel]), self.progress, self.status],
+            [self.mpp, self.model, self.screen, buttons, self.progress, self.status],
             layout=ipywidgets.Layout(flex="1 1 420px"),
         )
         self.chooser.layout.flex = "1 1 420px"
@@ -84,11 +98,13 @@ class FolderPage(ipywidgets.VBox):
             try:
                 self.slide_id = content_id(path)
                 open_slide(path, **self._reading()).close()
+                self._ask_for_mpp(None)
             except (TlskitError, OSError) as error:
                 # Nothing of the slide before may stand under the name of one that cannot be shown.
                 self.slide_path, self.slide_id = None, ""
                 self._show()
                 self._say(f"{Path(path).name} cannot be opened.")
+                self._ask_for_mpp(Path(path) if isinstance(error, ScaleError) else None)
                 self.message.fail(error)
                 return
             self.slide_path = path
@@ -98,7 +114,7 @@ class FolderPage(ipywidgets.VBox):
         """Where the map of this slide by this model lies. A slide is known by its content: moved, it finds its map
         again; another slide under its name does not."""
         archive, arm = self._models[self.model.value]
-        under = f"-screened-by-{self.screen.value['coarse']}" if self.screen.value else ""
+        under = f"{_UNDER}{self.screen.value['coarse']}" if self.screen.value else ""
         folder = resolve(self._outputs_dir) / "segmented" / f"{archive.name}-{arm.name}{under}"
         return _of_slide(folder, self.slide_path.stem, self.slide_id, ".tif")
 
@@ -147,6 +163,7 @@ class FolderPage(ipywidgets.VBox):
                     old=old,
                     sets=sets,
                     notes=self._notes(),
+                    about=self._about(),
                 )
             )
             self.measures.refresh()
@@ -163,8 +180,30 @@ class FolderPage(ipywidgets.VBox):
                     else f"Press Segment to run the model on {self.slide_path.name}."
                 )
 
-    def _reading(self) -> dict:
-        return self._models[self.model.value][0].reading if self._models else {}
+    def _reading(self, slide_id: str = "") -> dict:
+        reading = self._models[self.model.value][0].reading if self._models else {}
+        mpp = given_mpp(self._outputs_dir, slide_id or self.slide_id)
+        return reading | ({"mpp_override": mpp} if mpp else {})
+
+    def _ask_for_mpp(self, path: Path | None) -> None:
+        """Show the box for um/px where the slide does not say it; it is kept for this slide, wherever it lies."""
+        self._without_mpp = path
+        self.mpp.layout.display = "" if path else "none"
+        self.mpp.value = ""
+
+    @guarded
+    def _give_mpp(self, _) -> None:
+        text, path = self.mpp.value.strip().replace(",", "."), self._without_mpp
+        if not text or path is None:
+            return
+        try:
+            mpp = float(text)
+        except ValueError as error:
+            raise ScaleError(f"um/px should be a number such as 0.25, not {text!r}.") from error
+        open_slide(path, **self._reading() | {"mpp_override": mpp}).close()  # refuses what no scan has
+        give_mpp(self._outputs_dir, content_id(path), path.name, mpp)
+        self.take(path)
+        self.chooser.refresh()
 
     @guarded
     def _start(self, _) -> None:
@@ -175,7 +214,8 @@ class FolderPage(ipywidgets.VBox):
         self.segment.disabled, self.cancel.disabled, self.model.disabled = True, False, True
         self.screen.disabled = True
         self.progress.value, self.progress.bar_style = 0, "info"
-        self.job = Job(self.slide_path, arm.checkpoint_path, self.map_path(), self._screen_of_job())
+        mpp = given_mpp(self._outputs_dir, self.slide_id)
+        self.job = Job(self.slide_path, arm.checkpoint_path, self.map_path(), self._screen_of_job(), mpp_override=mpp)
         threading.Thread(
             target=self._follow, args=(self.job, self.slide_path, self.slide_id), name="tlskit-follow", daemon=True
         ).start()
@@ -234,6 +274,19 @@ class FolderPage(ipywidgets.VBox):
             f"threshold = {value['threshold']:g}"
         )
 
+    def _about(self) -> dict:
+        """Where the slide lies, for who wants to learn from what is drawn on it."""
+        given = {"mpp_override": mpp} if (mpp := given_mpp(self._outputs_dir, self.slide_id)) else {}
+        return {"slide": portable(self.slide_path, project_root())} | given
+
+    def _outlines_of(self, path: Path) -> list:
+        """What was drawn on a slide, for its card."""
+        drawn = _of_slide(resolve(self._outputs_dir) / "segmented" / "drawn", path.stem, content_id(path), ".geojson")
+        if not drawn.is_file():
+            return []
+        with open_slide(path, **self._reading(content_id(path))) as slide:
+            return [polygon_of(one) for one in read_drawn(drawn, slide.bounds_px0[:2])]
+
     def _drawn_path(self, _: str) -> Path:
         folder = resolve(self._outputs_dir) / "segmented" / "drawn"
         return _of_slide(folder, self.slide_path.stem, self.slide_id, ".geojson")
@@ -246,6 +299,10 @@ class FolderPage(ipywidgets.VBox):
             of_model = folder / f"{archive.name}-{arm.name}"
             if any(of_model.glob(f"*-{slide_id}.tif")):
                 words.append(f"segmented by {_model_name(archive, arm)}")
+            for under in folder.glob(f"{archive.name}-{arm.name}{_UNDER}*"):
+                if any(under.glob(f"*-{slide_id}.tif")):
+                    first = under.name.rpartition(_UNDER)[2]
+                    words.append(f"segmented by {_model_name(archive, arm)} where {first} found something")
         for drawn in (folder / "drawn").glob(f"*-{slide_id}.geojson"):
             if number := len(read_drawn(drawn)):
                 words.append(f"{number} outline(s) drawn")
@@ -256,13 +313,16 @@ class FolderPage(ipywidgets.VBox):
         return "; ".join(words) or "nothing known yet"
 
     def _notes(self) -> list[str]:
-        """What was saved before a slide was known by its content may be of another one of the same name."""
+        """What was given by hand; and what was saved before a slide was known by its content may be of another one."""
+        mpp = given_mpp(self._outputs_dir, self.slide_id)
+        given = [f"{mpp:g} um/px was given by hand: the slide does not say it."] if mpp else []
         earlier = resolve(self._outputs_dir) / "segmented" / "drawn" / f"{self.slide_path.stem}.geojson"
         if not earlier.is_file():
-            return []
+            return given
         return [
+            *given,
             f"{earlier.name} in {earlier.parent.name} holds outlines that an earlier version saved under this name. "
-            "They may be of another slide, and are not shown here."
+            "They may be of another slide, and are not shown here.",
         ]
 
 

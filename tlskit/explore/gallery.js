@@ -3,7 +3,7 @@ function render({ model, el }) {
   const list = document.createElement("div");
   list.className = "tlskit-gallery";
   list.setAttribute("role", "listbox");
-  list.setAttribute("aria-label", "Slides and folders");
+  list.setAttribute("aria-label", model.get("label"));
   list.tabIndex = 0;
   el.append(list);
   const pictures = new Map(); // by name, as they come: address, what is known, whether that is bad
@@ -47,8 +47,11 @@ function render({ model, el }) {
       }
       const name = document.createElement("b");
       name.textContent = item.name;
+      const note = document.createElement("small");
+      note.textContent = item.note ?? "";
+      note.className = item.bad ? "tlskit-bad" : "";
       const known = document.createElement("small");
-      node.append(picture, name, known);
+      node.append(picture, name, note, known);
       if (item.kind === "slide") fill(node, item.name);
       node.addEventListener("click", () => choose(i));
       node.addEventListener("dblclick", () => open(i));
@@ -66,9 +69,9 @@ function render({ model, el }) {
   function fill(node, name) {
     const found = pictures.get(name);
     if (!found) return;
-    const [picture, , known] = node.children;
+    const [picture, , , known] = node.children;
     if (found.url) picture.src = found.url;
-    known.textContent = found.known;
+    known.textContent = found.bad && node.children[2].textContent ? "" : found.known; // a note says more of a fault
     known.className = found.bad ? "tlskit-bad" : "";
     node.dataset.known = "1";
   }
@@ -83,6 +86,17 @@ function render({ model, el }) {
     else return;
     event.preventDefault();
     event.stopPropagation();
+  });
+
+  // A path as text, or a file (of which a browser tells only the name), dropped on the cards.
+  list.addEventListener("dragover", (event) => event.preventDefault());
+  list.addEventListener("drop", (event) => {
+    event.preventDefault();
+    const data = event.dataTransfer;
+    const text = (data.getData("text/uri-list") || data.getData("text/plain")).split("\n").find((line) => line && line[0] !== "#")?.trim() ?? "";
+    const path = text.startsWith("file://") ? decodeURIComponent(new URL(text).pathname) : text;
+    if (/^([/~]|[A-Za-z]:[\\/])/.test(path)) model.send({ kind: "dropped", text: path, path: true });
+    else for (const file of data.files) model.send({ kind: "dropped", text: file.name, path: false });
   });
 
   function receive(message, buffers) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,9 @@ class HandOutlines(ipywidgets.VBox):
         self.give.on_click(self._give)
         self.copy.on_click(self._copy)
         self.save.on_click(lambda _: self.keep(tell=True))
-        view.observe(self._drawn, "drawn")
+        view.on_edit = self._edit
+        # What was drawn and taken back before the kernel heard of it has changed nothing, and is told as written, too.
+        view.observe(self._drawn, ["drawn", "change"])
         view.observe(self._selected, ["selected", "drawn"])
         self._selected()
         row = ipywidgets.Layout(flex_flow="row wrap", width="100%")
@@ -111,6 +114,7 @@ class HandOutlines(ipywidgets.VBox):
                 self.state.say("No slide is shown.")
             return
         if source == self.view.source and drawn == shelf.base and not tell:
+            self.view.saved = self.view.change
             return
         try:
             kept = drawings.save_drawn(shelf.path, drawn, shelf.base, shelf.origin_px0, shelf.about)
@@ -139,7 +143,7 @@ class HandOutlines(ipywidgets.VBox):
                 if [one["rings"] for one in outlines] != [one["rings"] for one in self.view.drawn]:
                     self.view.selected = -1  # it might be the number of another one now
                 self.put(outlines)
-                self.view.saved += 1
+                self.view.saved = self.view.change
         finally:
             self._quiet = False
 
@@ -172,6 +176,35 @@ class HandOutlines(ipywidgets.VBox):
                 self.put([*self.view.drawn, drawings.as_outline(simple, self.chosen_class)])
                 return
         self.state.say("Neither a prediction nor a true outline lies in the middle of the view.")
+
+    @guarded
+    def _edit(self, content: dict, buffers: list) -> None:
+        """Cut a hole, make one of several, or take in the outlines of a file."""
+        drawn, kind = list(self.view.drawn), content["kind"]
+        if kind == "cut":
+            found, number = drawings.cut_out(drawn, content["ring"])
+            said = "The hole lies in no drawn outline." if not number else ""
+        elif kind == "merge":
+            found, number = drawings.joined_at(drawn, int(content["index"]))
+            said = "" if number > 1 else "No other drawn outline touches this one."
+        else:
+            found, said = drawn + self._of_file(str(content.get("name", "")), bytes(buffers[0])), ""
+        if said:
+            self.state.say(said)
+        elif found != drawn:
+            self.view.selected = len(found) - 1 if kind == "merge" else -1
+            self.put(found)
+
+    def _of_file(self, name: str, content: bytes) -> list[dict]:
+        """Outlines of a GeoJSON that was dropped on the view, those that are drawn already left out."""
+        shelf = self._shelves[self.view.source]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / (Path(name).name or "outlines.geojson")
+            path.write_bytes(content)
+            found = drawings.read_drawn(path, shelf.origin_px0)
+        new = [one for one in found if one not in self.view.drawn]
+        self.message.say(f"{len(new)} of {len(found)} outline(s) of {name} were taken in.", "good" if new else "")
+        return new
 
 
 def _inside(ring, point) -> bool:

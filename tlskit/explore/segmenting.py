@@ -21,6 +21,12 @@ __all__ = ["Job"]
 #: Seconds between two messages about progress.
 _EVERY_S = 0.3
 
+#: Nobody but the system kills so, and for this one reason.
+_KILLED = (
+    "The machine ended it, most likely because memory ran out. What was finished is kept: close other programs and "
+    "press Segment to go on, or take a network of a lower magnification."
+)
+
 
 class Job:
     """Segment a slide; starts at once.
@@ -35,6 +41,8 @@ class Job:
         Another network that says first where this one looks: its checkpoint, the threshold of its map, the um by which
         that is grown (as of `tlskit.study.predicting.ScreenSetting`), and the folder where its map is kept, under the
         same name.
+    mpp_override
+        um/px of a slide that does not say it.
 
     Attributes
     ----------
@@ -51,7 +59,13 @@ class Job:
     """
 
     def __init__(
-        self, slide_path: str | Path, checkpoint_path: str | Path, out_path: str | Path, screen: tuple | None = None
+        self,
+        slide_path: str | Path,
+        checkpoint_path: str | Path,
+        out_path: str | Path,
+        screen: tuple | None = None,
+        *,
+        mpp_override: float | None = None,
     ):
         self.out_path = Path(out_path)
         self.screening = screen is not None
@@ -68,6 +82,7 @@ class Job:
             start_new_session=os.name == "posix",
         )  # fmt: skip
         order = {"slide": str(slide_path), "checkpoint": str(checkpoint_path), "out": str(out_path)}
+        order["mpp_override"] = mpp_override
         if screen is not None:
             order["screen"] = [str(screen[0]), *map(float, screen[1:3]), str(screen[3])]
         try:
@@ -114,7 +129,8 @@ class Job:
             self.state, self.lost = "done", int(self._answer.get("lost", 0))
         else:
             last = self._last_words[-1] if self._last_words else ""
-            self.reason = self._answer.get("error") or f"The segmentation ended with code {code}. {last}".strip()
+            killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL) if os.name == "posix" else False
+            self.reason = self._answer.get("error") or (_KILLED if killed else f"It ended with code {code}. {last}")
             self.state = "failed"
 
     def _read_messages(self) -> None:
@@ -148,6 +164,7 @@ def _work() -> int:
     from tlskit.errors import TlskitError
     from tlskit.maps import inference
     from tlskit.networks import models
+    from tlskit.slides import open_slide
 
     told = 0.0
 
@@ -160,9 +177,12 @@ def _work() -> int:
     try:
         checkpoint = models.load_checkpoint(order["checkpoint"])
         Path(order["out"]).parent.mkdir(parents=True, exist_ok=True)
+        slide = order["slide"]
+        if order.get("mpp_override"):
+            slide = open_slide(slide, mpp_override=order["mpp_override"], **inference.reading_of(checkpoint))
         screen = _screen(order, checkpoint, tell) if "screen" in order else None
         prediction = inference.predict_slide(
-            checkpoint, order["slide"], order["out"], screen=screen, progress=False, on_windows=tell
+            checkpoint, slide, order["out"], screen=screen, progress=False, on_windows=tell
         )
         lost = len(prediction.lost)
         answer = {"done": True, "lost": lost}
@@ -185,7 +205,8 @@ def _screen(order: dict, fine, tell):
     path, threshold, grow_um, folder = order["screen"]
     coarse = models.load_checkpoint(path)
     check_networks(coarse, fine)
-    (row,) = slide_rows(from_slides([order["slide"]]).assign(slide_id=Path(order["out"]).stem))
+    given = {"slide_id": Path(order["out"]).stem, "mpp_override": order["mpp_override"] or float("nan")}
+    (row,) = slide_rows(from_slides([order["slide"]]).assign(**given))
     look = screens_of(
         coarse, folder, threshold=threshold, grow_um=grow_um, engine_note=Path(path).with_name("engine.json"),
         on_windows=partial(tell, screening=True),

@@ -56,6 +56,8 @@ class Sheet:
         Names of the maps that are of an earlier network: they are shown as such, and neither measured nor scored.
     notes
         Sentences about it that stand over the view.
+    about
+        What is written down beside outlines that are drawn on it.
     """
 
     slide_id: str
@@ -69,6 +71,7 @@ class Sheet:
     sets: Mapping[str, str] = field(default_factory=dict)
     old: Collection[str] = ()
     notes: Sequence[str] = ()
+    about: Mapping[str, object] = field(default_factory=dict)
 
 
 class SlideDesk(Explorer):
@@ -202,7 +205,9 @@ class SlideDesk(Explorer):
         self.view.active = self.magnification.index or 0
         self.class_name.value = self.view.draw_class = sheet.class_name
         drawn = self.hand.take(
-            self._save_to(sheet.slide_id), origin_px0=sheet.slide.bounds_px0[:2], about={"slide_id": sheet.slide_id}
+            self._save_to(sheet.slide_id),
+            origin_px0=sheet.slide.bounds_px0[:2],
+            about={"slide_id": sheet.slide_id, **sheet.about},
         )
         self.view.show(
             sheet.slide, maps=sheet.maps, truth=sheet.truth or (), field=field, drawn=drawn, title=sheet.slide_id

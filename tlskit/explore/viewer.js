@@ -7,6 +7,7 @@ const KEEP = { slide: 500, map: 250 }; // tiles held in the browser
 const TRUTH = "#00e5ff";
 const DRAWN = "#ff4fd8";
 const UNDO = 100; // steps that are kept
+const SLOW_S = 4; // after so many seconds without a piece that was asked for the slide is called slow
 const YELLOW = [255, 214, 0];
 const RIM = "rgba(20,20,20,.75)";
 // From unlikely to likely; no end of it is as pale as glass or as pink as tissue (matplotlib's plasma).
@@ -102,10 +103,13 @@ function render({ model, el }) {
   let after = []; // and puts what it took away here
   let known = model.get("drawn");
   let stepping = false;
-  let unsaved = 0; // changes that the kernel has not yet written
-  let shown = { title: model.get("title") };
+  let cutting = false; // the outline being drawn is a hole
+  let own = false; // what is drawn is being changed here, and not by the kernel
+  let changes = model.get("change"), saved = changes; // here, and of these the last that the kernel has written
+  let shown = { title: model.get("title"), source: model.get("source") };
   let pointer = null;
-  let frame = 0, later = 0, asking = 0;
+  let frame = 0, later = 0, asking = 0, lookAgain = 0;
+  let waiting = 0; // since when pieces of the slide are on their way
   const truth = { path: new Path2D(), rings: 0 };
 
   const button = (label, title, action) => {
@@ -118,6 +122,8 @@ function render({ model, el }) {
   button("\u2212", "zoom out (key -)", () => zoom(1.5));
   button("Fit", "show the whole slide (key Home)", () => fit());
   const drawButton = button("Draw outline", "draw an outline (key D); click or press Space at each corner, Enter ends it, Escape drops it", () => toggleDrawing());
+  const holeButton = button("Cut a hole", "cut a hole, or a piece of the edge, out of outlines (key H)", () => toggleDrawing(true));
+  button("Merge", "the outline that was clicked and all that touch it become one (key M)", () => merge());
   button("Delete outline", "delete the outline that was clicked, else the one in the middle (key Delete)", () => removeHere());
   const undoButton = button("Undo", "take the last change of the outlines back (Ctrl+Z)", () => step(before, after));
   const redoButton = button("Redo", "make it again (Ctrl+Shift+Z)", () => step(after, before));
@@ -187,8 +193,20 @@ function render({ model, el }) {
     const wanted = new Map();
     for (const pane of panes) drawPane(pane, wanted);
     ask(wanted);
+    tellSlow(panes.reduce((sum, pane) => sum + Number(pane.canvas.dataset.missing), 0));
     const um = (field[2] * model.get("mpp0")) / canvasWidth();
     readout.textContent = model.get("mpp0") ? `${(10 / um).toPrecision(2)}x, ${um.toPrecision(3)} um per screen pixel` : "";
+  }
+
+  function tellSlow(missing) {
+    // Also a slide on a slow disk: the reader is told that something is on its way.
+    waiting = missing ? waiting || performance.now() : 0;
+    const seconds = waiting ? Math.round((performance.now() - waiting) / 1000) : 0;
+    if (seconds >= SLOW_S) note.textContent = `The slide is read slowly: ${missing} pieces are on their way for ${seconds} s.`;
+    else if (root.dataset.slow) note.textContent = "";
+    root.dataset.slow = seconds >= SLOW_S ? seconds : "";
+    clearTimeout(lookAgain);
+    if (missing) lookAgain = setTimeout(request, 1000);
   }
 
   function nothing() {
@@ -201,7 +219,7 @@ function render({ model, el }) {
       context.textAlign = "center";
       context.fillText("No slide is shown.", canvas.width / 2, canvas.height / 2);
       label.style.display = "none";
-      Object.assign(canvas.dataset, { slide: "", map: "", positive: 0, missing: 0, drawn: 0 });
+      Object.assign(canvas.dataset, { slide: "", map: "", positive: 0, missing: 0, drawn: 0, corners: 0 });
     }
     readout.textContent = "";
   }
@@ -544,13 +562,16 @@ function render({ model, el }) {
   }
 
   function setDrawn(drawn) {
+    own = true;
     model.set("drawn", drawn);
+    own = false;
     tellDrawn();
     request();
   }
 
   function tellDrawn() {
-    unsaved++;
+    changes = Math.max(changes, model.get("change")) + 1;
+    model.set("change", changes);
     guard();
     model.set("drawn_source", model.get("source")); // which slide it is, should another be on its way
     model.save_changes();
@@ -558,14 +579,20 @@ function render({ model, el }) {
 
   function guard() {
     // The page asks before it is left while there is work that the kernel has not written yet.
-    (window.tlskitUnsaved ??= new Map()).set(root, !!drawing?.length || unsaved > 0);
-    root.dataset.unsaved = unsaved;
+    (window.tlskitUnsaved ??= new Map()).set(root, !!drawing?.length || changes > saved);
+    root.dataset.unsaved = changes - saved;
     undoButton.disabled = !before.length;
     redoButton.disabled = !after.length;
   }
 
   function changedDrawn() {
-    const now = model.get("drawn");
+    let now = model.get("drawn");
+    if (!own && changes > saved && model.get("source") === shown.source) {
+      // The kernel answers to an earlier change than the last one here, which is on its way: the newer one stands.
+      own = true;
+      model.set("drawn", now = known);
+      own = false;
+    }
     if (!stepping && JSON.stringify(now) !== JSON.stringify(known)) {
       before = [...before.slice(1 - UNDO), known];
       after = [];
@@ -586,12 +613,14 @@ function render({ model, el }) {
     guard();
   }
 
-  function toggleDrawing() {
+  function toggleDrawing(hole = false) {
     drawing = drawing ? null : [];
+    cutting = !!drawing && hole;
     pointer = null;
-    drawButton.setAttribute("aria-pressed", String(!!drawing));
+    drawButton.setAttribute("aria-pressed", String(!!drawing && !cutting));
+    holeButton.setAttribute("aria-pressed", String(cutting));
     note.textContent = drawing
-      ? "Click at each corner, or move with the arrow keys and press Space; Enter ends the outline, Escape drops it."
+      ? `Click at each corner${cutting ? " of the hole" : ""}, or move with the arrow keys and press Space; Enter ends it, Escape drops it.`
       : "";
     guard();
     request();
@@ -600,9 +629,22 @@ function render({ model, el }) {
   function finish() {
     const ring = drawing.filter((p, i) => i === 0 || Math.hypot(p[0] - drawing[i - 1][0], p[1] - drawing[i - 1][1]) > 0);
     if (ring.length < 3) { note.textContent = "An outline needs at least three corners."; return; }
+    const hole = cutting;
     toggleDrawing();
+    if (hole) return edit({ kind: "cut", ring: ring.map(numbers) });
     model.set("selected", model.get("drawn").length);
     setDrawn([...model.get("drawn"), { rings: [ring.map(numbers)], class: model.get("draw_class") }]);
+  }
+
+  function edit(message) {
+    // Shapes are cut and joined in the kernel, which has a library for it.
+    model.send({ ...message, source: model.get("source") });
+  }
+
+  function merge() {
+    const chosen = model.get("selected") >= 0 ? model.get("selected") : outlineAt(field);
+    note.textContent = chosen < 0 ? "No drawn outline lies under the middle of the view; click one first." : "";
+    if (chosen >= 0) edit({ kind: "merge", index: chosen });
   }
 
   function outlineAt([x, y]) {
@@ -655,10 +697,10 @@ function render({ model, el }) {
         if (grabbed) {
           const drawn = structuredClone(model.get("drawn"));
           drawn[grabbed[0]].rings[grabbed[1]][grabbed[2]] = numbers(place(pane, event));
-          stepping = true; // the whole way of a corner is one step, taken back at once
+          stepping = own = true; // the whole way of a corner is one step, taken back at once
           if (!drag.from) drag.from = known;
           model.set("drawn", drawn);
-          stepping = false;
+          stepping = own = false;
         } else if (drag.far) {
           field[0] = drag.field[0] - dx / scaleOf(pane);
           field[1] = drag.field[1] - dy / scaleOf(pane);
@@ -694,6 +736,7 @@ function render({ model, el }) {
         ArrowUp: () => { field[1] -= step; moved(); }, ArrowDown: () => { field[1] += step; moved(); },
         "+": () => zoom(1 / 1.5), "=": () => zoom(1 / 1.5), "-": () => zoom(1.5), Home: () => fit(),
         d: () => toggleDrawing(), D: () => toggleDrawing(), Delete: () => removeHere(),
+        h: () => toggleDrawing(true), H: () => toggleDrawing(true), m: () => merge(), M: () => merge(),
         ...(drawing && {
           " ": () => { drawing.push([field[0], field[1]]); pointer = null; guard(); request(); },
           Enter: () => finish(),
@@ -724,16 +767,35 @@ function render({ model, el }) {
     note.textContent = "";
     if (shown.title !== model.get("title")) {
       drawing = null;
-      drawButton.setAttribute("aria-pressed", "false");
+      cutting = false;
+      for (const pressed of [drawButton, holeButton]) pressed.setAttribute("aria-pressed", "false");
       before = [];
       after = [];
       field = [...model.get("field")];
     }
-    shown = { title: model.get("title") };
+    shown = { title: model.get("title"), source: model.get("source") };
     known = model.get("drawn");
     guard();
     makePanes();
   }
+
+  // A GeoJSON that is dropped here is added to what is drawn.
+  const files = (event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
+  root.addEventListener("dragover", (event) => {
+    if (!files(event)) return;
+    event.preventDefault();
+    root.classList.add("tlskit-view-drop");
+  });
+  root.addEventListener("dragleave", () => root.classList.remove("tlskit-view-drop"));
+  root.addEventListener("drop", async (event) => {
+    root.classList.remove("tlskit-view-drop");
+    if (!files(event)) return;
+    event.preventDefault();
+    for (const file of event.dataTransfer.files) {
+      const bytes = await file.arrayBuffer();
+      model.send({ kind: "outlines", name: file.name, source: model.get("source") }, undefined, [bytes]);
+    }
+  });
 
   const watcher = new ResizeObserver(request);
   const on = (names, action) => names.split(" ").forEach((name) => model.on(`change:${name}`, action));
@@ -742,7 +804,7 @@ function render({ model, el }) {
   on("side_by_side height_px", makePanes);
   on("threshold opacity layer outlines active show_truth show_context selected marker", request);
   on("drawn", changedDrawn);
-  on("saved", () => { unsaved = 0; guard(); });
+  on("saved", () => { saved = Math.max(saved, model.get("saved")); guard(); });
   on("field", () => {
     const given = model.get("field");
     if (numbers(field).join() !== given.join()) { field = [...given]; request(); }

@@ -18,6 +18,8 @@ import numpy as np
 import traitlets
 
 from tlskit.errors import TlskitError
+from tlskit.explore.look import with_look
+from tlskit.explore.wishes import NewestWishes
 from tlskit.maps import frames_of
 
 try:
@@ -63,8 +65,8 @@ class SlideView(anywidget.AnyWidget):
         Outlines drawn by hand: ``{"rings": [[[x, y], ...], ...], "class": name}`` in level-0 px, as in `drawings`.
     drawn_source : int
         `source` of the slide that they were drawn on.
-    saved : int
-        Counts up whenever what was drawn has been written.
+    change, saved : int
+        Number of the browser's last change of what is drawn, and of the last one that has been written.
     selected : int
         Number of the outline that was clicked, or -1.
     draw_class : str
@@ -78,7 +80,7 @@ class SlideView(anywidget.AnyWidget):
     """
 
     _esm = Path(__file__).with_name("viewer.js")
-    _css = Path(__file__).with_name("viewer.css")
+    _css = with_look("viewer.css")
 
     source = traitlets.Int(0).tag(sync=True)
     size_px0 = traitlets.List([1, 1]).tag(sync=True)
@@ -96,6 +98,7 @@ class SlideView(anywidget.AnyWidget):
     show_truth = traitlets.Bool(True).tag(sync=True)
     drawn = traitlets.List([]).tag(sync=True)
     drawn_source = traitlets.Int(0).tag(sync=True)
+    change = traitlets.Int(0).tag(sync=True)
     saved = traitlets.Int(0).tag(sync=True)
     selected = traitlets.Int(-1).tag(sync=True)
     draw_class = traitlets.Unicode("TLS").tag(sync=True)
@@ -108,12 +111,12 @@ class SlideView(anywidget.AnyWidget):
         super().__init__(**traits)
         self._slide: Slide | None = None
         self._maps: list[ProbMap] = []
-        self._wanted: list[str] = []
-        self._waking = threading.Condition()
+        self._wishes = NewestWishes(self._serve, "tlskit-tiles")
         self._reading = threading.Lock()
         self._cache: dict[tuple[int, str], tuple[dict, bytes]] = {}
         self._cached_bytes = 0
-        self._worker: threading.Thread | None = None
+        #: Called with what the browser asks to be done with outlines: ``cut``, ``merge``, ``outlines`` (of a file).
+        self.on_edit: Callable[[dict, list], None] = lambda content, buffers: None
         #: Called when a browser has begun to show the view: what was said before that may have been said to nobody.
         self.on_ready: Callable[[], None] = lambda: None
         self.on_msg(self._on_message)
@@ -136,7 +139,7 @@ class SlideView(anywidget.AnyWidget):
         with self._reading:
             old = [self._slide, *self._maps]
             self._slide, self._maps = slide, list(maps.values())
-            self._wanted = []
+            self._wishes.forget()
             self._cache.clear()
             self._cached_bytes = 0
         keep = [slide, *maps.values()]
@@ -178,11 +181,7 @@ class SlideView(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Close the widget, the slide and the maps."""
-        with self._waking:
-            self._wanted, worker, self._worker = [], self._worker, None
-            self._waking.notify_all()
-        if worker is not None and worker is not threading.current_thread():
-            worker.join(timeout=10)
+        self._wishes.close()
         for one in (self._slide, *self._maps):
             if one is not None:
                 one.close()
@@ -216,28 +215,17 @@ class SlideView(anywidget.AnyWidget):
     def _on_message(self, _, content: dict, buffers) -> None:
         if content.get("kind") == "ready":
             self.on_ready()
+        if content.get("kind") in ("cut", "merge", "outlines") and content.get("source") == self.source:
+            self.on_edit(content, buffers)
         if content.get("kind") != "tiles" or content.get("source") != self.source:
             return
-        with self._waking:
-            # The newest wishes replace the older ones: what has left the screen is not read any more.
-            self._wanted = [key for key in content["want"] if isinstance(key, str)]
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._serve, name="tlskit-tiles", daemon=True)
-                self._worker.start()
-            self._waking.notify_all()
+        self._wishes.ask(key for key in content["want"] if isinstance(key, str))
 
-    def _serve(self) -> None:
-        while True:
-            with self._waking:
-                while not self._wanted:
-                    if self._worker is not threading.current_thread():
-                        return
-                    self._waking.wait()
-                key = self._wanted.pop(0)
-            with self._reading:
-                source = self.source
-                message, data = self._cached(source, key)
-            self.send(message | {"source": source}, buffers=[data] if data else None)
+    def _serve(self, key: str) -> None:
+        with self._reading:
+            source = self.source
+            message, data = self._cached(source, key)
+        self.send(message | {"source": source}, buffers=[data] if data else None)
 
     def _cached(self, source: int, key: str) -> tuple[dict, bytes]:
         found = self._cache.get((source, key))

@@ -21,18 +21,21 @@ try:
 except ImportError as error:
     raise ImportError("The explorers need anywidget and ipywidgets: pip install 'tlskit[app]'.") from error
 
-__all__ = ["Download", "Explorer", "Message", "guarded", "note", "png_of", "resend"]
+__all__ = ["Download", "Explorer", "Message", "guarded", "heading_2", "note", "png_of", "resend"]
 
 log = logging.getLogger(__name__)
 
-_COLOURS = {"": "#333", "good": "#1b5e20", "bad": "#8b1a1a"}
-
 
 def note(text: str, kind: str = "") -> str:
-    """A sentence as HTML; `kind` is empty, ``good`` or ``bad``."""
+    """A sentence as HTML; `kind` is empty, ``good``, ``bad``, ``strong`` or ``muted``."""
     if not text:
         return ""
-    return f'<div role="status" style="color:{_COLOURS[kind]};line-height:1.4">{html.escape(text)}</div>'
+    return f'<div role="status" class="tlskit-note tlskit-{kind or "plain"}">{html.escape(text)}</div>'
+
+
+def heading_2(text: str) -> ipywidgets.HTML:
+    """A heading below the page's title."""
+    return ipywidgets.HTML(f'<h2 class="tlskit-h2">{html.escape(text)}</h2>')
 
 
 class Message(ipywidgets.HTML):
@@ -94,7 +97,7 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, **options):
         self.message = Message()
         self._code = ipywidgets.HTML()
-        title = ipywidgets.HTML('<div style="font-size:12px;color:#555">This view as a line of code:</div>')
+        title = ipywidgets.HTML('<div class="tlskit-note tlskit-muted">This view as a line of code:</div>')
         self._code_box = ipywidgets.VBox([title, self._code])
         self.code = ""
         super().__init__(**options)
@@ -102,10 +105,7 @@ class Explorer(ipywidgets.VBox):
     def show_code(self, code: str) -> None:
         """Show the reproducing lines."""
         self.code = code
-        self._code.value = (
-            '<pre class="tlskit-code" style="margin:2px 0;padding:6px 8px;background:#f4f4f4;white-space:pre-wrap;'
-            f'word-break:break-word;font-size:12px;line-height:1.35">{html.escape(code)}</pre>'
-        )
+        self._code.value = f'<pre class="tlskit-code">{html.escape(code)}</pre>'
 
     def fold_code(self) -> None:
         """Put the lines behind a title that opens them, for readers who do not code."""

@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn.objects as so
 
 from tlskit import units
-from tlskit.evaluation import choice
+from tlskit.evaluation import beaten_by_none, choice
 from tlskit.figures import style
 from tlskit.figures.panels import (
     FEW,
@@ -115,18 +115,50 @@ def difference_intervals(
     ).figure  # fmt: skip
 
 
-def ceilings(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:
+def ceilings(table: pd.DataFrame, *, score: str = "iou", readers: pd.DataFrame | None = None, **options) -> Figure:
     """A score (``iou`` or ``dice``) on the common grid beside that of the outlines as pixels of the magnification.
 
-    `table` of `tlskit.evaluation.comparison.grid_table`.
+    `table` of `tlskit.evaluation.comparison.grid_table`; `readers` of `tlskit.evaluation.reader_table`: what two people
+    reach against each other is a band.
     """
     top, name = f"ceiling_{score}", score_name(score)
     bar = f"bar: the outlines themselves as such pixels, {table[top].min():.3f} to {table[top].max():.3f}"
     words = f"{name} on a common grid of {table['grid_mpp'].iloc[0]:g} um/px, tissue and target ({bar})"
     under = ((so.Range(color="0.8", linewidth=1), {"xmin": score, "xmax": top, "color": None}),
              (so.Dot(color=style.BLACK, marker="|", pointsize=9, edgewidth=2), {"x": top, "color": None}))  # fmt: skip
-    return draw_forest(table, x=score, low=None, high=None, under=under, number="{:.3f}".format,
-                       **{"limits": (0, 1), "xlabel": words, "alt": f"{words}."} | options).figure  # fmt: skip
+    made = draw_forest(
+        table, x=score, low=None, high=None, under=under, number="{:.3f}".format,
+        **{"limits": (0, 1), "xlabel": f"{words}{_two_people(readers, score)}", "alt": f"{words}."} | options,
+    )  # fmt: skip
+    for ax in made.axes.values():
+        _band_of_two(ax, readers, score, "x")
+    return made.figure
+
+
+def _two_people(readers: pd.DataFrame | None, score: str) -> str:
+    """What the band of two people is, for an axis' words."""
+    if readers is None or readers.empty or score not in readers or pd.isna(readers[score].iloc[0]):
+        return ""
+    two = readers.iloc[0]
+    some = f" ({two['n_slides']} of {two['n_slides_compared']} slides)" * bool(
+        two["n_slides"] < two["n_slides_compared"]
+    )
+    return f"\ngreen: two people against each other, {two[score]:.3f}{some}"
+
+
+def _band_of_two(ax, readers: pd.DataFrame | None, score: str, axis: str) -> None:
+    """A line at what two people reach against each other, and a band over its interval; the axis is widened to it."""
+    if not _two_people(readers, score):
+        return
+    value, low, high = readers.iloc[0][[score, f"{score}_low", f"{score}_high"]].astype(float)
+    line, band = (ax.axvline, ax.axvspan) if axis == "x" else (ax.axhline, ax.axhspan)
+    if np.isfinite(low):
+        band(low, high, color=style.GREEN, alpha=0.15, zorder=0, linewidth=0)
+    line(value, color=style.GREEN, linewidth=1.1, zorder=0)
+    ends = [end for end in (value, low, high) if np.isfinite(end)]
+    least, most = ax.get_xlim() if axis == "x" else ax.get_ylim()
+    room = 0.04 * (max(most, *ends) - min(least, *ends))
+    ax.set(**{f"{axis}lim": (min(least, min(ends) - room), max(most, max(ends) + room))})
 
 
 def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Figure:
@@ -238,7 +270,7 @@ def tradeoff(
         span(ax, table[[x, *x_ends]], log=True)
         span(ax, table[[y, *y_ends]], limits=limits, axis="y", ticks=6)
         best = rows[rows[front]].sort_values(x)
-        ax.plot(best[x], best[y], color="0.6", linewidth=0.9, linestyle="--", zorder=0)
+        ax.plot(best[x], best[y], color="0.6", linewidth=0.9, linestyle="--", zorder=0.9)
         one = rows[rows[chosen]]
         ax.plot(one[x], one[y], "o", markersize=13, markerfacecolor="none", color=style.BLACK)
     made.figure.draw_without_rendering()
@@ -247,17 +279,28 @@ def tradeoff(
     return style.done(made.figure, f"{alt} {made.told(y, 'arm', *y_ends)}")
 
 
-def pareto_front(front: pd.DataFrame, **options) -> Figure:
+def pareto_front(
+    front: pd.DataFrame, *, cascades: pd.DataFrame | None = None, readers: pd.DataFrame | None = None, **options
+) -> Figure:
     """Quality against minutes of one stated slide, both with their spread; where an arm is chosen, it is ringed.
+
+    Cascades stand among the arms, and take part in which is beaten by none; one that takes the place of the chosen arm
+    is ringed in its stead.
 
     Arms without a time are not drawn; the words of `tlskit.evaluation.choice` name them.
 
-    `front` of `tlskit.evaluation.costs.pareto`, or the one of `tlskit.evaluation.answer`.
+    `front` of `tlskit.evaluation.costs.pareto`, or the one of `tlskit.evaluation.answer`, which has `cascades`, too;
+    `readers` as in `ceilings`.
     """
-    score, why = score_name(front["score"].iloc[0]), choice(front)
+    named = front["score"].iloc[0]
+    score, why = score_name(named), choice(front)
     by = f"chosen on {front['chosen_by'].iloc[0] if 'chosen_by' in front else 'test'} patients"
     if front["chosen"].any():
         why = f"{', '.join(front.loc[front['chosen'], 'arm'])}: {by}. {why}"
+    if cascades is not None and len(cascades):
+        front, why = _with_cascades(front, cascades), f"{why} Cascades: {', '.join(cascades['arm'])}."
+        if cascades["chosen"].any():
+            why = f"In its place, {', '.join(cascades.loc[cascades['chosen'], 'arm'])} (ringed). {why}"
     timed = front[front["minutes"].notna()]
     if timed.empty or timed["estimate"].isna().all():
         return style.words(f"No arm has both a time and a score to draw. {why}", options.get("size", "double"))
@@ -270,11 +313,21 @@ def pareto_front(front: pd.DataFrame, **options) -> Figure:
     figure = tradeoff(
         front, **{"limits": (min(least, 0.9), max(most, min(least + 0.1, 1.0))),
                   "ylabel": f"{score} (line: 95 % interval)", "alt": f"{score} against minutes. {why}",
-                  "xlabel": f"minutes per slide ({words})"} | options,
+                  "xlabel": f"minutes per slide ({words}){_two_people(readers, named)}"} | options,
     )  # fmt: skip
     for ax in figure.axes:
         person_band(ax)
+        _band_of_two(ax, readers, named, "y")
     return figure
+
+
+def _with_cascades(front: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
+    """Arms and cascades in one table, with the front and the ring of both together."""
+    arms = front.assign(chosen=front["chosen"] & (not cascades["chosen"].any()))
+    columns = ["arm", "magnification", "score", "estimate", "low", "high", "minutes", "minutes_min", "minutes_max",
+               "chosen", "n_slides", "n_patients", "n_with_target"]  # fmt: skip
+    both = pd.concat([arms, cascades[[c for c in columns if c in cascades]]], ignore_index=True)
+    return both.assign(on_front=beaten_by_none(both["estimate"], both["minutes"]))
 
 
 def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:

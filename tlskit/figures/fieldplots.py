@@ -23,7 +23,10 @@ __all__ = ["screen_fields", "worst_fields"]
 _ACROSS = {"single": 3, "double": 6}  # pictures beside each other, at most
 
 
-def worst_fields(panels: Sequence[dict], *, size: str = "double") -> Figure:
+_NO_FIELD = "No field to show: no target was missed, and nothing was found where there is none."
+
+
+def worst_fields(panels: Sequence[dict], *, empty: str = _NO_FIELD, size: str = "double") -> Figure:
     """The same fields in all arms: a row a field (a miss, a false alarm), a column an arm.
 
     Parameters
@@ -32,9 +35,11 @@ def worst_fields(panels: Sequence[dict], *, size: str = "double") -> Figure:
         A dict a picture: ``title`` (of the field: pictures of one title stand in one row), ``arm``, ``rgb`` (H, W, 3)
         uint8, ``truth`` and ``predicted`` (H, W) bool, ``mpp`` (um along a pixel of the picture). Of more arms than fit
         beside each other the next ones stand below. An arm without a picture of a field leaves its place empty.
+    empty
+        What is said where there are no pictures.
     """
     if not panels:
-        return style.words("No field to show: no target was missed, and nothing was found where there is none.", size)
+        return style.words(empty, size)
     fields, arms = ([*dict.fromkeys(panel[key] for panel in panels)] for key in ("title", "arm"))
     across = min(_ACROSS[size], len(arms))
     blocks = [arms[n : n + across] for n in range(0, len(arms), across)]

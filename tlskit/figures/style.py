@@ -68,9 +68,12 @@ def set_theme(arms: Iterable[str] | None = None) -> None:
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, dict]:
-    """Colour, marker and dashes by arm: by its place among the run's arms, where `set_theme` was told those."""
+    """Colour, marker and dashes by arm: by its place among the run's arms, where `set_theme` was told those; what else
+    stands beside them (cascades) comes after."""
     arms = list(arms)
-    known = _arms if set(arms) <= set(_arms) else levels(pd.Series(arms, dtype=object, name="arm"))
+    known = levels(pd.Series(arms, dtype=object, name="arm"))
+    if set(arms) & set(_arms):
+        known = [*_arms, *(arm for arm in known if arm not in _arms)]
     return {arm: _style(known.index(arm)) for arm in arms}
 
 

@@ -36,6 +36,8 @@ def write_geojson(
     color: tuple[int, int, int] | Mapping[str, tuple[int, int, int]] = (200, 0, 0),
     measurements: Sequence[Mapping[str, float]] | None = None,
     object_type: str = "annotation",
+    object_names: Sequence[str] | None = None,
+    others: Sequence[Mapping] = (),
     origin_px0: tuple[float, float] = (0.0, 0.0),
     about: Mapping | None = None,
 ) -> Path:
@@ -55,6 +57,10 @@ def write_geojson(
         One mapping a polygon, such as ``{"area um2": 5400.0}``. What is not finite is left out.
     object_type
         ``annotation``; ``detection`` is better for thousands.
+    object_names
+        What each object is called; an empty one is not written.
+    others
+        Features that are written behind them as they are, such as points that somebody set.
     origin_px0
         Subtracted from every coordinate: a slide's ``bounds_px0[:2]``, because QuPath counts from there.
     about
@@ -94,6 +100,8 @@ def write_geojson(
             "objectType": object_type,
             "classification": {"name": name, "color": list(color[name] if isinstance(color, Mapping) else color)},
         }
+        if object_names is not None and object_names[number]:
+            properties["name"] = str(object_names[number])
         if measurements is not None:
             values = {str(k): float(v) for k, v in measurements[number].items()}
             properties["measurements"] = {k: v for k, v in values.items() if math.isfinite(v)}
@@ -103,6 +111,7 @@ def write_geojson(
         }  # fmt: skip
         text = json.dumps(feature, ensure_ascii=False)
         lines.append(text.replace('"geometry": null', f'"geometry": {shapely.to_geojson(geometry)}', 1))
+    lines += [json.dumps(dict(feature), ensure_ascii=False) for feature in others]
     head = f'"tlskit": {json.dumps(dict(about))}, ' if about else ""
     text = f'{{"type": "FeatureCollection", {head}"features": [\n' + ",\n".join(lines) + "\n]}\n"
     content = text.encode("utf-8")

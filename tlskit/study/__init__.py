@@ -7,7 +7,18 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["launch", "params", "predicting", "preflight", "progress", "project", "report", "status", "sweep"],
+    submodules=[
+        "estimates",
+        "launch",
+        "params",
+        "predicting",
+        "preflight",
+        "progress",
+        "project",
+        "report",
+        "status",
+        "sweep",
+    ],  # fmt: skip
     submod_attrs={
         "archive": ["Archive", "Arm", "find_runs", "open_archive"],
         "params": ["arms_table"],

@@ -33,6 +33,9 @@ __all__ = ["LOST_S", "Outcome", "share"]
 LOST_S = 60.0
 #: So often it is said that no worker has come yet.
 WAITING_S = 600.0
+#: So long may a job have begun before it is said that its worker does not reach the launcher; after so long, when all
+#: jobs have, the launch is given up: a worker ends itself after a minute without one.
+UNREACHED_S, GIVEN_UP_S = 120.0, 300.0
 #: Environment variables that workers get from whoever launched them: where slides are staged.
 _HANDED_ON = (staging.VARIABLE,)
 #: Topic of the lines that workers send to whoever launched them.
@@ -86,23 +89,24 @@ def share(
     """
     wanted = engine.parse(on)
     program = program or f"from {call.__module__} import {call.__name__}\n{call.__name__}()"
-    refused: list[str] = []
-    with engine.started(wanted, resolve(shared_dir), refused) as client:
+    jobs = engine.Jobs()
+    with engine.started(wanted, resolve(shared_dir), jobs) as client:
         client.subscribe_topic(_TOPIC, lambda event: report(event[1]))
         handed = {
             "call": call, "arguments": arguments, "root": str(project_root()), "program": program,
             "code": _code(program), "threads": wanted.threads,
             "environment": {name: os.environ[name] for name in _HANDED_ON if name in os.environ},
         }  # fmt: skip
-        return _watch(client, handed, wanted, report, lost_s, refused)
+        return _watch(client, handed, wanted, report, lost_s, jobs)
 
 
 def _watch(
-    client, handed: dict, wanted: engine.Engine, report: Callable[[str], None], lost_s: float, refused: list[str]
+    client, handed: dict, wanted: engine.Engine, report: Callable[[str], None], lost_s: float, jobs: engine.Jobs
 ) -> Outcome:
     """Give each worker its task as it comes; wait until all have ended, or all workers are gone."""
     tasks: dict[str, Future] = {}
     failures: list[str] = []
+    refused, unreached = jobs.refused, 0
     handed_out, ended, last_seen, last_said = 0, False, None, time.monotonic() - WAITING_S
     while True:
         now, here = time.monotonic(), _workers(client)
@@ -137,10 +141,27 @@ def _watch(
             last_seen = now
         elif client.status not in ("running", "connecting") or (last_seen is not None and now - last_seen > lost_s):
             return Outcome(failures, lost=True)
+        elif last_seen is None and (late := [age for age in jobs.begun_s() if age > UNREACHED_S]):
+            reason = _unreached(wanted, len(late))
+            if len(late) >= wanted.workers - len(refused) and max(late) > GIVEN_UP_S:
+                raise RunError(reason)
+            if len(late) > unreached:
+                report(reason)
+            unreached = len(late)
         elif last_seen is None and now - last_said > WAITING_S:
             report(f"No worker is here yet: waiting for {wanted.address or wanted.kind}.")
             last_said = now
         time.sleep(0.2)
+
+
+def _unreached(wanted: engine.Engine, jobs: int) -> str:
+    network = (wanted.options or {}).get("interface")
+    said = f"`interface: {network}` in the YAML" if network else "`interface` in the YAML, which names none,"
+    return (
+        f"{jobs} of {wanted.workers} jobs have begun, but no worker has reached the launcher. It waits for them on the "
+        f"network of {said}: is that one by which the jobs' machines reach this one? What the jobs printed, in "
+        f"{(wanted.options or {}).get('log_directory', engine.LOG_DIRECTORY)}, says why they ended."
+    )
 
 
 def _workers(client) -> set[str]:

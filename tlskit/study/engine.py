@@ -11,11 +11,13 @@ import inspect
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from tlskit.errors import ParameterError, RunError
 if TYPE_CHECKING:
     from distributed import Client, Security
 
-__all__ = ["SCHEDULERS", "Engine", "job_script", "parse", "started"]
+__all__ = ["SCHEDULERS", "Engine", "Jobs", "job_script", "parse", "started"]
 
 #: Batch systems by the name that the YAML gives them, and dask-jobqueue's class for each.
 SCHEDULERS = {
@@ -41,6 +43,8 @@ _OWN = ("scheduler", "jobs", "encrypted")
 _DECIDED = ("n_workers", "job_cls", "loop", "asynchronous", "scheduler_cls", "security", "protocol", "config_name")
 #: So long a scheduler that runs already may take to answer, in seconds.
 ANSWER_S = 20
+#: Where jobs print, where the YAML does not say.
+LOG_DIRECTORY = "outputs/cluster-logs"
 _INSTALL = "`--on` needs Dask: pip install 'tlskit[cluster]'."
 
 
@@ -70,6 +74,33 @@ class Engine:
     address: str = ""
     options: dict | None = None
     encrypted: bool = True
+
+
+class Jobs:
+    """What is known of the jobs of a batch system beside what their workers say.
+
+    Attributes
+    ----------
+    refused
+        A line for each job that the batch system did not take.
+    """
+
+    def __init__(self):
+        self.refused: list[str] = []
+        self._folder: Path | None = None
+        self._seen: dict[str, float] = {}
+
+    def mark_in(self, folder: Path) -> str:
+        """The line of a shell by which a job says that it has begun: a file in a folder that all machines see."""
+        self._folder = folder
+        return f"mktemp {shlex.quote(str(folder))}/begun-XXXXXXXX > /dev/null"
+
+    def begun_s(self) -> list[float]:
+        """Seconds since each job that has begun was first seen to have, by this machine's clock."""
+        now = time.monotonic()
+        for path in self._folder.glob("begun-*") if self._folder else ():
+            self._seen.setdefault(path.name, now)
+        return [now - then for then in self._seen.values()]
 
 
 def parse(on: str) -> Engine:
@@ -164,7 +195,7 @@ def _class(scheduler: str):
 
 
 @contextlib.contextmanager
-def started(engine: Engine, shared_dir: Path, refused: list[str] | None = None) -> Iterator[Client]:
+def started(engine: Engine, shared_dir: Path, jobs: Jobs | None = None) -> Iterator[Client]:
     """A Dask client of the engine; its workers, started here, end with the block.
 
     Parameters
@@ -173,8 +204,8 @@ def started(engine: Engine, shared_dir: Path, refused: list[str] | None = None) 
         As `parse` gives it.
     shared_dir
         A folder that the workers' machines see, too: keys and the logs of jobs are put there.
-    refused
-        Gets a line for each job that the batch system refuses.
+    jobs
+        Gets to know which jobs the batch system refuses, and which have begun.
 
     Raises
     ------
@@ -207,11 +238,14 @@ def started(engine: Engine, shared_dir: Path, refused: list[str] | None = None) 
                 raise RunError(f"There is no Dask scheduler at {engine.address} ({error}).") from error
             yield stack.enter_context(client)
             return
-        security = stack.enter_context(_keys(shared_dir, engine))
+        shared_dir.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".tlskit-launch-", dir=shared_dir))  # readable by its owner alone
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        security = _keys(folder) if engine.encrypted else None
         if engine.kind == "local":
             cluster = _local(engine, security, stack.enter_context(_scratch()))
         else:
-            cluster = _jobs(engine, security, [] if refused is None else refused)
+            cluster = _jobs(engine, security, folder, jobs or Jobs())
         stack.enter_context(cluster)
         yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
 
@@ -238,10 +272,11 @@ def _scratch() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)  # a worker that is just ending may still write into it
 
 
-def _jobs(engine: Engine, security: Security | None, refused: list[str]):
+def _jobs(engine: Engine, security: Security | None, folder: Path, jobs: Jobs):
     options, cls = _options(engine, security), _class(engine.kind)
+    options["job_script_prologue"] = [jobs.mark_in(folder), *options.get("job_script_prologue", [])]
     try:
-        cluster = cls(**options, n_workers=0, job_cls=_telling(cls.job_cls, refused))
+        cluster = cls(**options, n_workers=0, job_cls=_telling(cls.job_cls, jobs.refused))
         cluster.scale(jobs=engine.workers)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         raise RunError(f"{engine.kind}: the jobs cannot be made: {' '.join(str(error).split())}") from error
@@ -265,7 +300,7 @@ def _telling(job_cls: type, refused: list[str]) -> type:
 
 
 def _options(engine: Engine, security: Security | None) -> dict:
-    options = {"log_directory": "outputs/cluster-logs", "job_name": "tlskit"} | engine.options
+    options = {"log_directory": LOG_DIRECTORY, "job_name": "tlskit"} | engine.options
     # One task at a time; the cores that were asked for are its kernel's.
     extra = [*options.get("worker_extra_args", []), "--nthreads", "1", "--no-dashboard"]
     scheduler_options = {"dashboard_address": None} | options.get("scheduler_options", {})
@@ -282,12 +317,8 @@ def job_script(engine: Engine) -> str:
     return _class(engine.kind).job_cls(scheduler="<scheduler>", name="<name>", **of_job).job_script()
 
 
-@contextlib.contextmanager
-def _keys(shared_dir: Path, engine: Engine) -> Iterator[Security | None]:
+def _keys(folder: Path) -> Security:
     """Keys for one launch: without them everybody who reaches the scheduler's port could run code as this user."""
-    if not engine.encrypted:
-        yield None
-        return
     if shutil.which("openssl") is None:
         raise RunError(
             "`openssl` is not on the PATH; with it scheduler and workers get keys, so that nobody else can use them. "
@@ -295,8 +326,6 @@ def _keys(shared_dir: Path, engine: Engine) -> Iterator[Security | None]:
         )
     from distributed import Security
 
-    shared_dir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".tlskit-keys-", dir=shared_dir))  # readable by its owner alone
     key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
     try:
         subprocess.run(
@@ -306,13 +335,11 @@ def _keys(shared_dir: Path, engine: Engine) -> Iterator[Security | None]:
             ],
             check=True, capture_output=True,
         )  # fmt: skip
-        yield Security(
-            tls_ca_file=certificate, require_encryption=True,
-            tls_client_cert=certificate, tls_client_key=key,
-            tls_scheduler_cert=certificate, tls_scheduler_key=key,
-            tls_worker_cert=certificate, tls_worker_key=key,
-        )  # fmt: skip
     except subprocess.CalledProcessError as error:
         raise RunError(f"openssl could not make a key: {error.stderr.decode(errors='replace').strip()}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return Security(
+        tls_ca_file=certificate, require_encryption=True,
+        tls_client_cert=certificate, tls_client_key=key,
+        tls_scheduler_cert=certificate, tls_scheduler_key=key,
+        tls_worker_cert=certificate, tls_worker_key=key,
+    )  # fmt: skip

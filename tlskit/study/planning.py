@@ -170,6 +170,7 @@ def jobs_of(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[
     """All jobs of the run: those of the arms `names` first, the others next, those in which arms meet last."""
     met = meetings(preset)
     declared = {step: params.notebook_parameters(notebook_path(step)) for step in (*keys.STEPS, *met)}
+    programs = {step: keys.program(step) for step in declared}
     defaults = declared_values()
     preset = portable_preset(preset)
     try:
@@ -181,7 +182,7 @@ def jobs_of(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[
 
     def add(arm: str, step: str, given: dict, inputs: dict[str, str], before: tuple) -> None:
         parameters = {name: given.get(name, parameter.default) for name, parameter in declared[step].items()}
-        made_of = keys.ingredients(step, parameters, inputs, content)
+        made_of = keys.ingredients(step, parameters, inputs, content, programs[step])
         job = Job(
             arm, step, parameters, keys.key_of(made_of), run_dir / arm / f"{step}.ipynb", False, before=before,
             ingredients=made_of,
@@ -210,8 +211,12 @@ def jobs_of(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[
     if preset.get("compare_arms", defaults.get("compare_arms")) == "ready":
         compared = [arm for arm in compared if all(jobs[arm, step].done for step in keys.STEPS)]
     inputs = {f"{arm}/{step}": jobs[arm, step].key for arm in compared for step in keys.STEPS}
+    before = tuple((arm, earlier) for arm in compared for earlier in keys.STEPS)
     for step in met:
-        add(keys.MEETINGS[step], step, fixed, inputs, tuple((arm, before) for arm in compared for before in keys.STEPS))
+        # Cascades stand among the arms of the comparison.
+        also = [keys.CASCADE] if step == keys.COMPARE and keys.CASCADE in jobs else []
+        of_these = {"/".join(name): jobs[name].key for name in also}
+        add(keys.MEETINGS[step], step, fixed, inputs | of_these, (*before, *also))
     return list(jobs.values())
 
 

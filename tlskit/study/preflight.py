@@ -22,7 +22,7 @@ from tlskit.files import Claims, project_root, resolve
 from tlskit.study import beforehand, keys, params, project, report_page, sweep
 from tlskit.tiles import context_faults
 
-__all__ = ["check_preset", "check_run", "shown_on_page"]
+__all__ = ["areas_um2_of", "arms_of", "check_preset", "check_run", "shown_on_page"]
 
 #: What `checks.check_manifest` asks of a run.
 _OF_COHORT = (
@@ -46,11 +46,11 @@ _OF_NETWORK = (
 
 def shown_on_page(preset: dict) -> tuple[Path, dict]:
     """A preset's manifest, and what `cohort.write_slide_page` asks of a run, of its first arm."""
-    arm = _arms(preset)[0]
+    arm = arms_of(preset)[0]
     return resolve(arm["manifest"]), {name: arm[name] for name in ("target_class", "resolution_by", "apply_icc")}
 
 
-def _arms(preset: dict) -> list[dict]:
+def arms_of(preset: dict) -> list[dict]:
     """The parameters of each arm, those that the preset leaves out at their defaults."""
     defaults = {}
     for step in sweep.notebooks():
@@ -72,7 +72,7 @@ def check_preset(preset: dict) -> pd.DataFrame:
     DataFrame
         As of `checks.check_manifest`, errors first.
     """
-    arms = _arms(preset)
+    arms = arms_of(preset)
     tables, groups = [check_run(arms)], {}
     for arm in arms:
         settings = {name: arm[name] for name in _OF_COHORT if name in arm}
@@ -212,7 +212,7 @@ def _look_at_folder(folder: Path, add: Callable[..., None]) -> bool:
 
 def _look_at_disk(folder: Path, arms: Sequence[dict], add: Callable[..., None]) -> None:
     free = shutil.disk_usage(folder).free
-    wanted = sum(_bytes_of(arm, areas) for areas in [_areas_um2(arms[0])] for arm in arms)
+    wanted = sum(_bytes_of(arm, areas) for areas in [areas_um2_of(arms[0])] for arm in arms)
     if wanted == 0:
         return
     said = (
@@ -231,7 +231,7 @@ def _gb(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
-def _areas_um2(arm: dict) -> list[float]:
+def areas_um2_of(arm: dict) -> list[float]:
     """Areas of the cohort's slides, glass included; slides that cannot be opened are told by `checks`."""
     try:
         rows = list(cohort.slide_rows(cohort.read_manifest(resolve(arm["manifest"]))))

@@ -14,7 +14,7 @@ from tlskit.errors import RunError, TlskitError
 from tlskit.files import Claims, Holder, resolve
 from tlskit.study import keys, planning, project, standing, status
 
-__all__ = ["Piece", "Progress", "TimeLeft", "as_text", "find_run", "look", "time_left"]
+__all__ = ["Piece", "Progress", "TimeLeft", "as_text", "find_run", "is_telling", "look", "time_left"]
 
 #: States of a notebook, in the order in which they are told.
 STATES = ("done", "running", "failed", "left")
@@ -145,7 +145,17 @@ def _since(values: Mapping) -> float | None:
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """What is left to do, in seconds of one worker, by `notebooks` that have ended; steps that none of them tells."""
+    """What is left to do.
+
+    Attributes
+    ----------
+    seconds
+        Of one worker.
+    notebooks
+        Those that have ended, by which that is told; 0 where nothing is.
+    untold
+        How many notebooks of each step are left of which none has ended: they are not counted in.
+    """
 
     seconds: float
     notebooks: int
@@ -163,7 +173,7 @@ def time_left(progress: Progress) -> TimeLeft:
         if piece.seconds is not None and piece.state != "running":
             told.setdefault((piece.step, piece.magnification), []).append(piece.seconds)
             told.setdefault((piece.step,), []).append(piece.seconds)
-    total, untold = 0.0, {}
+    total, kinds, untold = 0.0, set(), {}
     for piece in progress.pieces:
         if piece.state == "done" or piece.same_as:
             continue
@@ -171,9 +181,10 @@ def time_left(progress: Progress) -> TimeLeft:
         if not of_kind:
             untold[piece.step] = untold.get(piece.step, 0) + 1
             continue
+        kinds.add((piece.step,))
         gone = piece.seconds or 0.0 if piece.state == "running" else 0.0
         total += max(0.0, statistics.median(of_kind) - gone)
-    return TimeLeft(total, sum(len(one) for name, one in told.items() if len(name) == 1), untold)
+    return TimeLeft(total, sum(len(told[kind]) for kind in kinds), untold)
 
 
 def as_text(progress: Progress) -> str:
@@ -181,25 +192,25 @@ def as_text(progress: Progress) -> str:
     counts = [f"{len(progress.of(state))} {state}" for state in STATES]
     lines = [f"Run {progress.name}, {len(progress.pieces)} notebooks: {', '.join(counts)}."]
     running, failed, left = progress.of("running"), progress.of("failed"), progress.of("left")
+    width = max((len(piece.arm) for piece in progress.pieces), default=0)
     lines += ["", "Running" if running else "Nobody is at it at this moment."]
     for piece in running:
         since = f"for {_duration(piece.seconds)}" if piece.seconds is not None else "has just begun"
-        lines.append(f"  {piece.arm:>8}  {piece.step:<24}  {since:<14}  {_who(piece.holder)}")
-    slides = [(piece, slide) for piece in progress.pieces for slide in piece.slides]
-    if failed or slides:
+        lines.append(f"  {piece.arm:>{width}}  {piece.step:<24}  {since:<14}  {_who(piece.holder)}")
+    told = [(piece, piece.why) for piece in failed]
+    told += [(piece, f"slide {name}: {why}") for piece in progress.pieces for name, why in piece.slides]
+    if told:
         lines += ["", "Failed"]
-        lines += [f"  {piece.arm:>8}  {piece.step:<24}  {piece.why}" for piece in failed]
-        lines += [f"  {piece.arm:>8}  {piece.step:<24}  slide {name}: {why}" for piece, (name, why) in slides]
+        lines += [f"  {piece.arm:>{width}}  {piece.step:<24}  {why}" for piece, why in told]
     if left:
         lines += ["", "Left"]
-        for step in dict.fromkeys(piece.step for piece in left):
+        order = [*keys.STEPS, *keys.MEETINGS]
+        for step in sorted({piece.step for piece in left}, key=order.index):
             of_step = [piece for piece in left if piece.step == step]
-            taken = sum(bool(piece.same_as) for piece in of_step)
-            more = f", {taken} of them taken over from arms that are equal in it" if taken else ""
-            lines.append(f"  {step:<24}  {len(of_step):>3}{more}: {_listed(of_step)}")
-            for why in dict.fromkeys(piece.why for piece in of_step if _is_telling(piece.why)):
+            lines.append(f"  {step:<24}  {len(of_step):>3}: {_listed(of_step)}")
+            for why in dict.fromkeys(piece.why for piece in of_step if is_telling(piece.why)):
                 lines.append(f"  {'':<29}  {_listed([piece for piece in of_step if piece.why == why])}: {why}")
-    if running or left:
+    if running or left or failed:
         lines += ["", *_guess(time_left(progress), len(running))]
     if progress.unsure:
         lines += ["", f"What is done is not compared with the preset, the slides and the code: {progress.unsure}"]
@@ -207,10 +218,11 @@ def as_text(progress: Progress) -> str:
 
 
 def _listed(pieces: list[Piece]) -> str:
-    return ", ".join(piece.arm for piece in pieces[:6]) + (f" and {len(pieces) - 6} more" if len(pieces) > 6 else "")
+    names = [piece.arm + (f" (as {piece.same_as})" if piece.same_as else "") for piece in pieces]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _is_telling(why: str) -> bool:
+def is_telling(why: str) -> bool:
     """Whether a reason says more than that a step's turn has not come."""
     return why != "not run yet" and not why.startswith("after ")
 
@@ -230,7 +242,7 @@ def _guess(work: TimeLeft, workers: int) -> list[str]:
         )
     if work.untold:
         listed = ", ".join(f"{n} {step}" for step, n in work.untold.items())
-        lines.append(f"Nothing tells how long these take, as none has ended yet: {listed}.")
+        lines.append(f"Not counted in, as none of its kind has ended yet: {listed}.")
     return lines
 
 

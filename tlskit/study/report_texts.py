@@ -10,14 +10,14 @@ import re
 import numpy as np
 import pandas as pd
 
-from tlskit.evaluation import answers, decision
+from tlskit.evaluation import answers, decision, reader_scores
 from tlskit.metrics import METHOD
 from tlskit.study import runs
 
 __all__ = ["checklist", "latex", "summary"]
 
 
-def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame) -> str:
+def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame, readers: pd.DataFrame) -> str:
     """One page in Markdown: who was tested, what was scored and how, and what came out."""
     front = answer.front
     first, stood = front.iloc[0], stands_on.iloc[0]
@@ -37,12 +37,14 @@ def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame) -> s
         "between arms are paired by patient; they are called shown where their interval, simultaneous for all pairs "
         "(Bonferroni), excludes 0. An arm is chosen if it is shown to be better than all others, else the fastest of "
         f"those shown to be at most {first['margin']:g} worse than every other; below {first['usable_score']:g} none. "
-        f"The choice was made on {by} patients.",
+        f"The choice was made on {by} patients."
+        + " A cascade takes the place of the chosen arm if the same patients show it to be better, or faster and at "
+        f"most {first['margin']:g} worse." * bool(len(answer.cascades)),
         "", answers.changed_by_training(front).removeprefix("Training. "), "",
-        "## Results", "", *[line for text in answer.words for line in (text, "")],
+        "## Results", "", *[line for text in (*answer.words, reader_scores.in_words(readers)) for line in (text, "")],
         f"| arm | {score} | 95 % from | to | minutes for a slide |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    for row in front.itertuples():
+    for row in pd.concat([front, answer.cascades]).itertuples():
         cells = [_number(v) for v in (row.estimate, row.low, row.high, row.minutes)]
         lines.append(f"| {row.arm} | {' | '.join(cells)} |")
     timed = front[front["minutes"].notna()]
@@ -74,7 +76,7 @@ def latex(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def checklist(run: runs.Run, front: pd.DataFrame, stands_on: pd.DataFrame, unlike: dict) -> str:
+def checklist(run: runs.Run, front: pd.DataFrame, stands_on: pd.DataFrame, unlike: dict, readers: pd.DataFrame) -> str:
     """What guidelines for reporting (CLAIM 2024, TRIPOD+AI) ask for: what the archive knows, and what it cannot.
 
     The wording is this kit's own, by topic: the guidelines themselves have the items and their numbers.
@@ -91,7 +93,7 @@ def checklist(run: runs.Run, front: pd.DataFrame, stands_on: pd.DataFrame, unlik
         ("Size of the test set", f"{stood['n_slides']} slides, {stood['n_patients']} patients, "
          f"{stood['n_patients_with_target']} with a target; how the size was planned {ask}"),
         ("Reference standard: who drew outlines, by which definition, how blinded", ask),
-        ("Agreement of readers", f"not in the archive {ask}"),
+        ("Agreement of readers", reader_scores.in_words(readers) if len(readers) else f"not in the archive {ask}"),
         ("Partition into training, validation and test, by patient", "split.csv of the run; no patient is in two sets"),
         ("Preparation of data", "records of 01_tiling in each arm"),
         ("Network, loss, training, choice of the epoch", f"records and history of 03_training; {seeds}"),

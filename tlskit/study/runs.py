@@ -293,7 +293,7 @@ def open_run(
     run_dir = resolve(outputs_dir) / run_name
     inputs = None
     if step in keys.MEETINGS and given is not None:
-        inputs = standing.keys_of_arms(run_dir, standing.choose_arms(run_dir, arms))
+        inputs = standing.keys_of_arms(run_dir, standing.choose_arms(run_dir, arms), step)
     ledger = Ledger(run_dir, arm, step, given, inputs)
     run = Run(dir=run_dir, arm_dir=run_dir / arm, arm=arm, step=step, caption=caption, ledger=ledger)
     if ledger.by == "sweep":

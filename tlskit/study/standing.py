@@ -169,7 +169,11 @@ def choose_arms(run_dir: str | Path, arms: str = "all") -> list[str]:
 _WORDS = {"missing": "missing", "failed": "failed", "stale": "out of date"}
 
 
-def keys_of_arms(run_dir: str | Path, arms: list[str]) -> dict[str, str]:
-    """Keys of all steps of some arms, as a comparison of them counts them: ``{"4x/01_tiling": ...}``."""
-    found = status.steps_of(run_dir)
-    return {f"{a}/{s}": values.get("key", "") for (a, s), values in found.items() if a in arms and s in keys.STEPS}
+def keys_of_arms(run_dir: str | Path, arms: list[str], step: str = "") -> dict[str, str]:
+    """Keys of all steps of some arms, as a comparison of them counts them: ``{"4x/01_tiling": ...}``; of the cascades,
+    too, where `step` is the comparison and the run's preset asks for them."""
+    found, preset = status.steps_of(run_dir), read_preset_of(run_dir)
+    wanted = [name for name in found if name[0] in arms and name[1] in keys.STEPS]
+    if step == keys.COMPARE and keys.CASCADE in found and preset.get(params.SWEEP) and params.has_cascade(preset):
+        wanted.append(keys.CASCADE)
+    return {"/".join(name): found[name].get("key", "") for name in wanted}

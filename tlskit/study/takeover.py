@@ -1,10 +1,10 @@
 """A step that an equal arm has made already is taken over, not run again.
 
 Arms are equal in a step where its key is: all that decides what it writes is the same, so arms that differ in their
-threshold alone tile and train once. What was made stands in each of them, under a status and a notebook of its own that
-say where it came from. What is heavy (``work``) is a hard link where the disk knows any: files of the archive are
-replaced, never changed in place, so that no arm can spoil another's. Each file is compared with what the other arm's
-status says of it after it was placed.
+loss alone tile once, and those that differ in the overlap of windows alone train once. What was made stands in each of
+them, under a status and a notebook of its own that say where it came from. What is heavy (``work``) is a hard link
+where the disk knows any: files of the archive are replaced, never changed in place, so that no arm can spoil another's.
+Each file is compared with what the other arm's status says of it after it was placed.
 """
 
 from __future__ import annotations

@@ -95,6 +95,8 @@ class Turn:
         """The steps before a job that are not done, with the reason."""
         waits = []
         for name in job.before:
+            if name[1] in keys.MEETINGS and (name in self.failed or name in self.blocked or name not in self.jobs):
+                continue  # the comparison goes on without cascades, and says so
             if name in self.left or name in self.failed or name in self.blocked:
                 waits.append((name, "failed" if name in self.failed else ""))
             elif name not in self.jobs and (why := self._outside().get(name)):
@@ -117,7 +119,7 @@ class Turn:
         if any(name in self.left for name, _ in waits):
             return ""
         if job.step in keys.MEETINGS and arms_asked(self.preset) == "ready":
-            done = {arm for arm, _ in job.before} - {name[0] for name, _ in waits}
+            done = {arm for arm, of in job.before if of not in keys.MEETINGS} - {name[0] for name, _ in waits}
             return "" if done or not waits else self._block(job, "no arm is ready to be compared")
         stopped = [name for name, _ in waits if name in self.failed or name in self.blocked]
         if stopped and job.step in keys.MEETINGS:
