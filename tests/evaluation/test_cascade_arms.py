@@ -106,7 +106,7 @@ def test_cascades_stand_among_the_arms_of_the_figure_and_the_ring_moves(run_dir)
     names = [{text.get_text() for text in figure.axes[0].texts} for figure in (alone, both)]
     assert not any(PAIR in text for text in names[0]) and any(PAIR in text for text in names[1])
     minutes, iou = found.cascades.iloc[0][["minutes", "estimate"]]
-    rings = [line for line in both.axes[0].lines if line.get_markersize() == 13]
+    rings = [line for line in both.axes[0].lines if line.get_markersize() == 11]
     assert [(x, y) for line in rings for x, y in line.get_xydata()] == [pytest.approx((minutes, iou))]
 
 
