@@ -143,22 +143,18 @@ def _two_people(readers: pd.DataFrame | None, score: str) -> str:
     some = f" ({two['n_slides']} of {two['n_slides_compared']} slides)" * bool(
         two["n_slides"] < two["n_slides_compared"]
     )
-    return f"\ngreen: two people against each other, {two[score]:.3f}{some}"
+    return f"\ndotted: two people against each other, {two[score]:.3f}{some}"
 
 
 def _band_of_two(ax, readers: pd.DataFrame | None, score: str, axis: str) -> None:
-    """A line at what two people reach against each other, and a band over its interval; the axis is widened to it."""
+    """A line at what two people reach against each other, and a band over its interval."""
     if not _two_people(readers, score):
         return
     value, low, high = readers.iloc[0][[score, f"{score}_low", f"{score}_high"]].astype(float)
     line, band = (ax.axvline, ax.axvspan) if axis == "x" else (ax.axhline, ax.axhspan)
     if np.isfinite(low):
-        band(low, high, color=style.GREEN, alpha=0.15, zorder=0, linewidth=0)
-    line(value, color=style.GREEN, linewidth=1.1, zorder=0)
-    ends = [end for end in (value, low, high) if np.isfinite(end)]
-    least, most = ax.get_xlim() if axis == "x" else ax.get_ylim()
-    room = 0.04 * (max(most, *ends) - min(least, *ends))
-    ax.set(**{f"{axis}lim": (min(least, min(ends) - room), max(most, max(ends) + room))})
+        band(low, high, color=style.BLACK, alpha=0.08, zorder=0, linewidth=0)
+    line(value, color=style.BLACK, linewidth=1.1, linestyle=":", zorder=0)
 
 
 def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Figure:
@@ -307,6 +303,8 @@ def pareto_front(
     if len(slides := front["slide"].dropna().unique()) == 1:
         words = f"for a slide of {slides[0]}; {words}"
     ends = front[["estimate", "low", "high"]].to_numpy(float)
+    if _two_people(readers, named):
+        ends = np.append(ends, readers.iloc[0][[named, f"{named}_low", f"{named}_high"]].astype(float))
     least, most = np.nanmin(ends), np.nanmax(ends)  # arms that score alike have a tenth around them, within 0 to 1
     figure = tradeoff(
         front, **{"limits": (min(least, 0.9), max(most, min(least + 0.1, 1.0))),

@@ -81,7 +81,7 @@ def answer(section: Section, asked: Asked) -> None:
     cascades, readers = asked.answer.cascades, asked.readers
     caption = f"Quality on test patients against time. Ringed: what is chosen on {by} patients, where an arm is."
     if len(readers):
-        caption += " Green: two people against each other."
+        caption += " Dotted: two people against each other."
     figure = comparecharts.pareto_front(front, cascades=cascades, readers=readers)
     add_figure(section, run, figure, "pareto", caption)
     run.table(front, "pareto")
