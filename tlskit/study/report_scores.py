@@ -138,7 +138,7 @@ def intervals(section: Section, asked: Asked) -> None:
     apart = comparison.differences(run.dir, **asked.options)
     text = METHOD[0].upper() + METHOD[1:]
     section.text.append(
-        f"{text}; `docs/coverage.md` has how often they hold the truth. A difference between two arms is more certain "
+        f"{text}; docs/coverage.md has how often they hold the truth. A difference between two arms is more certain "
         "than their two intervals suggest, because hard patients are hard for both. A difference is called shown where "
         "the interval that holds for all pairs at once (Bonferroni) excludes 0."
     )
