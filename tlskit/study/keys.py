@@ -20,7 +20,7 @@ from tlskit.sources import bare, code_state
 
 __all__ = [
     "CASCADE", "COMPARE", "COMPARE_ARM", "MEETINGS", "READS", "STEPS", "cells_that_run", "code_cells", "cohort_content",
-    "differences", "ingredients", "key_of", "notebook_path", "plain_value",
+    "differences", "ingredients", "key_of", "notebook_path", "plain_value", "program",
 ]  # fmt: skip
 
 #: Raised when what is written changes for all steps: everything that was made before is out of date.
@@ -123,7 +123,23 @@ def plain_value(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def ingredients(step: str, parameters: Mapping, inputs: Mapping[str, str], content: Mapping[str, dict]) -> dict:
+def program(step: str) -> dict:
+    """What a step does: its notebook's cells and the code that they reach, each by its hash."""
+    sources = cells_that_run(step)
+    numbered = step not in MEETINGS
+    return {
+        "notebook": _hash(*map(bare, sources)),
+        "code": code_state("\n".join(sources), without=PLUMBING if numbered else ("errors", "files", "sources")),
+    }
+
+
+def ingredients(
+    step: str,
+    parameters: Mapping,
+    inputs: Mapping[str, str],
+    content: Mapping[str, dict],
+    does: Mapping | None = None,
+) -> dict:
     """All that decides what a step writes; `key_of` makes the key of it.
 
     Parameters
@@ -136,14 +152,13 @@ def ingredients(step: str, parameters: Mapping, inputs: Mapping[str, str], conte
         Keys of the steps that it reads.
     content
         Of `cohort_content`.
+    does
+        Of `program`, where it was read before: a plan of many arms reads the code of a step once.
     """
     counted = {name: plain_value(value) for name, value in sorted(parameters.items()) if name not in PLACES}
     for name in FILES:
         if isinstance(counted.get(name), str) and resolve(counted[name]).is_file():
             counted[name] = f"{Path(counted[name]).name} {sha256_of_file(resolve(counted[name]))[:16]}"
-    sources = cells_that_run(step)
-    program = "\n".join(sources)
-    numbered = step not in MEETINGS
     return {
         "format": FORMAT,
         "step": step,
@@ -153,8 +168,7 @@ def ingredients(step: str, parameters: Mapping, inputs: Mapping[str, str], conte
             slide_id: {name: part for name, part in parts.items() if name != "second" or step == SECOND_READER}
             for slide_id, parts in content.items()
         },
-        "notebook": _hash(*map(bare, sources)),
-        "code": code_state(program, without=PLUMBING if numbered else ("errors", "files", "sources")),
+        **(program(step) if does is None else does),
     }
 
 
