@@ -34,7 +34,7 @@ $(STAMP): requirements.lock
 	else touch $(STAMP); fi
 
 demo: env  ## make a synthetic cohort and run the whole study on it (16 to 20 minutes on two cores)
-	$(PY) -m tlskit synth outputs/cohorts/demo
+	$(PY) -m tlskit synth outputs/cohorts/demo --second-reader
 	$(PY) -m tlskit sweep params/demo.yaml
 
 # Files are shared out among JOBS processes, each on one core. Two browsers at a time have been seen to wait for ever:

@@ -1,17 +1,20 @@
-"""How often the report's intervals hold the truth, ``docs/coverage.md``: in simulated cohorts of 3 to 60 patients.
+"""How often the report's intervals hold the truth, and its rule chooses: in simulated cohorts of 3 to 60 patients.
 
-``python tests/coverage_table.py`` draws the cohorts and writes the page; `tests/metrics/test_uncertainty.py` does the
-same with fewer.
+``python tests/coverage_table.py`` draws the cohorts and writes ``docs/coverage.md`` (``... choice``: its second part
+alone); `tests/metrics/test_uncertainty.py` and `tests/evaluation/test_decision.py` do the same with fewer.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from made_cohorts import draw, table
 
+from tlskit.evaluation import decision
 from tlskit.metrics import uncertainty
 from tlskit.metrics.scores import ratios
 
@@ -34,6 +37,45 @@ draws the cohorts again and writes this page.
 | patients | population | cohorts | IoU | recall | precision | MCC | difference of IoU | any shown better | one arm |
 |---|---|---|---|---|---|---|---|---|---|
 """
+
+
+#: Cohorts of which the rule is asked; four equal arms, of which the first is the fastest and the last the slowest.
+CHOICES, CHOICE_ROWS = 480, (("even", 5), ("even", 9), ("few targets", 12), ("even", 23), ("unequal", 23), ("even", 60))
+_CHOICE = """
+## How often an arm is chosen
+
+The rule of the report (`tlskit.evaluation.decision`; margin 0.05, least usable IoU 0.1) put to cohorts of four equal
+arms, in % of cohorts. *Any shown better*: some arm is shown to be better than another, which should be 5 % (of 480
+cohorts, give or take 2); *one arm*: the most for any one of the four. *Shown best*: an arm is chosen because it is
+shown to be better than all others: it is not. *Within margin*: an arm is chosen as the fastest of those shown to be at
+most 0.05 worse than every other; that is right, for they are equal. Then which was chosen, and how often none.
+
+| patients | population | cohorts | any shown better | one arm | shown best | within margin | fastest | slowest | none |
+|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def choices(population: str, n_patients: int, *, cohorts: int, seed: int = 0) -> dict[str, float]:
+    """Shares of cohorts of equal arms, by the columns of the page's second table."""
+    rng, told = np.random.default_rng([seed, n_patients, 480]), Counter()
+    minutes = pd.Series({f"arm{k}": 1.0 + k for k in range(4)})
+    for _ in range(cohorts):
+        counts = table(draw(population, n_patients, rng))
+        apart = uncertainty.differences(counts, scores=["iou"])
+        front = decision.decide(
+            uncertainty.intervals(counts, scores=["iou"]), apart, minutes, margin=0.05, usable=0.1
+        )  # fmt: skip
+        better = set(np.where(apart["shown"] == "first", apart["first"], apart["second"])[apart["shown"] != ""])
+        told.update(better | ({"any"} if better else set()))
+        chosen = front.loc[front["chosen"], "arm"]
+        told["none" if chosen.empty else front["reason"].iloc[0]] += 1
+        told.update(f"chosen {arm}" for arm in chosen)
+    shares = {
+        "any shown better": told["any"], "one arm": max(told[arm] for arm in minutes.index),
+        "shown best": told["shown best"], "within margin": told["fastest within margin"],
+        "fastest": told["chosen arm0"], "slowest": told["chosen arm3"], "none": told["none"],
+    }  # fmt: skip
+    return {name: number / cohorts for name, number in shares.items()}
 
 
 def truth_of(population: str) -> dict[str, float]:
@@ -60,17 +102,27 @@ def simulate(population: str, n_patients: int, *, cohorts: int, seed: int = 0) -
     return {name: float(np.mean(values)) for name, values in hits.items()} | {"cohorts": len(hits["difference"])}
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
+    text = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    first = text.split(_CHOICE.splitlines()[1])[0].rstrip() + "\n"
+    if "choice" not in arguments:
+        lines = []
+        for population, n_patients in ROWS:
+            found = simulate(population, n_patients, cohorts=int(arguments[0]) if arguments else 2000)
+            numbers = [found[name] for name in (*SCORES, "difference", "shown", "shown_each")]
+            cells = [str(n_patients), population, str(found["cohorts"]), *(f"{100 * n:.1f}" for n in numbers)]
+            lines.append(f"| {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+        first = _HEAD + "\n".join(lines) + "\n"
     lines = []
-    for population, n_patients in ROWS:
-        found = simulate(population, n_patients, cohorts=int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
-        numbers = [found[name] for name in (*SCORES, "difference", "shown", "shown_each")]
-        cells = [str(n_patients), population, str(found["cohorts"]), *(f"{100 * n:.1f}" for n in numbers)]
+    for population, n_patients in CHOICE_ROWS:
+        shares = choices(population, n_patients, cohorts=CHOICES).values()
+        cells = [str(n_patients), population, str(CHOICES), *(f"{100 * share:.1f}" for share in shares)]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
-    PAGE.write_text(_HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+    PAGE.write_text(first + _CHOICE + "\n".join(lines) + "\n", encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -22,9 +22,9 @@ from made_disk import NoSmallDisk, enlarge, small_disk
 from made_slides import patch_tile, quartering_slide, vips_slide
 from shapely import box
 
+from tlskit import evaluation
 from tlskit.cohort import manifest as cohort
 from tlskit.errors import TlskitError
-from tlskit.evaluation import counting as evaluation
 from tlskit.maps import inference, probmaps
 from tlskit.networks import models, training
 from tlskit.outlines import reading as annotations

@@ -62,13 +62,14 @@ def synth(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Slides made at the same time.")] = 2,
     overwrite: Annotated[bool, typer.Option(help="Replace a cohort made with other settings.")] = False,
+    second_reader: Annotated[bool, typer.Option(help="Add outlines by a second, made-up person.")] = False,
 ) -> None:
     """Make a synthetic cohort: slides, QuPath outlines and a manifest."""
     from tlskit.synthetic import make_cohort
 
     manifest = make_cohort(
         out_dir, n_patients=patients, slide_mm=slide_mm, scan_mpp=scan_mpp, objective_power=objective_power,
-        seed=seed, workers=workers, overwrite=overwrite,
+        seed=seed, workers=workers, overwrite=overwrite, second_reader=second_reader,
     )  # fmt: skip
     typer.echo(f"{manifest}")
 

@@ -10,7 +10,8 @@ import numpy as np
 import shapely
 
 from tests.benchmarks.harness import ROOT, WORK, interleaved, rate, report
-from tlskit.evaluation import counting as evaluation
+from tlskit.evaluation import counting
+from tlskit.evaluation.opened_slides import Opened
 from tlskit.maps import map_writer, probmaps
 from tlskit.outlines.truth import Truth
 from tlskit.slides.tissue import Tissue
@@ -49,9 +50,9 @@ def count(path):
     shape = (round(HEIGHT * MPP / 8), round(WIDTH * MPP / 8))
     on_tissue = Tissue(np.ones(shape, bool), 8.0, MPP)
     with probmaps.open_map(path) as prob_map:
-        opened = evaluation._Opened(prob_map, Truth(outlines(), mpp0=MPP), on_tissue, (WIDTH, HEIGHT), on_tissue)
+        opened = Opened(prob_map, Truth(outlines(), mpp0=MPP), on_tissue, (WIDTH, HEIGHT), on_tissue)
         ids = {"slide_id": "s", "patient_id": "p", "cancer_type": "c"}
-        return evaluation._slide_counts(ids, opened, {"fixed": 0.5}, TILE_PX)
+        return counting._slide_counts(ids, opened, {"fixed": 0.5}, TILE_PX)
 
 
 def one_threshold(path):

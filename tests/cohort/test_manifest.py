@@ -36,10 +36,12 @@ def test_a_plain_manifest_is_read_with_absolute_paths_and_text_ids(save, tmp_pat
     path = save(f"{HEADER},mpp_override,split,stain\n007,01,lung,slides/a b.svs,a.geojson,0.25,train,HE\n"
                 f"s.2,2,breast,/data/b.svs,,,val,HE\n")  # fmt: skip
     table = cohort.read_manifest(path)
-    assert list(table.columns) == [*HEADER.split(","), "mpp_override", "split", "outline_origin", "stain"]
+    optional = ["mpp_override", "split", "outline_origin", "site", "annotation_path_2"]
+    assert list(table.columns) == [*HEADER.split(","), *optional, "stain"]
     first, second = cohort.slide_rows(table)
     assert first == (
-        "007", "01", "lung", str(tmp_path / "slides" / "a b.svs"), str(tmp_path / "a.geojson"), 0.25, "train", "",
+        "007", "01", "lung", str(tmp_path / "slides" / "a b.svs"), str(tmp_path / "a.geojson"), 0.25, "train", "", "",
+        "",
     )  # fmt: skip
     assert second.slide_path == "/data/b.svs" and second.annotation_path == "" and math.isnan(second.mpp_override)
     assert table["mpp_override"].dtype == float and list(table["stain"]) == ["HE", "HE"]

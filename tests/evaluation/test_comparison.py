@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_archive import ARMS, write_archive
+from matplotlib.text import Text
 
+from tlskit import figures
 from tlskit.errors import ComparisonError, ParameterError, RunError
 from tlskit.evaluation import arm_tables as armtables
-from tlskit.evaluation import comparison, costs, decision
+from tlskit.evaluation import comparison, costs, decision, fields, reviewing
 from tlskit.metrics import published
 from tlskit.metrics import scores as metrics
 
@@ -326,3 +328,34 @@ def test_a_few_lines_without_the_package_give_the_same_numbers(tmp_path):
         pooled, published = (table[(table["arm"] == arm) & (table["pooling"] == p)] for p in ("pooled", "as_published"))
         assert (iou, dice) == pytest.approx((pooled["iou"].item(), pooled["dice"].item()), abs=1e-4)
         assert float(words[8]) == pytest.approx(published["iou"].item(), abs=1e-4)
+
+
+def test_with_common_slides_every_table_stands_on_the_same_ones(tmp_path):
+    """A slide that one arm lost is left out of all numbers of the others, pictures and tables alike."""
+    arms = {1: (0.3, 2.0), 4: (0.6, 20.0)}
+    lacking, without = (write_archive(tmp_path / name, arms=arms) for name in ("lacking", "without"))
+    tables = [path.stem for path in (lacking / "4x" / "tables").glob("0[45]_*.csv")]
+    for name in tables:
+        change(lacking, "4x", name, lambda t: t[t["slide_id"] != "slide_03"])
+        for arm in ("1x", "4x"):
+            change(without, arm, name, lambda t: t[t["slide_id"] != "slide_03"])
+    for make in (
+        comparison.intervals, comparison.differences, comparison.grid_table, comparison.object_table,
+        comparison.agreement_points, comparison.agreement_table, comparison.threshold_table, comparison.pr_curves,
+        comparison.calibration, comparison.audit, reviewing.subgroups, reviewing.without_target, reviewing.froc,
+        reviewing.shapes, reviewing.needed, fields.worst_slides, fields.worst_objects, costs.pareto,
+    ):  # fmt: skip
+        kept, expected = make(lacking, slides="common"), make(without, slides="same")
+        pd.testing.assert_frame_equal(kept.reset_index(drop=True), expected.reset_index(drop=True), obj=make.__name__)
+
+
+def test_names_of_arms_that_score_alike_do_not_lie_on_one_another(tmp_path):
+    arms = {1: (0.60, 20.0), 4: (0.61, 21.0), 10: (0.605, 22.0), 20: (0.60, 23.0)}
+    front = costs.pareto(write_archive(tmp_path / "run", arms=arms, n_patients=30))
+    figure = figures.pareto_front(front)
+    figure.draw_without_rendering()
+    names = [text for text in figure.axes[0].texts if text.get_text() in set(front["arm"])]
+    assert len(names) == 4
+    boxes = [Text.get_window_extent(text) for text in names]  # without the line to the mark
+    for n, one in enumerate(boxes):
+        assert not any(one.overlaps(other) for other in boxes[n + 1 :])

@@ -9,9 +9,9 @@ import pytest
 import shapely
 from made_cohort import manifest_row
 
-from tlskit import units
+from tlskit import evaluation, units
 from tlskit.errors import MapError, ParameterError
-from tlskit.evaluation import counting as evaluation
+from tlskit.evaluation.grid_counting import CURVE
 from tlskit.metrics import scores as metrics
 from tlskit.metrics import thresholds
 from tlskit.metrics.grids import area_means
@@ -345,7 +345,7 @@ def test_objects_are_counted_at_every_threshold_of_the_curve_by_the_same_rules(c
     _, manifest = cohort_dir
     result = evaluation.evaluate_grid(maps[0], manifest, target_class="TLS", grid_mpp=4.0, threshold=0.5)
     curve = result.objects_by_threshold
-    assert curve.groupby("slide_id")["threshold"].apply(tuple).unique().tolist() == [evaluation.CURVE]
+    assert curve.groupby("slide_id")["threshold"].apply(tuple).unique().tolist() == [CURVE]
     at_half = curve[curve["threshold"] == 0.5].set_index("slide_id")
     for row in result.objects_per_slide.itertuples():
         here = result.objects[result.objects["slide_id"] == row.slide_id]

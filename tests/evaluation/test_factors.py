@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_controls import PRESET, write_controls
+from made_controls import CONTEXT_PRESET, PRESET, write_controls
 
 from tlskit.errors import ComparisonError
 from tlskit.evaluation import effects, factors
@@ -78,14 +78,17 @@ def test_the_controls_of_a_context_are_named_and_differ_from_it_in_one_thing():
         assert params.has_controls(preset) and not params.has_cascade(preset)
         defaults = {"context_ratio": 0, "context_of": "field", "encoder": "efficientnet-b0", "seed": 0}
         table = factors.named_controls(params.arms_table(preset, defaults))
-        wide = "context 4 times as coarse"
-        named = ["plain", wide, f"{wide}, context of its own field alone", f"{wide}, context of another tile"]
+        named = ["plain", "context 4 times as coarse", "own field as context", "another tile's context"]
         assert list(dict.fromkeys(table["control"]))[:4] == named
         assert factors.alike(table, "context_of")
 
 
 def test_the_preset_of_these_tests_asks_what_the_demo_of_the_controls_asks():
-    demo = params.read_preset(Path(__file__).parents[2] / "params" / "controls_demo.yaml")
+    folder = Path(__file__).parents[2] / "params"
+    whole = factors.named_controls(params.arms_table(params.read_preset(folder / "controls.yaml"), CONTEXT_PRESET))
+    second, cells = factors.first_square(whole, "negatives_per_batch", effects.SECOND_FACTORS)
+    assert second == "context_ratio" and len(cells) == 4
+    demo = params.read_preset(folder / "controls_demo.yaml")
     named = [factors.named_controls(params.arms_table(preset, PRESET)) for preset in (demo, PRESET)]
     assert set(named[0]["control"]) == set(named[1]["control"])
     for table in named:

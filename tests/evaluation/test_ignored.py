@@ -12,9 +12,8 @@ from made_slides import patch_tile, vips_slide
 from shapely import box
 from torch import nn
 
-from tlskit import units
+from tlskit import evaluation, units
 from tlskit.errors import AnnotationError, ParameterError, SlideError
-from tlskit.evaluation import counting as evaluation
 from tlskit.maps import map_writer
 from tlskit.metrics import scores as metrics
 from tlskit.networks import loop, losses

@@ -13,9 +13,9 @@ from made_run import write_map
 from made_slides import vips_slide
 from shapely.geometry import shape
 
+from tlskit import evaluation
 from tlskit.errors import MapError
-from tlskit.evaluation import counting as evaluation
-from tlskit.evaluation import predictions
+from tlskit.evaluation import opened_slides, predictions
 from tlskit.metrics import thresholds
 from tlskit.outlines import reading as annotations
 from tlskit.slides import slide as slides
@@ -121,7 +121,7 @@ def test_a_scan_s_offset_is_honoured_on_every_way_in_and_out(made, tmp_path, mon
         slide.bounds_px0 = (*origin, 1200 - origin[0], 960 - origin[1])
         return slide
 
-    for module in (tiling, datasets, evaluation, predictions):
+    for module in (tiling, datasets, opened_slides, predictions):
         monkeypatch.setattr(module, "open_row", with_room)
     again = results(tmp_path / "b", manifest.assign(annotation_path=str(shifted)))
     assert again[0].equals(tiles) and np.array_equal(again[1], masks)

@@ -130,6 +130,8 @@ def test_a_stored_screen_is_offered_kept_apart_and_handed_to_the_job(screened, p
         page.take(slide_path(outputs))
         assert ("Old map" in page.desk.heading.value) == old
     assert page.desk.view.maps[0]["unseen"], "and it is hatched"
+    assert f"where network {screened['coarse_sha256'][:8]} found something first" in page.desk.heading.value
+    assert "segmented by made, 4x where 1x found something" in page._known(slide_path(outputs))
     assert "predicting.ScreenSetting('outputs/made/1x/work/checkpoint.pt', 0.05, 64)" in page._reproduce(
         {"threshold": 0.5}
     )

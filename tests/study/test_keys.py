@@ -157,6 +157,25 @@ def test_an_outline_exported_anew_is_seen_whatever_wrote_the_manifest(project, f
         run_by_hand("02_patient_split", run_name="r", arm="4x")
 
 
+def test_a_second_reader_counts_where_two_are_compared_and_makes_no_other_step_again(project, monkeypatch):
+    assert keys.SECOND_READER == "05_wsi_evaluation"
+    monkeypatch.setattr(keys, "SECOND_READER", "02_patient_split")  # this project has no more steps
+    header = "slide_id,patient_id,cancer_type,slide_path,annotation_path"
+    (project / "manifest.csv").write_text(f"{header}\ns1,p1,lung,slide.svs,outlines.geojson\n")
+    make(project)
+    (project / "second.geojson").write_text("what another person outlined")
+    text = f"{header},annotation_path_2\ns1,p1,lung,slide.svs,outlines.geojson,second.geojson\n"
+    (project / "manifest.csv").write_text(text)
+    said = left(prepared())
+    assert said["4x 02_patient_split"] == "run by hand: the second reader's outlines of s1 changed"
+    assert not [step for step in said if "01_tiling" in step]
+    for arm in (4, 1):
+        run_by_hand("02_patient_split", run_name="r", magnification=arm, arm=f"{arm}x")
+    assert set(left(prepared())) <= {"compare compare_magnifications"}
+    (project / "second.geojson").write_text("drawn anew")
+    assert "1x 02_patient_split" in left(prepared())
+
+
 def test_moving_the_project_or_touching_a_slide_changes_nothing(swept, monkeypatch):
     os.utime(swept / "slide.svs", (1, 1))
     assert left(prepared()) == {}

@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,8 +11,8 @@ from made_archive import CAPTION, write_archive
 from made_folds import write_folds
 
 from tlskit.errors import ComparisonError
-from tlskit.study import report, report_scores
-from tlskit.study import report_page as reportpage
+from tlskit.metrics import training_note
+from tlskit.study import report, report_page, report_scores
 
 
 class Page(HTMLParser):
@@ -68,7 +69,7 @@ def test_the_page_needs_nothing_but_itself(page):
     assert found.links and all(link.startswith(("data:image/png;base64,", "#")) for link in found.links)
     assert not {"script", "link", "iframe", "object"} & set(found.tags)
     assert not re.search(r"url\(|@import|https?://(?!doi)", page)
-    assert found.tags.count("img") == 15
+    assert found.tags.count("img") == 16
 
 
 def test_the_page_answers_first_and_shows_every_part(page):
@@ -79,7 +80,9 @@ def test_the_page_answers_first_and_shows_every_part(page):
         "6 patients", "Caution: only 6 test patients", "torch", "2.15.0", "How firm the choice is",
         "Training. Each arm was",
         "Threshold. At the thresholds chosen", "Averaging. ", "How the arms were trained", "Cancer types and sites",
-        "Slides without target", "Dice of a found object", "false objects per mm2",
+        "Slides without target", "Dice of a found object", "false objects per mm2", "Two people: what they reach",
+        "The worst slides and fields", "Pictures are missing: the run does not say which manifest",
+        "Loss and validation IoU of every training",
     ):  # fmt: skip
         assert part in text
     # Before the heading of the next part (the first mention of which is in the list of contents).
@@ -128,18 +131,18 @@ def test_arms_that_differ_get_no_report(tmp_path):
     assert not (run_dir / "compare" / "report.html").exists()
 
 
-@pytest.mark.skipif(reportpage.find_browser() is None, reason="no browser that prints PDF is installed")
+@pytest.mark.skipif(report_page.find_browser() is None, reason="no browser that prints PDF is installed")
 def test_the_page_is_printed_where_a_browser_is_installed(run_dir, page):
     html = run_dir / "compare" / "report.html"
-    reportpage.print_pdf(html, html.with_suffix(".pdf"))
+    report_page.print_pdf(html, html.with_suffix(".pdf"))
     assert html.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_without_a_browser_the_page_stands_alone(run_dir, page, monkeypatch):
-    monkeypatch.setattr(reportpage.shutil, "which", lambda name: None)
+    monkeypatch.setattr(report_page.shutil, "which", lambda name: None)
     pdf = run_dir / "compare" / "report.pdf"
     pdf.write_bytes(b"%PDF of an older run")
-    reportpage.print_pdf(run_dir / "compare" / "report.html", pdf)
+    report_page.print_pdf(run_dir / "compare" / "report.html", pdf)
     assert not pdf.exists()
 
 
@@ -162,7 +165,7 @@ def test_a_comparison_made_again_has_the_parameters_of_the_run(tmp_path):
 
 
 def test_names_from_files_keep_their_signs(run_dir):
-    shown = reportpage.show_table(pd.DataFrame({"slide_id": ["a_b"], "reason": ["x_y"], "pooling": ["pooled"]}), "")
+    shown = report_page.show_table(pd.DataFrame({"slide_id": ["a_b"], "reason": ["x_y"], "pooling": ["pooled"]}), "")
     assert [cell[0] for cell in shown["rows"][0]] == ["a_b", "x_y", "all pixels pooled"]
 
 
@@ -179,3 +182,40 @@ def test_the_choice_made_on_validation_is_the_answer_of_the_page(tmp_path, monke
     assert len(pd.read_csv(run_dir / "compare" / "tables" / "score_of_choice.csv")) == 1
     words = (run_dir / "compare" / "summary.md").read_text()
     assert "The choice was made on validation patients." in words and chosen in words
+
+
+def test_what_failed_once_and_was_done_since_is_not_told(tmp_path):
+    """Steps and slides by their last state, of arms that are shown."""
+    run_dir = write_archive(tmp_path / "run", arms={4: (0.62, 25.0), 1: (0.35, 2.0)}, n_patients=3)
+    folder = run_dir / "4x" / "status"
+    folder.mkdir()
+
+    def said(state, slides):
+        step = {"state": state, "reason": "", "slides": slides}
+        (folder / "05_wsi_evaluation.json").write_text(json.dumps(step))
+        section = report_page.Section("")
+        report._failures(section, run_dir)
+        return section
+
+    lost = said("partly", [{"slide_id": "slide_02", "reason": "cannot be read"}])
+    assert "slide_02" in str(lost.tables) and not lost.text
+    assert said("done", []).text == ["Nothing failed in what is shown here."]
+    # An earlier version's status.csv knows nothing better of a step that stands in status/ since.
+    row = {"arm": "4x", "step": "05_wsi_evaluation", "slide_id": "", "status": "failed", "reason": "", "seconds": ""}
+    pd.DataFrame([row, row | {"arm": "20x"}]).to_csv(run_dir / "status.csv", index=False)
+    assert said("done", []).text == ["Nothing failed in what is shown here."]  # and there is no arm 20x
+
+
+def test_the_notebook_says_before_the_intervals_what_they_do_not_hold():
+    notebook = Path(report.__file__).parents[2] / "notebooks" / "compare_magnifications.ipynb"
+    cells = ["".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
+    at = next(n for n, text in enumerate(cells) if "figures.score_intervals(" in text)
+    assert "nothing here says how another training (another seed, another machine) would change" in cells[at - 1]
+    assert "another training (another seed, another machine)" in training_note()
+
+
+def test_rows_of_both_thresholds_are_named(page):
+    header, *rows = re.search(r"Scores at both thresholds\..*?<table>(.*?)</table>", page, re.S)[1].split("<tr>")[1:]
+    assert "threshold by" in header
+    names = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S)[:2] for row in rows]
+    assert names == [["1x", "fixed"], ["1x", "validation"], ["4x", "fixed"], ["4x", "validation"]]

@@ -13,7 +13,7 @@ import pytest
 from shapely.geometry import box, shape
 
 from tlskit.errors import ParameterError, RunError
-from tlskit.synthetic import anatomy, histology, nuclei, stains, textures
+from tlskit.synthetic import anatomy, histology, nuclei, second, stains, textures
 from tlskit.synthetic import cohort as synthetic
 
 SMALL = {"n_patients": 3, "slide_mm": (0.8, 0.95), "seed": 5, "progress": False}
@@ -64,6 +64,29 @@ def test_one_seed_gives_the_same_bytes_on_any_number_of_workers(cohort, tmp_path
     again = synthetic.make_cohort(tmp_path, workers=1, **SMALL)
     assert len(digests(again.parent)) == 4 * 3 + 4
     assert digests(again.parent) == digests(cohort.parent)
+
+
+def test_a_second_reader_draws_a_little_otherwise_and_touches_no_slide(cohort, tmp_path):
+    folder = tmp_path / "twice"
+    shutil.copytree(cohort.parent, folder)
+    manifest = synthetic.make_cohort(folder, workers=1, second_reader=True, **SMALL)
+    before, after = digests(cohort.parent), digests(folder)
+    assert all(after[name] == digest for name, digest in before.items() if name not in ("manifest.csv", "README.txt"))
+    table = pd.read_csv(manifest)
+    assert table["annotation_path_2"].tolist() == [f"annotations_2/{name}.geojson" for name in table["slide_id"]]
+    assert all((folder / path).is_file() for path in table["annotation_path_2"])
+    # Over many patients: most TLS are drawn by both, alike and not the same; some are overlooked, some are none.
+    shared = seen = missed = 0
+    for slide in synthetic.plan_cohort(28):
+        section = synthetic.plan_section(slide, seed=5, slide_mm=(2.0, 2.8))
+        again = second.second_outlines(section.structures, 0.5, np.random.default_rng([5, slide.index, 2]))
+        assert all(polygon.is_valid for polygon in again)
+        for one in section.structures:
+            if one.kind == "tls":
+                mine = one.polygon_px0(0.5)
+                iou = max((mine.intersection(p).area / mine.union(p).area for p in again), default=0.0)
+                seen, missed, shared = seen + (iou > 0), missed + (iou == 0), shared + iou
+    assert 0.02 < missed / (seen + missed) < 0.25 and 0.7 < shared / seen < 0.95
 
 
 def test_another_seed_gives_another_slide(cohort, tmp_path):

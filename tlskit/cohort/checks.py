@@ -151,6 +151,13 @@ def _look_at_cohort(slides: pd.DataFrame, found: list[Finding], whole: Finding, 
             "error", "leak", f"Slides {', '.join(ids)} have the same outlines, point for point.",
             "Correct `annotation_path`: outlines are of one slide.",
         )  # fmt: skip
+    for ids in _alike(found, "second_id"):
+        whole.add(
+            "error", "leak", f"Slides {', '.join(ids)} have the same outlines of a second reader, point for point.",
+            "Correct `annotation_path_2`: outlines are of one slide.",
+        )  # fmt: skip
+    if second := int((slides["annotation_path_2"] != "").sum()):
+        whole.add("note", "outlines", f"{second} of {len(slides)} slides have outlines of a second reader.")
     scales = Counter(f"{finding.mpp0:.2g}" for finding in found if finding.mpp0 == finding.mpp0)
     if len(scales) > 1:
         listed = ", ".join(f"{n} at {mpp} um/px" for mpp, n in scales.most_common())

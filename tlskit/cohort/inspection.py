@@ -64,6 +64,7 @@ class Finding:
     fingerprint: str = ""
     quickhash: str = ""
     outlines_id: str = ""
+    second_id: str = ""
     icc_profile: str = ""
     too_small_at: list[str] = field(default_factory=list)
 
@@ -93,6 +94,7 @@ def inspect_slide(row: SlideRow, wanted: Wanted) -> Finding:
                 summary += f"; {_counted(len(truth.polygons), 'target')}, {truth.area_mm2:.3g} mm2"
             else:
                 summary += "; no target"
+            summary += _look_at_second(row, finding, wanted, slide, thumbnail)
     except ScaleError as error:
         finding.add_error("scale", error)
     except (SlideError, OSError) as error:
@@ -106,6 +108,7 @@ def inspect_slide(row: SlideRow, wanted: Wanted) -> Finding:
         )  # fmt: skip
     if not summary:
         _read_truth(row, finding, wanted)  # both faults at once, where there are two
+        _look_at_second(row, finding, wanted)
     if not any(entry["severity"] in ("error", "warning") for entry in finding.rows):
         finding.add("ok", "ok", f"{summary}.")
     return finding
@@ -203,6 +206,26 @@ def _read_truth(row, finding: Finding, wanted: Wanted, slide=None) -> Truth | No
         what, remedy = split_message(off.reason)
         finding.add("error", "place", what, remedy or "Draw or export them on this slide, in its pixels.")
     return truth
+
+
+def _look_at_second(row, finding: Finding, wanted: Wanted, slide=None, thumbnail=None) -> str:
+    """Judge the outlines of a second reader as those of the first; what is found is told as theirs."""
+    if not row.annotation_path_2:
+        return ""
+    second = Finding(row.slide_id)
+    truth = _read_truth(row._replace(annotation_path=row.annotation_path_2), second, wanted, slide)
+    if truth is not None and truth.polygons and not any(entry["problem"] == "place" for entry in second.rows):
+        _look_at_place(truth.polygons, slide, second, thumbnail, wanted.plausible_um2)
+    for entry in second.rows:
+        what, remedy = (entry[name].replace("`annotation_path`", "`annotation_path_2`") for name in ("what", "remedy"))
+        finding.add(entry["severity"], entry["problem"], f"Second reader: {what}", remedy)
+    finding.second_id = second.outlines_id
+    if second.outlines_id and second.outlines_id == finding.outlines_id:
+        finding.add(
+            "error", "leak", "The second reader's outlines are the first one's, point for point.",
+            "Correct `annotation_path_2`: two people never draw the same.",
+        )  # fmt: skip
+    return f"; second reader: {_counted(second.n_targets, 'target')}" if second.n_targets is not None else ""
 
 
 def _look_at_report(found: Annotations, slide, finding: Finding) -> None:

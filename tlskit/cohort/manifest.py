@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 
 #: Columns that a manifest must have. `annotation_path` may be empty where only inference is wanted.
 COLUMNS = ("slide_id", "patient_id", "cancer_type", "slide_path", "annotation_path")
-_OPTIONAL = ("mpp_override", "split", "outline_origin")
+_OPTIONAL = ("mpp_override", "split", "outline_origin", "site", "annotation_path_2")
+_PATHS = ("slide_path", "annotation_path", "annotation_path_2")
 _MAY_BE_EMPTY = ("annotation_path", *_OPTIONAL)
 
 #: Names that other tools' manifests use (CLAM, slideflow, TRIDENT), and that people write.
@@ -81,6 +82,8 @@ class SlideRow(NamedTuple):
     mpp_override: float = math.nan
     split: str = ""
     outline_origin: str = ""
+    site: str = ""
+    annotation_path_2: str = ""
 
 
 class Fault(NamedTuple):
@@ -113,8 +116,9 @@ def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
         One row a slide: ``slide_id, patient_id, cancer_type, slide_path, annotation_path`` (text; paths absolute, those
         in the CSV are relative to it; ``annotation_path`` may be empty), ``mpp_override`` (float, nan where empty),
         ``split`` (``train``, ``val``, ``test`` or empty), ``outline_origin`` (where a GeoJSON counts pixels from:
-        ``scan`` or empty for the corner of what was scanned, as QuPath counts; ``slide`` for the slide's own), then
-        the CSV's other columns as text. Whether the files exist is not looked at here: a missing slide is that slide's
+        ``scan`` or empty for the corner of what was scanned, as QuPath counts; ``slide`` for the slide's own), ``site``
+        (hospital or scanner, or empty), ``annotation_path_2`` (outlines of a second reader, or empty), then the CSV's
+        other columns as text. Whether the files exist is not looked at here: a missing slide is that slide's
         failure (`tlskit check` looks).
 
     Raises
@@ -279,7 +283,7 @@ def _check_record(number: int, record: dict, folder: Path, faults: list[Fault]) 
         why = _unsafe(record[name])
         if why:
             faults.append(Fault(number, name, f"{record[name]!r} {why}"))
-    for name in ("slide_path", "annotation_path"):
+    for name in _PATHS:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", record[name]):
             faults.append(
                 Fault(number, name, f"{record[name]!r} is an address; write the path, from the drive or / on")
@@ -344,11 +348,17 @@ def _check_together(records: dict[int, dict], faults: list[Fault]) -> None:
     first_with: dict[tuple[str, str], int] = {}
     sets = defaultdict(lambda: defaultdict(list))
     for number, record in records.items():
-        for name in ("slide_id", "slide_path", "annotation_path"):
-            # Folders of Windows and macOS do not tell upper from lower case.
-            key = (name, record[name].lower() if name == "slide_id" else record[name])
-            if record[name] and first_with.setdefault(key, number) != number:
-                hint = "; outlines are of one slide" if name == "annotation_path" else ""
+        for name in ("slide_id", *_PATHS):
+            # Folders of Windows and macOS do not tell upper from lower case. Outlines of both readers are one kind.
+            kind = name.removesuffix("_2")
+            key = (kind, record[name].lower() if name == "slide_id" else record[name])
+            if not record[name]:
+                continue
+            if name == "annotation_path_2" and record[name] == record["annotation_path"]:
+                text = f"{record[name]!r} is the first reader's file, too; name the outlines that another person drew"
+                faults.append(Fault(number, name, text))
+            elif first_with.setdefault(key, number) != number:
+                hint = "; outlines are of one slide" if kind == "annotation_path" else ""
                 faults.append(Fault(number, name, f"{record[name]!r} stands in row {first_with[key]} already{hint}"))
         if record["split"] in _SPLITS.values():
             sets[record["patient_id"]][record["split"]].append(number)
@@ -391,7 +401,7 @@ def write_manifest(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:
     path = Path(path)
     folder = Path(os.path.abspath(path.parent))
     table = manifest.copy()
-    for name in ("slide_path", "annotation_path"):
+    for name in (n for n in _PATHS if n in table):
         table[name] = [_relative(value, folder) for value in table[name]]
     for name in _OPTIONAL:
         if name in table and (table[name].isna() | (table[name] == "")).all():
@@ -400,7 +410,7 @@ def write_manifest(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:
 
 
 def _relative(value: str, folder: Path) -> str:
-    if not value:
+    if not isinstance(value, str) or not value:
         return ""
     value = Path(value)
     return value.relative_to(folder).as_posix() if value.is_relative_to(folder) else str(value)

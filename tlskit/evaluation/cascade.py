@@ -4,7 +4,7 @@ A sweep has both networks' full maps of validation and test slides. The cascade'
 would have been run, and 0 elsewhere; a real run differs from that only where windows over a pixel are partly run (at
 the rim of what is run, less than a window wide). So every setting of a screen can be judged without running a network,
 and one is chosen on validation slides (`tlskit.evaluation.screen_choice`). Everything is counted on the common grid, in
-the region that `counting.evaluate_grid` counts.
+the region that `grid_counting.evaluate_grid` counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 
 from tlskit import units
 from tlskit.errors import MapError, ParameterError
-from tlskit.evaluation.counting import _Opened, _over_slides
+from tlskit.evaluation.opened_slides import Opened, over_slides
 from tlskit.maps import ProbMap, Windows, distance_um, make_screen, open_map, screen_of, windows_over
 from tlskit.metrics import COUNTS, SIZE_CLASSES, TIE_SHIFT_PX, area_means, objects
 
@@ -70,7 +70,7 @@ def screen_counts(
     grid_mpp
         um/px of the common grid.
     target_class, ignore_class, region_class, missing_target, resolution_by, on_failure
-        Of `counting.evaluate_grid`.
+        Of `grid_counting.evaluate_grid`.
 
     Returns
     -------
@@ -94,14 +94,14 @@ def screen_counts(
         raise ParameterError("No slide has a map of both networks: run 05_wsi_evaluation in both arms.")
     levels = sorted(set(screen_thresholds))
 
-    def count(ids: dict, opened: _Opened) -> _Table:
+    def count(ids: dict, opened: Opened) -> _Table:
         if opened.map.unseen:
             raise MapError(f"{opened.map.path.name} was predicted under a screen: what a screen loses is not in it.")
         case = _case(opened, threshold, grid_mpp)
         with open_map(coarse[str(ids["slide_id"])]) as coarse_map:
             return _Table(pd.DataFrame(_rows(ids, case, coarse_map, opened, levels, grow_um, controls)))
 
-    return _over_slides(
+    return over_slides(
         count, _Table, both, manifest, target_class=target_class, ignore_class=ignore_class, region_class=region_class,
         missing_target=missing_target, resolution_by=resolution_by, on_failure=on_failure,
     ).counts  # fmt: skip
@@ -124,7 +124,7 @@ class _Case(NamedTuple):
         return self.windows.spread(values, self.grid_mpp, self.code.shape[::-1])
 
 
-def _case(opened: _Opened, threshold: float, grid_mpp: float) -> _Case:
+def _case(opened: Opened, threshold: float, grid_mpp: float) -> _Case:
     fine, truth = opened.map, opened.truth
     ratio = grid_mpp / fine.mpp
     size_px = units.lattice_size(opened.size_px0, truth.mpp0, grid_mpp)
@@ -157,7 +157,7 @@ def _case(opened: _Opened, threshold: float, grid_mpp: float) -> _Case:
     return _Case(code, windows_over(fine, opened.all_tissue), grid_mpp, true_objects)
 
 
-def _rows(ids: dict, case: _Case, coarse: ProbMap, opened: _Opened, levels: list, grow_um, controls: bool) -> list:
+def _rows(ids: dict, case: _Case, coarse: ProbMap, opened: Opened, levels: list, grow_um, controls: bool) -> list:
     """Rows of `screen_counts` of one slide.
 
     A window that a screen touches is touched by that of every lower threshold, too. So each growth needs one look at

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tlskit.evaluation.cascades import PAIR, maps_of, slides_of, truth_of
-from tlskit.evaluation.counting import evaluate_grid
+from tlskit.evaluation.grid_counting import evaluate_grid
 from tlskit.maps import open_map
 from tlskit.metrics import objects, uncertainty
 
@@ -35,7 +35,7 @@ def grid_counts(
     chosen, maps
         Of `cascades.choose` and `cascades.run_cascade`.
     threshold, grid_mpp, min_object_um2, on_failure
-        Of `counting.evaluate_grid`.
+        Of `grid_counting.evaluate_grid`.
 
     Returns
     -------

@@ -158,10 +158,6 @@ def _label(name: str, row: dict, table: pd.DataFrame) -> str:
         return f"{value:.0%} positive pixels" if value else "positives as they come"
     if name == "detail_mpp":
         return f"blurred to {value:g} um/px" if value else "sharp"
-    if name == "context_ratio":
-        return f"context {value:g} times as coarse" if value else "without context"
-    if name == "context_of":
-        return {"self": "context of its own field alone", "other": "context of another tile"}.get(value, "true context")
     if name == "hard_negatives":
         return f"{value:.0%} hard negatives" if value else "no hard negatives"
     if name == "context_ratio":

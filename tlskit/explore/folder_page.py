@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 _STYLE = {"description_width": "60px"}
 
+#: Between the model and the coarser one that said where it looks, in the name of their maps' folder.
+_UNDER = "-screened-by-"
+
 
 class FolderPage(ipywidgets.VBox):
     """Pick a slide and a model, segment, look, measure."""
@@ -111,7 +114,7 @@ class FolderPage(ipywidgets.VBox):
         """Where the map of this slide by this model lies. A slide is known by its content: moved, it finds its map
         again; another slide under its name does not."""
         archive, arm = self._models[self.model.value]
-        under = f"-screened-by-{self.screen.value['coarse']}" if self.screen.value else ""
+        under = f"{_UNDER}{self.screen.value['coarse']}" if self.screen.value else ""
         folder = resolve(self._outputs_dir) / "segmented" / f"{archive.name}-{arm.name}{under}"
         return _of_slide(folder, self.slide_path.stem, self.slide_id, ".tif")
 
@@ -308,6 +311,10 @@ class FolderPage(ipywidgets.VBox):
             of_model = folder / f"{archive.name}-{arm.name}"
             if any(of_model.glob(f"*-{slide_id}.tif")):
                 words.append(f"segmented by {_model_name(archive, arm)}")
+            for under in folder.glob(f"{archive.name}-{arm.name}{_UNDER}*"):
+                if any(under.glob(f"*-{slide_id}.tif")):
+                    first = under.name.rpartition(_UNDER)[2]
+                    words.append(f"segmented by {_model_name(archive, arm)} where {first} found something")
         for drawn in (folder / "drawn").glob(f"*-{slide_id}.geojson"):
             if number := len(read_drawn(drawn)):
                 words.append(f"{number} outline(s) drawn")

@@ -6,6 +6,8 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
+from tlskit.maps import context_words
+
 __all__ = ["SETS", "heading", "object_table", "origin_of", "score_table"]
 
 SETS = {"train": "training slide", "val": "validation slide", "test": "test slide"}
@@ -16,9 +18,16 @@ def _number(value: float) -> str:
 
 
 def origin_of(probmap) -> str:
-    """What a map's numbers stand on: um/px and the network, by the first digits of its hash."""
+    """What a map's numbers stand on: um/px and the network, by the first digits of its hash; of a cascade's map, also
+    the network that said where it looked."""
     network = probmap.metadata.get("checkpoint_sha256", "")
-    return f"{probmap.mpp:g} um/px, " + (f"network {network[:8]}" if network else "network not recorded")
+    made = probmap.metadata.get("parameters", {})
+    seen = context_words(made.get("context", {}), probmap.mpp)
+    said = f"{probmap.mpp:g} um/px, {seen}{', ' if seen else ''}"
+    said += f"network {network[:8]}" if network else "network not recorded"
+    if screen := made.get("screen"):
+        said += f", where network {screen['checkpoint_sha256'][:8]} found something first (hatched: not looked at)"
+    return said
 
 
 def heading(slide_id: str, set_name: str, name: str, origin: str, is_old: bool, notes: Sequence[str] = ()) -> str:
@@ -29,7 +38,9 @@ def heading(slide_id: str, set_name: str, name: str, origin: str, is_old: bool, 
     elif set_name:
         said += _small(SETS.get(set_name, set_name).capitalize())
     if name and is_old:
-        said += _red(f"Old map: {name} ({origin}) is of an earlier network than the one that is chosen now.")
+        said += _red(
+            f"Old map: {name} ({origin}) is of an earlier network, or screen, than the one that is chosen now."
+        )
     elif name:
         said += _small(f"Map {name}: {origin}")
     return said + "".join(_red(text) for text in notes)

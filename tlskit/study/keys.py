@@ -20,7 +20,7 @@ from tlskit.sources import bare, code_state
 
 __all__ = [
     "CASCADE", "COMPARE", "COMPARE_ARM", "MEETINGS", "READS", "STEPS", "cells_that_run", "code_cells", "cohort_content",
-    "differences", "ingredients", "key_of", "notebook_path", "plain_value",
+    "differences", "ingredients", "key_of", "notebook_path", "plain_value", "program",
 ]  # fmt: skip
 
 #: Raised when what is written changes for all steps: everything that was made before is out of date.
@@ -54,6 +54,9 @@ READS = {
     "06_wsi_inference_timing": ("02_patient_split", "03_training"),
 }
 
+#: The numbered step that reads the outlines of a second reader: to no other one do they matter.
+SECOND_READER = "05_wsi_evaluation"
+
 #: Parameters that say where, and on how many threads, and change no result.
 PLACES = ("run_name", "outputs_dir", "manifest", "arm", "workers")
 
@@ -78,19 +81,22 @@ def code_cells(step: str) -> list[dict]:
 def cohort_content(manifest: str | Path) -> dict[str, dict]:
     """Who stands in a manifest, by content: ``{slide_id: {"slide": ..., "outlines": ..., "row": ...}}`` in its order.
 
-    Folders and times of the files have no part in it. A file that cannot be read is ``"missing"``.
+    With ``"second"`` where there are outlines of a second reader. Folders and times of the files have no part in it. A
+    file that cannot be read is ``"missing"``.
     """
-    table = cohort.read_manifest(manifest)
-    paths = [name for name in table.columns if name == "slide_path" or name.startswith("annotation_path")]
+    paths = ("slide_path", "annotation_path", "annotation_path_2")
     found = {}
-    for values in table.to_dict("records"):
-        outlines = [_outlines(values[name]) for name in sorted(paths) if name != "slide_path"]
+    for values in cohort.read_manifest(manifest).to_dict("records"):
         others = {name: str(value) for name, value in values.items() if name not in paths}
+        if not others.get("site"):
+            others.pop("site", None)  # as the manifests of before, which did not know the column
         found[str(values["slide_id"])] = {
             "slide": _slide(values["slide_path"]),
-            "outlines": " ".join(outlines),
+            "outlines": _outlines(values["annotation_path"]),
             "row": _hash(json.dumps(others, sort_keys=True)),
         }
+        if second := values.get("annotation_path_2"):
+            found[str(values["slide_id"])]["second"] = _outlines(second)
     return found
 
 
@@ -117,7 +123,23 @@ def plain_value(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def ingredients(step: str, parameters: Mapping, inputs: Mapping[str, str], content: Mapping[str, dict]) -> dict:
+def program(step: str) -> dict:
+    """What a step does: its notebook's cells and the code that they reach, each by its hash."""
+    sources = cells_that_run(step)
+    numbered = step not in MEETINGS
+    return {
+        "notebook": _hash(*map(bare, sources)),
+        "code": code_state("\n".join(sources), without=PLUMBING if numbered else ("errors", "files", "sources")),
+    }
+
+
+def ingredients(
+    step: str,
+    parameters: Mapping,
+    inputs: Mapping[str, str],
+    content: Mapping[str, dict],
+    does: Mapping | None = None,
+) -> dict:
     """All that decides what a step writes; `key_of` makes the key of it.
 
     Parameters
@@ -130,22 +152,23 @@ def ingredients(step: str, parameters: Mapping, inputs: Mapping[str, str], conte
         Keys of the steps that it reads.
     content
         Of `cohort_content`.
+    does
+        Of `program`, where it was read before: a plan of many arms reads the code of a step once.
     """
     counted = {name: plain_value(value) for name, value in sorted(parameters.items()) if name not in PLACES}
     for name in FILES:
         if isinstance(counted.get(name), str) and resolve(counted[name]).is_file():
             counted[name] = f"{Path(counted[name]).name} {sha256_of_file(resolve(counted[name]))[:16]}"
-    sources = cells_that_run(step)
-    program = "\n".join(sources)
-    numbered = step not in MEETINGS
     return {
         "format": FORMAT,
         "step": step,
         "parameters": counted,
         "inputs": dict(sorted(inputs.items())),
-        "cohort": {slide_id: dict(parts) for slide_id, parts in content.items()},
-        "notebook": _hash(*map(bare, sources)),
-        "code": code_state(program, without=PLUMBING if numbered else ("errors", "files", "sources")),
+        "cohort": {
+            slide_id: {name: part for name, part in parts.items() if name != "second" or step == SECOND_READER}
+            for slide_id, parts in content.items()
+        },
+        **(program(step) if does is None else does),
     }
 
 
@@ -186,7 +209,8 @@ def differences(then: Mapping, now: Mapping) -> list[str]:
 
 
 def _cohort_differences(then: Mapping, now: Mapping) -> list[str]:
-    words = {"slide": "the slide file of", "outlines": "outlines of", "row": "the manifest's row of"}
+    words = {"slide": "the slide file of", "outlines": "outlines of", "row": "the manifest's row of",
+             "second": "the second reader's outlines of"}  # fmt: skip
     groups: dict[str, list[str]] = {}
     for slide_id in {**then, **now}:
         old, new = then.get(slide_id), now.get(slide_id)

@@ -170,6 +170,7 @@ def jobs_of(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[
     """All jobs of the run: those of the arms `names` first, the others next, those in which arms meet last."""
     met = meetings(preset)
     declared = {step: params.notebook_parameters(notebook_path(step)) for step in (*keys.STEPS, *met)}
+    programs = {step: keys.program(step) for step in declared}
     defaults = declared_values()
     preset = portable_preset(preset)
     try:
@@ -181,7 +182,7 @@ def jobs_of(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[
 
     def add(arm: str, step: str, given: dict, inputs: dict[str, str], before: tuple) -> None:
         parameters = {name: given.get(name, parameter.default) for name, parameter in declared[step].items()}
-        made_of = keys.ingredients(step, parameters, inputs, content)
+        made_of = keys.ingredients(step, parameters, inputs, content, programs[step])
         job = Job(
             arm, step, parameters, keys.key_of(made_of), run_dir / arm / f"{step}.ipynb", False, before=before,
             ingredients=made_of,

@@ -47,14 +47,15 @@ def write_report(
     usable: float | None = None,
     slides: str | None = None,
     compare_arms: str = "all",
+    manifest: str | None = None,
     pdf: bool = True,
 ) -> Path:
     """Rebuild the comparison of a run's arms from their tables, and write it as one HTML page.
 
     Tables and figures go to ``compare/tables`` and ``compare/figures``, the page to ``compare/report.html`` (images
     inside, no network), and to ``compare/report.pdf`` where a browser is installed that can print it; beside it
-    ``summary.md``, ``summary.tex`` and ``checklist.md``. No slide, map or model is opened. A part whose tables are
-    missing says so; the others are made.
+    ``summary.md``, ``summary.tex`` and ``checklist.md``. Numbers are of tables alone; slides and maps are opened for
+    the pictures of the worst fields, where they still lie. A part that lacks something says so; the others are made.
 
     Parameters
     ----------
@@ -69,6 +70,8 @@ def write_report(
     compare_arms
         Of `standing.choose_arms`, where a folder is given: refuse (``all``) or leave out (``ready``) arms that are
         missing, failed or out of date.
+    manifest
+        The cohort, for the pictures; by default that of the run's preset.
     pdf
         Whether to try a PDF.
 
@@ -108,6 +111,7 @@ def write_report(
     asked = report_scores.Asked(
         run, threshold_by=threshold_by, slides=options["compare_slides"], batch_size=options["batch_size"],
         draws=options["bootstrap_draws"], margin=options["margin"], usable=options["usable_score"],
+        manifest=manifest or standing.read_preset_of(run_dir).get("manifest", ""),
     )  # fmt: skip
     parts: list[tuple[str, Callable[[Section], None]]] = [
         ("The answer", lambda s: report_scores.answer(s, asked)),
@@ -133,9 +137,11 @@ def write_report(
         sections.append(section)
     page = run.arm_dir / "report.html"
     write_text(page, render(run, sections))
-    words = report_texts.summary(run, asked.answer, stands_on)
+    words = report_texts.summary(run, asked.answer, stands_on, asked.readers)
     texts = {"summary.md": words, "summary.tex": report_texts.latex(words)}
-    texts["checklist.md"] = report_texts.checklist(run, asked.answer.front, stands_on, unlike_settings(run_dir))
+    texts["checklist.md"] = report_texts.checklist(
+        run, asked.answer.front, stands_on, unlike_settings(run_dir), asked.readers
+    )
     for name, text in texts.items():
         write_text(run.arm_dir / name, text)
     if pdf:
@@ -211,6 +217,7 @@ def _provenance(section: Section, run_dir: Path, options: dict) -> None:
             _enter(made, record.get("provenance"), f"{path.parents[1].name}/{path.stem}")
     if not made and (run_dir / "provenance.json").is_file():
         _enter(made, json.loads((run_dir / "provenance.json").read_text(encoding="utf-8")), "the run")
+    section.text += _taken_over(run_dir)
     if not made:
         section.text.append("The archive does not say with what it was made.")
     elif len(made) > 1:
@@ -233,6 +240,21 @@ def _provenance(section: Section, run_dir: Path, options: dict) -> None:
     }:
         rows = [{"parameter": name, "value": str(value)} for name, value in parameters.items()]
         section.tables.append(show_table(pd.DataFrame(rows), "The parameters of each step."))
+
+
+def _taken_over(run_dir: Path) -> list[str]:
+    """Which steps were made once for several arms: what they hold twice is one measurement."""
+    of_arm: dict[tuple[str, str], list[str]] = {}
+    for (arm, step), found in status.steps_of(run_dir).items():
+        if found.get("taken_from"):
+            of_arm.setdefault((found["taken_from"], arm), []).append(step)
+    arms_of: dict[tuple[str, str], list[str]] = {}
+    for (source, arm), steps in of_arm.items():
+        arms_of.setdefault((source, ", ".join(steps)), []).append(arm)
+    return [
+        f"Equal in {steps}, and so run once, in {source}, and taken over from there: {', '.join(arms)}."
+        for (source, steps), arms in arms_of.items()
+    ]
 
 
 def _enter(made: dict[str, list[str]], facts: dict | None, step: str) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 
-from tlskit import figures
-from tlskit.evaluation import reviewing
+from tlskit import cohort, figures
+from tlskit.errors import RunError, TlskitError
+from tlskit.evaluation import fields, reviewing
 from tlskit.study import runs
 from tlskit.study.report_page import Section, add_figure, add_table, counted
 
-__all__ = ["froc", "shapes", "subgroups", "training", "without_target"]
+__all__ = ["froc", "shapes", "subgroups", "training", "without_target", "worst"]
+
+#: Slides or fields of one figure, so that it fits a page.
+_A_FIGURE = 5
 
 
 def shapes(section: Section, run: runs.Run, options: dict) -> None:
@@ -74,9 +78,67 @@ def training(section: Section, run: runs.Run) -> None:
         epochs=("epoch", "max"), steps=("steps", "max"), last_train_loss=("train_loss", "last"),
         last_val_loss=("val_loss", "last"), highest_val_iou=("val_iou", "max"),
     )  # fmt: skip
+    named = table.assign(arm=table[keys].apply(_training_name, axis=1)) if keys[1:] else table
+    caption = "Loss and validation IoU of every training, by the optimiser's steps; the epoch that was kept is marked."
+    add_figure(section, run, figures.training_curves(named), "training_curves", caption)
     kept = table[table["best"].astype(bool)].groupby(keys, sort=False, dropna=False)["epoch"].last()
     run.table(table, "training_curves")
     add_table(
         section, run, last.join(kept.rename("epoch_kept")).reset_index(), "trainings",
         "Each training: its length, its losses, and the epoch whose network was kept.",
     )  # fmt: skip
+
+
+def _training_name(row: pd.Series) -> str:
+    """An arm with what tells its trainings apart: ``4x, seed 1``."""
+    parts = [f"{name} {value:g}" for name, value in row.items() if name != "arm" and pd.notna(value)]
+    return ", ".join([row["arm"], *parts])
+
+
+def worst(section: Section, run: runs.Run, manifest: str, options: dict) -> None:
+    """The slides and objects on which the arms are most wrong, and their pictures in all arms.
+
+    Parameters
+    ----------
+    section, run
+        Of the report.
+    manifest
+        Path of the cohort's manifest; empty where it is not known.
+    options
+        threshold_by, slides.
+    """
+    slides, missing = fields.worst_slides(run.dir, **options), []
+    try:
+        objects = fields.worst_objects(run.dir, **options)
+    except TlskitError as error:
+        objects = pd.DataFrame(columns=["kind"])
+        missing.append(str(error).rstrip("."))
+    section.text.append(
+        "The slides with the largest area that is missed or falsely marked (mean of the arms), and the largest true "
+        "objects missed and false objects found, those of most arms first. Every row is one field, the same in all "
+        "arms; pictures show all that a network marks, also what is too small to be an object or lies on glass."
+    )
+    shown = {"worst_slides": slides, "missed": objects[objects["kind"] == "missed"],
+             "false_alarms": objects[objects["kind"] == "false alarm"]}  # fmt: skip
+    captions = {"worst_slides": "The worst slides", "missed": "The largest true objects that arms missed",
+                "false_alarms": "The largest false objects"}  # fmt: skip
+    try:
+        if not manifest:
+            raise RunError("the run does not say which manifest its cohort has")
+        rows = cohort.read_manifest(manifest)
+        for name, table in shown.items():
+            for first in range(0, len(table), _A_FIGURE):
+                panels, lost = fields.pictures(
+                    run.dir, rows, table.iloc[first : first + _A_FIGURE], threshold_by=options["threshold_by"]
+                )
+                missing += lost
+                if panels:
+                    number = f"_{first // _A_FIGURE + 1}" if len(table) > _A_FIGURE else ""
+                    figure = figures.worst_fields(panels)
+                    add_figure(section, run, figure, f"{name}{number}", f"{captions[name]}, in all arms.")
+    except TlskitError as error:
+        missing.append(str(error).rstrip("."))
+    if missing:
+        section.text.append(f"Pictures are missing: {'; '.join(dict.fromkeys(missing))}.")
+    add_table(section, run, slides, "worst_slides", "The worst slides, by area missed and falsely marked.")
+    add_table(section, run, objects, "worst_objects", "The largest objects missed, and false ones.")

@@ -8,7 +8,7 @@ from functools import cached_property
 import pandas as pd
 
 from tlskit.errors import RunError, TlskitError
-from tlskit.evaluation import answers, comparison, costs, decision, reviewing
+from tlskit.evaluation import answers, comparison, costs, decision, reader_scores, reviewing
 from tlskit.figures import charts, comparecharts
 from tlskit.metrics import METHOD, published, training_note
 from tlskit.study import report_reviewing, runs
@@ -28,6 +28,7 @@ class Asked:
     draws: int
     margin: float
     usable: float
+    manifest: str = ""
 
     @property
     def options(self) -> dict:
@@ -38,16 +39,23 @@ class Asked:
     def answer(self) -> answers.Answer:
         return answers.answer(self.run.dir, margin=self.margin, usable=self.usable, **self.options)
 
+    @cached_property
+    def readers(self) -> pd.DataFrame:
+        """Two people against each other; empty where there is no second reader."""
+        return reader_scores.reader_table(self.run.dir, **self.options)
+
 
 def answer(section: Section, asked: Asked) -> None:
     """Which arm is chosen, what the test patients say of each, what each finds and costs, what would change that."""
     run, front = asked.run, asked.answer.front
-    section.text += asked.answer.words
+    section.text += [*asked.answer.words, reader_scores.in_words(asked.readers)]
     table = answers.answer_table(run.dir, front, slides=asked.slides)
     run.table(table, "answer")
     score = decision.score_word(front["score"].iloc[0])
     ends = [
-        f"{row.estimate:.3f}" + (" (no interval)" if pd.isna(row.low) else f" ({row.low:.3f} to {row.high:.3f})")
+        "undefined"
+        if pd.isna(row.estimate)
+        else f"{row.estimate:.3f}" + (" (no interval)" if pd.isna(row.low) else f" ({row.low:.3f} to {row.high:.3f})")
         for row in table.itertuples()
     ]
     names = {
@@ -72,12 +80,17 @@ def answer(section: Section, asked: Asked) -> None:
         section.text.append(f"Averaging. Not available: {error}")
     section.text = [text for text in section.text if text]
     by = "validation" if decision.by_validation(front) else "test"
-    cascades = asked.answer.cascades
-    figure = comparecharts.pareto_front(front, cascades=cascades)
-    add_figure(section, run, figure, "pareto", "Quality on test patients against time. "
-               f"Ringed: what is chosen on {by} patients, where an arm is.")  # fmt: skip
+    cascades, readers = asked.answer.cascades, asked.readers
+    caption = f"Quality on test patients against time. Ringed: what is chosen on {by} patients, where an arm is."
+    if len(readers):
+        caption += " Dotted: two people against each other."
+    figure = comparecharts.pareto_front(front, cascades=cascades, readers=readers)
+    add_figure(section, run, figure, "pareto", caption)
     run.table(front, "pareto")
     run.table(cascades, "cascades")
+    if len(readers):
+        caption = "Two people against each other, and the arms against the first of them, on the slides of both."
+        add_table(section, run, readers, "readers", caption)
     if len(cascades):
         columns = ["arm", "estimate", "low", "high", "windows_share", "recall_kept", "recall_kept_low",
                    "recall_kept_high", "by", "minutes", "chosen", "share_chosen"]  # fmt: skip
@@ -127,7 +140,7 @@ def intervals(section: Section, asked: Asked) -> None:
     apart = comparison.differences(run.dir, **asked.options)
     text = METHOD[0].upper() + METHOD[1:]
     section.text.append(
-        f"{text}; `docs/coverage.md` has how often they hold the truth. A difference between two arms is more certain "
+        f"{text}; docs/coverage.md has how often they hold the truth. A difference between two arms is more certain "
         "than their two intervals suggest, because hard patients are hard for both. A difference is called shown where "
         "the interval that holds for all pairs at once (Bonferroni) excludes 0."
     )
@@ -157,7 +170,9 @@ def grid(section: Section, asked: Asked) -> None:
         "in the same tissue and target. The bar is what the outlines themselves score when drawn at that "
         "magnification; probabilities that are shares of area can pass it."
     )
-    if "share_target_outside_tissue" in table:
+    if "share_target_outside_tissue" in table and table["share_target_outside_tissue"].isna().all():
+        section.text.append("The slides hold no target: no score is defined.")
+    elif "share_target_outside_tissue" in table:
         share = table["share_target_outside_tissue"].max()
         told = (
             f"{share:.1%} of the target lies where no tissue was found. It is counted: what an arm does not mark there "
@@ -166,7 +181,8 @@ def grid(section: Section, asked: Asked) -> None:
     elif len(table):
         section.text.append("Caution: this archive does not say how much target lies where no tissue was found, and "
                             "does not count it.")  # fmt: skip
-    add_figure(section, asked.run, comparecharts.ceilings(table), "grid", "IoU on the common grid.")
+    figure = comparecharts.ceilings(table, readers=asked.readers)
+    add_figure(section, asked.run, figure, "grid", "IoU on the common grid.")
     add_table(section, asked.run, table, "grid", "Scores on the common grid.")
 
 
@@ -261,7 +277,7 @@ def numbers(section: Section, asked: Asked) -> None:
     """How stable the choice is, how many patients another study would take, and how the arms were trained."""
     run = asked.run
     shares = comparison.share_best(run.dir, draws=asked.draws, **asked.options)
-    if len(shares) > 1:
+    if len(shares) > 1 and shares["share_best"].notna().any():
         listed = ", ".join(f"{row.arm} {row.share_best:.0%}" for row in shares.itertuples())
         section.text.append(
             f"Of {asked.draws:,} cohorts drawn from these patients (with replacement), the highest IoU is that of: "
@@ -273,6 +289,11 @@ def numbers(section: Section, asked: Asked) -> None:
     add_table(section, run, needed, "patients_needed", caption)
 
 
+def worst(section: Section, asked: Asked) -> None:
+    """Where the arms fail, as pictures."""
+    report_reviewing.worst(section, asked.run, asked.manifest, asked.options)
+
+
 def training(section: Section, asked: Asked) -> None:
     """How long each network was trained, and which epoch was kept."""
     report_reviewing.training(section, asked.run)
@@ -281,6 +302,7 @@ def training(section: Section, asked: Asked) -> None:
 #: Titles and makers, in the order of the page.
 PARTS = (
     ("How sure the scores are", intervals), ("One common grid", grid), ("Objects found, missed and false", objects),
+    ("The worst slides and fields", worst),
     ("Cancer types and sites", subgroups), ("What it costs", cost), ("How firm the choice is", numbers),
     ("Thresholds and calibration", thresholds), ("How the way of averaging decides", averaging),
     ("Scores by magnification", table_one), ("How the arms were trained", training),

@@ -10,14 +10,15 @@ import re
 import numpy as np
 import pandas as pd
 
-from tlskit.evaluation import answers, decision
+from tlskit.evaluation import answers, decision, reader_scores
 from tlskit.metrics import METHOD
 from tlskit.study import runs
+from tlskit.study.report_page import counted
 
 __all__ = ["checklist", "latex", "summary"]
 
 
-def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame) -> str:
+def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame, readers: pd.DataFrame) -> str:
     """One page in Markdown: who was tested, what was scored and how, and what came out."""
     front = answer.front
     first, stood = front.iloc[0], stands_on.iloc[0]
@@ -30,9 +31,10 @@ def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame) -> s
         f"# {run.dir.name}: summary", "",
         *([f"These are {run.caption}.", ""] if run.caption else []),
         "## Methods", "",
-        f"{len(front)} arms ({', '.join(front['arm'])}) were tested on the same {stood['n_slides']} slides of "
-        f"{stood['n_patients']} patients; {stood['n_slides_with_target']} slides of {stood['n_patients_with_target']} "
-        f"patients held a target. An arm at magnification M works at 10/M {unit}. Scores are {score} of all pixels "
+        f"{counted(len(front), 'arm')} ({', '.join(front['arm'])}), tested on the same "
+        f"{counted(stood['n_slides'], 'slide')} of {counted(stood['n_patients'], 'patient')}, of which "
+        f"{counted(stood['n_slides_with_target'], 'slide')} of {counted(stood['n_patients_with_target'], 'patient')} "
+        f"held a target. An arm at magnification M works at 10/M {unit}. Scores are {score} of all pixels "
         f"pooled at {rule}, on one common grid, inside tissue and target. Intervals are 95 % {METHOD}. Differences "
         "between arms are paired by patient; they are called shown where their interval, simultaneous for all pairs "
         "(Bonferroni), excludes 0. An arm is chosen if it is shown to be better than all others, else the fastest of "
@@ -41,7 +43,7 @@ def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame) -> s
         + " A cascade takes the place of the chosen arm if the same patients show it to be better, or faster and at "
         f"most {first['margin']:g} worse." * bool(len(answer.cascades)),
         "", answers.changed_by_training(front).removeprefix("Training. "), "",
-        "## Results", "", *[line for text in answer.words for line in (text, "")],
+        "## Results", "", *[line for text in (*answer.words, reader_scores.in_words(readers)) for line in (text, "")],
         f"| arm | {score} | 95 % from | to | minutes for a slide |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in pd.concat([front, answer.cascades]).itertuples():
@@ -76,7 +78,7 @@ def latex(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def checklist(run: runs.Run, front: pd.DataFrame, stands_on: pd.DataFrame, unlike: dict) -> str:
+def checklist(run: runs.Run, front: pd.DataFrame, stands_on: pd.DataFrame, unlike: dict, readers: pd.DataFrame) -> str:
     """What guidelines for reporting (CLAIM 2024, TRIPOD+AI) ask for: what the archive knows, and what it cannot.
 
     The wording is this kit's own, by topic: the guidelines themselves have the items and their numbers.
@@ -93,7 +95,7 @@ def checklist(run: runs.Run, front: pd.DataFrame, stands_on: pd.DataFrame, unlik
         ("Size of the test set", f"{stood['n_slides']} slides, {stood['n_patients']} patients, "
          f"{stood['n_patients_with_target']} with a target; how the size was planned {ask}"),
         ("Reference standard: who drew outlines, by which definition, how blinded", ask),
-        ("Agreement of readers", f"not in the archive {ask}"),
+        ("Agreement of readers", reader_scores.in_words(readers) if len(readers) else f"not in the archive {ask}"),
         ("Partition into training, validation and test, by patient", "split.csv of the run; no patient is in two sets"),
         ("Preparation of data", "records of 01_tiling in each arm"),
         ("Network, loss, training, choice of the epoch", f"records and history of 03_training; {seeds}"),

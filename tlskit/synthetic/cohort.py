@@ -25,6 +25,7 @@ from tlskit.outlines import write_geojson
 from tlskit.slides import tiffs
 from tlskit.synthetic import anatomy, cells, histology, stains
 from tlskit.synthetic.oracle import OracleSlide, make_oracle_slide
+from tlskit.synthetic.second import second_outlines
 
 __all__ = ["OracleSlide", "SlidePlan", "make_cohort", "make_oracle_slide", "plan_cohort", "plan_section"]
 
@@ -54,6 +55,7 @@ says anything about real tissue. Every figure made from them must say so.
 manifest.csv    the cohort: one row a slide, paths relative to this folder
 slides/         pyramidal TIFFs that OpenSlide and QuPath open as Aperio slides
 annotations/    outlines of the TLS, as QuPath exports them (GeoJSON, level-0 pixels)
+annotations_2/  where asked for: those of a made-up second reader
 truth.csv       what was drawn where: kind, centre (level-0 px), diameter (um), area (um2)
 settings.json   what the slides were made with
 """
@@ -118,6 +120,7 @@ def make_cohort(
     workers: int = 2,
     overwrite: bool = False,
     quality: int = 85,
+    second_reader: bool = False,
     progress: bool = True,
 ) -> Path:
     """Make a cohort of synthetic H&E slides with TLS.
@@ -145,6 +148,9 @@ def make_cohort(
         Make all slides anew, whatever the folder holds of an earlier cohort.
     quality : int
         JPEG quality of the slides.
+    second_reader : bool
+        Whether to add outlines by a second reader (`tlskit.synthetic.second.second_outlines`): files of
+        `annotations_2/`, named in the manifest's `annotation_path_2`. A cohort that is there already gets them, too.
 
     Returns
     -------
@@ -195,10 +201,12 @@ def make_cohort(
             f"slides/{slide.slide_id}.tif",
             f"annotations/{slide.slide_id}.geojson",
             "synthetic",
+            *([_read_again(slide, settings, out_dir)] if second_reader else []),
         )
         for slide in plan
     ]
-    _write_csv(out_dir / "manifest.csv", _MANIFEST_COLUMNS, rows)
+    columns = (*_MANIFEST_COLUMNS, *(["annotation_path_2"] if second_reader else []))
+    _write_csv(out_dir / "manifest.csv", columns, rows)
     return out_dir / "manifest.csv"
 
 
@@ -239,7 +247,8 @@ def _prepare(out_dir: Path, settings: dict, overwrite: bool) -> None:
                 "Use another folder, or overwrite=True to make it anew."
             )
         if overwrite:
-            for folder, ending in (("slides", "tif"), ("annotations", "geojson"), ("truth", "csv")):
+            made = (("slides", "tif"), ("annotations", "geojson"), ("annotations_2", "geojson"), ("truth", "csv"))
+            for folder, ending in made:
                 for slide in plan_cohort(int(before.get("n_patients", 0)) or settings["n_patients"]):
                     (out_dir / folder / f"{slide.slide_id}.{ending}").unlink(missing_ok=True)
     elif (out_dir / "manifest.csv").exists():
@@ -319,6 +328,18 @@ def _draw_slide(slide: SlidePlan, settings: dict, out_dir: str) -> str:
     ]
     _write_csv(truth_path, _TRUTH_COLUMNS, rows)
     return slide.slide_id
+
+
+def _read_again(slide: SlidePlan, settings: dict, out_dir: Path) -> str:
+    """Write a slide's outlines by the second reader; their path, relative to the manifest."""
+    path = out_dir / "annotations_2" / f"{slide.slide_id}.geojson"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        section = plan_section(slide, seed=settings["seed"], slide_mm=settings["slide_mm"])
+        rng = np.random.default_rng([settings["seed"], slide.index, 2])
+        outlines = second_outlines(section.structures, settings["scan_mpp"], rng)
+        write_geojson(path, outlines, class_name=TARGET_CLASS)
+    return path.relative_to(out_dir).as_posix()
 
 
 def _write_csv(path: Path, columns, rows) -> None:
