@@ -39,6 +39,7 @@ def test_recall_is_drawn_against_false_objects_and_none_stands_at_the_tick_that_
               [["x", "recall"]].round(9).to_numpy())) for _, rows in table.groupby("arm")}  # fmt: skip
     drawn = {tuple(map(tuple, np.round(xy, 9))) for xy in lines(ax) if len(xy) == 21}
     assert drawn == wanted
+    assert ax.get_title() == "n = 40 objects, 9 slides"
     at_both = table[table["mark"] != ""]
     assert sorted(marks(ax)[:, 1]) == pytest.approx(sorted(at_both["recall"]))
 
@@ -52,6 +53,7 @@ def test_subgroups_show_the_tables_own_intervals_and_one_patient_has_none():
     table = made.subgroup_table(4)
     ax = figures.subgroup_intervals(table).axes[0]
     assert sorted(marks(ax)[:, 0]) == pytest.approx(sorted(table["estimate"]))
+    assert ax.get_title() == "n = 24-28 patients"
     drawn = {tuple(xy[:, 0].round(9)) for xy in lines(ax)}
     known = table.dropna(subset=["low"])
     assert {tuple(ends) for ends in known[["low", "high"]].to_numpy().round(9)} <= drawn
@@ -123,6 +125,13 @@ def test_a_screen_of_which_nothing_was_chosen_has_no_ring():
     assert "Chosen: none" in style.alt_text(ax.figure)
 
 
+def test_a_screen_before_a_network_that_finds_nothing_has_no_recall_and_a_cascade_may_be_as_fast():
+    said = style.alt_text(figures.screen_tradeoff(made.cascade_table(1).assign(recall_kept=np.nan)))
+    assert said.startswith("No recall to keep: the fine network alone finds no target")
+    table = made.cascade_minutes_table(1).assign(times_faster=1.004)
+    assert "(as fast)" in style.alt_text(figures.cascade_minutes(table))
+
+
 def test_minutes_of_a_cascade_are_its_parts_beside_the_fine_network_alone():
     table = made.cascade_minutes_table(3)
     ax = figures.cascade_minutes(table).axes[0]
@@ -140,7 +149,7 @@ def test_two_factors_are_a_line_a_level_with_the_tables_intervals():
         {"negatives": ["none", "none", "4", "4"], "context": ["no", "yes"] * 2, "estimate": [0.5, 0.55, 0.6, 0.75],
          "low": [0.4, 0.5, 0.5, 0.7], "high": [0.6, 0.6, 0.7, 0.8], "n_patients": 12}
     )  # fmt: skip
-    figure = figures.factor_intervals(table.astype({"negatives": "category"}), x="negatives", color="context")
+    figure = figures.trend(table.astype({"negatives": "category"}), x="negatives", color="context")
     check_layout(figure)
     drawn = {tuple(xy[:, 1]) for xy in lines(figure.axes[0])}
     assert {(0.5, 0.6), (0.55, 0.75)} <= drawn | {pair[::-1] for pair in drawn} and {(0.4, 0.6), (0.7, 0.8)} <= drawn
