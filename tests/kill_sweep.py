@@ -214,7 +214,7 @@ def kill_launches(
     command
         Gives the command that launches the sweep of a run of that name.
     pause_s
-        Seconds between two kills, at least and at most.
+        Seconds between that a worker has begun something and the next kill, at least and at most.
 
     Returns
     -------
@@ -232,8 +232,11 @@ def kill_launches(
                 process = subprocess.Popen(command(run.name), cwd=cwd, env=env, stdout=out, stderr=out)
             launches += 1
             while process.poll() is None:
-                ran_s = run_for(process, rng.uniform(*pause_s) if len(here) < per_run else np.inf)
-                if process.poll() is not None or len(here) >= min(per_run, kills - len(rows)):
+                more = len(here) < min(per_run, kills - len(rows))
+                while more and process.poll() is None and not _at_work(run):
+                    time.sleep(0.2)  # until a worker has begun something: what is killed before that loses nothing
+                ran_s = run_for(process, rng.uniform(*pause_s) if more else np.inf)
+                if process.poll() is not None or not more:
                     continue
                 killed = _kill_one(process.pid, run, launcher=(len(rows) + len(here)) % 3 == 2, rng=rng)
                 if killed:
@@ -245,7 +248,7 @@ def kill_launches(
                     break
             else:
                 code = process.wait()
-                code = None if code and launches < 10 else code  # it says: run the same command again
+                code = None if code and launches < 20 else code  # it says: run the same command again
         identical, but_times, wrong = differing(run, undisturbed)
         result = {
             "launches": launches, "exit_code": code, "identical": identical, "identical_but_times": but_times,
@@ -264,10 +267,7 @@ def _kill_one(launcher_pid: int, run: Path, *, launcher: bool, rng: np.random.Ge
     parent = psutil.Process(launcher_pid)
     with contextlib.suppress(psutil.NoSuchProcess):
         workers = [one for one in parent.children() if "spawn_main" in " ".join(one.cmdline())]
-        claimed: dict[int, list[str]] = {}
-        for piece, holder in Claims(run / ".claims").holders().items():
-            if piece.split("/")[0] not in keys.STEPS:  # of an arm, not what equal arms share
-                claimed.setdefault(holder.process, []).append(piece.replace("/", " "))
+        claimed = _at_work(run)
         busy = [one for one in workers if one.pid in claimed]
         if not workers:
             return None
@@ -278,6 +278,15 @@ def _kill_one(launcher_pid: int, run: Path, *, launcher: bool, rng: np.random.Ge
         victim.kill()
         return {"killed": "worker", "at_work": ", ".join(claimed.get(victim.pid, [])) or "-"}
     return None
+
+
+def _at_work(run: Path) -> dict[int, list[str]]:
+    """What the processes of this machine that live have claimed of a run."""
+    claimed: dict[int, list[str]] = {}
+    for piece, holder in Claims(run / ".claims").holders().items():
+        if holder.alive and "/" in piece and piece.split("/")[0] not in keys.STEPS:  # of an arm, not of equal arms
+            claimed.setdefault(holder.process, []).append(piece.replace("/", " "))
+    return claimed
 
 
 def main() -> int:

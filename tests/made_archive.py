@@ -16,8 +16,10 @@ CAPTION = "made-up numbers"
 ARMS = {1: (0.35, 2.0), 4: (0.62, 25.0), 10: (0.60, 160.0), 20: (0.45, 700.0)}
 
 
-def write_archive(run_dir: Path, *, arms=ARMS, n_patients: int = 12, seed: int = 0, split_hash: str = "f00d") -> Path:
-    """Write ``<run_dir>/<arm>/tables/*.csv`` for every arm; the same slides and targets in all of them."""
+def write_archive(
+    run_dir: Path, *, arms=ARMS, n_patients: int = 12, seed: int = 0, split_hash: str = "f00d", with_targets=True
+) -> Path:
+    """Write ``<run_dir>/<arm>/tables/*.csv`` for every arm; the same slides and targets, or none, in all."""
     run_dir = Path(run_dir)
     rng = np.random.default_rng(seed)
     slides = pd.DataFrame(
@@ -29,7 +31,7 @@ def write_archive(run_dir: Path, *, arms=ARMS, n_patients: int = 12, seed: int =
         }
     )
     targets = rng.gamma(2, 0.3, len(slides))
-    targets[-1] = 0.0
+    targets[-1 if with_targets else slice(None)] = 0.0
     for magnification, (quality, seconds) in arms.items():
         of_arm = np.random.default_rng([seed, magnification])
         folder = run_dir / f"{magnification:g}x"
@@ -80,16 +82,20 @@ def _tables(slides, targets, magnification, quality, seconds, rng):
         tiles = slides.loc[slides.index.repeat(n_tiles)].reset_index(drop=True)
         tiles.insert(0, "tile_id", [f"{s}_{n}" for n, s in enumerate(tiles["slide_id"])])
         share = np.where(rng.random(len(tiles)) < 0.6 / (3 + magnification), rng.random(len(tiles)), 0)
+        share *= targets.any()
         counts = _counts(share * 512**2 * 0.3, np.full(len(tiles), 512**2), better, rng)
         counts["fp"][rng.random(len(tiles)) < 0.3 / (3 + magnification)] += 900
         wsi_tiles.append(tiles.assign(threshold_by=rule, threshold=threshold, **counts))
         some = tiles.iloc[:: max(1, len(tiles) // 40)].reset_index(drop=True)
+        some = some if targets.any() else some.head(0)  # tiles that hold target
         share = 0.1 + 0.06 * magnification * rng.random(len(some)) / 2
         counts = _counts(np.clip(share, 0, 0.9) * 512**2, np.full(len(some), 512**2), better + 0.1, rng)
         per_tile.append(some.assign(threshold_by=rule, threshold=threshold, **counts))
         found.append(_objects(slides, targets, better, rule, threshold, rng))
         n = found[-1].groupby(["slide_id", "kind"])["area_um2"].agg(["size", "sum"]).unstack(fill_value=0)
         n = n.reindex(slides["slide_id"], fill_value=0)
+        for what in ("size", "sum"):
+            n[what, "truth"] = n.get((what, "truth"), 0)
         of_slides.append(
             ids.assign(
                 n_truth=n["size"]["truth"].to_numpy(), n_predicted=n["size"]["predicted"].to_numpy(),

@@ -51,6 +51,7 @@ def froc_table(n_arms: int, *, targets: bool = True) -> pd.DataFrame:
         part = pd.DataFrame(
             {"threshold": at, "recall": recall, "false_per_mm2": (5 + n) * np.clip(0.9 - at, 0, 1) ** 3}
         )
+        part["n_truth"], part["n_slides"] = 40, 9
         part["mark"] = np.where(at == 0.5, "fixed", np.where(at == at[4 + n % 4], "validation", ""))
         parts.append(part.assign(**arm))
     return pd.concat(parts, ignore_index=True)

@@ -228,7 +228,7 @@ class Holder(NamedTuple):
     silent_s
         Seconds since its last sign of life, by this machine's clock.
     alive
-        False for a process of this machine that is no more; of another machine that has been silent for `LEASE_S`.
+        False after `LEASE_S` without a sign of life, and at once for a process of this machine that is no more.
     """
 
     process: int
@@ -322,7 +322,7 @@ class Claims:
             said = dict(line.split("=", 1) for line in lines if "=" in line)
             process = int(said["pid"]) if said.get("pid", "").isdigit() else 0
             here = said.get("host", "") == socket.gethostname()
-            alive = psutil.pid_exists(process) if here else silent_s < LEASE_S
+            alive = silent_s < LEASE_S and (psutil.pid_exists(process) or not here)
             piece = path.relative_to(self.folder).with_suffix("").as_posix()
             found[piece] = Holder(process, "" if here else said.get("host", ""), silent_s, alive)
         return found

@@ -6,7 +6,7 @@ import pytest
 from made_folds import edit, write_folds
 
 from tlskit import figures
-from tlskit.evaluation import answers
+from tlskit.evaluation import answers, cascade_arms
 from tlskit.metrics.scores import COUNTS
 
 PAIR = "4x before 20x"
@@ -106,5 +106,19 @@ def test_cascades_stand_among_the_arms_of_the_figure_and_the_ring_moves(run_dir)
     names = [{text.get_text() for text in figure.axes[0].texts} for figure in (alone, both)]
     assert not any(PAIR in text for text in names[0]) and any(PAIR in text for text in names[1])
     minutes, iou = found.cascades.iloc[0][["minutes", "estimate"]]
-    rings = [line for line in both.axes[0].lines if line.get_markersize() == 13]
+    rings = [line for line in both.axes[0].lines if line.get_markersize() == 11]
     assert [(x, y) for line in rings for x, y in line.get_xydata()] == [pytest.approx((minutes, iou))]
+
+
+def test_the_fastest_of_those_that_fit_is_picked_and_none_by_chance():
+    apart = pd.DataFrame({"arm": ["a", "b", "c"], "estimate": [0.5, 0.5, 0.5], "low": [-0.01, -0.02, -0.2]})
+    rule = {"of_arm": 10.0, "margin": 0.05, "usable": 0.1}
+    minutes = pd.Series({"a": 4.0, "b": 3.0, "c": 1.0})
+    assert cascade_arms._picked(apart, minutes=minutes, **rule) == ("b", "faster")
+    assert cascade_arms._picked(apart.assign(low=[0.01, -0.02, -0.2]), minutes=minutes, **rule) == ("a", "better")
+    unknown = minutes.where(minutes.index != "b")
+    assert cascade_arms._picked(apart, minutes=unknown, **rule) == ("a", "faster"), "what has no time is not faster"
+    shown = apart.assign(low=[0.01, 0.02, -0.2])
+    assert cascade_arms._picked(shown, minutes=unknown, **rule)[1] != "better", "which is the fastest is not known"
+    assert cascade_arms._picked(apart.assign(estimate=0.05), minutes=minutes, **rule) == (None, "")
+    assert cascade_arms._picked(apart, minutes=minutes + 20, **rule) == (None, "")

@@ -90,6 +90,37 @@ def test_moving_the_threshold_moves_the_scores_to_those_of_the_pixels(desk, stud
         assert desk.value["threshold"] == threshold and desk.value["map"] == "4x"
 
 
+def test_the_context_that_a_network_saw_is_framed_on_request(desk, study, monkeypatch):
+    assert desk.show_context.layout.display == "none" and all(shown["frames"] is None for shown in desk.view.maps)
+    read = probmaps.ProbMap._open
+
+    def with_context(self):
+        read(self)
+        if self.mpp == 2.5:
+            context = {"ratio": 4, "px": 64, "of": "field"}
+            self.metadata["parameters"] = {"window_px": 128, "stride_px": 64, "context": context}
+
+    monkeypatch.setattr(probmaps.ProbMap, "_open", with_context)
+    desk.picker.value = "S2"
+    assert desk.show_context.layout.display == "" and not desk.value["context"] and "context" not in desk.code
+    desk.magnification.index = 1
+    desk.show_context.value = True
+    assert desk.value["context"] and "context=True" in desk.code
+    frames = desk.view.maps[1]["frames"]
+    d = 2.5 / desk.sheet.slide.mpp0
+    assert desk.view.maps[0]["frames"] is None and frames["window_px0"] == pytest.approx(128 * d)
+    assert frames["context_px0"] == pytest.approx(256 * d)
+    assert frames["windows"][0][1] == pytest.approx(64 * d, abs=0.01)
+    assert frames["contexts"][0][1] == pytest.approx(0, abs=0.01), "concentric: 64 px before the window"
+    assert "context 640 um across at 10 um/px" in desk.heading.value
+    field = (200 * d, 200 * d, 500 * d)
+    figure = views.slide_field(study, slide_id="S2", field=field, arms=["4x"], context=True)
+    window, context = (patch for patch in figure.axes[0].patches if type(patch).__name__ == "Rectangle")
+    assert context.get_width() == pytest.approx(2 * window.get_width())
+    plain = views.slide_field(study, slide_id="S2", field=field, arms=["4x"])
+    assert not [patch for patch in plain.axes[0].patches if type(patch).__name__ == "Rectangle"]
+
+
 def test_side_by_side_the_scores_of_all_maps_stand_together(desk, study):
     desk.side_by_side.value = True
     for arm in study.arms:

@@ -1,11 +1,15 @@
 """Charts draw what their tables say, of one arm, four, and twenty of three factors; no text meets another."""
 
+import functools
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 from made_archive import write_archive
 from made_figures import check_layout, lines, marks
 from made_tables import of_twenty_arms, pairs_of_twenty_arms
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tlskit.evaluation import comparison, costs
 from tlskit.figures import charts, comparecharts, style
@@ -41,7 +45,8 @@ def tables(tmp_path_factory):
 
 CHARTS = {name: getattr(comparecharts, name, None) or getattr(charts, name) for name in """iou_by_magnification
     minutes_bars score_intervals difference_intervals ceilings object_recall audit_chart pareto_front agreement
-    pr_curves threshold_curves calibration_curves""".split()}  # fmt: skip
+    pr_curves calibration_curves""".split()}  # fmt: skip
+CHARTS["threshold_curves"] = functools.partial(charts.curves, x="threshold", y="dice", alt="Dice at every threshold.")
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -116,6 +121,28 @@ def test_quality_against_minutes_is_the_tables_with_both_spreads(tables):
     assert drawn(figure) == sorted(map(tuple, table[["minutes", "estimate"]].round(9).to_numpy().tolist()))
     assert ends_of(table, "minutes_min", "minutes_max") <= spans(figure)
     assert ends_of(table, "low", "high") <= spans(figure, along=1)
+
+
+@pytest.mark.parametrize("arms", ["four arms", "twenty arms"])
+@pytest.mark.parametrize("alike", [False, True])
+def test_no_line_to_a_name_crosses_the_ring_of_another_arm(arms, alike, tables):
+    table = tables[arms]["pareto_front"].copy()
+    if alike:  # of one score, side by side: a straight line to a name would run through every ring at its right
+        table["estimate"] = 0.5
+    for ringed in table["arm"].iloc[[len(table) // 2, len(table) - 1]]:
+        figure = comparecharts.pareto_front(table.assign(chosen=table["arm"] == ringed), size="single")
+        FigureCanvasAgg(figure).draw()
+        (ax,) = figure.axes
+        names = [line for line in ax.lines if line.get_linewidth() == 0.5]
+        (ring,) = [line for line in ax.lines if line.get_markersize() == 11 and line.get_marker() == "o"]
+        centre, radius = ax.transData.transform(ring.get_xydata())[0], 5.5 * figure.dpi / 72
+        assert len(names) == len(table)
+        others = [way for way in (line.get_transform().transform(line.get_xydata()) for line in names)
+                  if len(way) > 2 or np.hypot(*(way[0] - centre)) > 1]  # fmt: skip
+        assert len(others) == len(table) - 1
+        for start, end in (pair for way in others for pair in itertools.pairwise(way)):
+            along = np.clip((centre - start) @ (end - start) / max((end - start) @ (end - start), 1e-9), 0, 1)
+            assert np.hypot(*(start + along * (end - start) - centre)) > radius
 
 
 @pytest.mark.parametrize("score", [0.0, 0.5, 1.0])

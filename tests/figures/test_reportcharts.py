@@ -39,6 +39,7 @@ def test_recall_is_drawn_against_false_objects_and_none_stands_at_the_tick_that_
               [["x", "recall"]].round(9).to_numpy())) for _, rows in table.groupby("arm")}  # fmt: skip
     drawn = {tuple(map(tuple, np.round(xy, 9))) for xy in lines(ax) if len(xy) == 21}
     assert drawn == wanted
+    assert ax.get_title() == "n = 40 objects, 9 slides"
     at_both = table[table["mark"] != ""]
     assert sorted(marks(ax)[:, 1]) == pytest.approx(sorted(at_both["recall"]))
 
@@ -52,6 +53,7 @@ def test_subgroups_show_the_tables_own_intervals_and_one_patient_has_none():
     table = made.subgroup_table(4)
     ax = figures.subgroup_intervals(table).axes[0]
     assert sorted(marks(ax)[:, 0]) == pytest.approx(sorted(table["estimate"]))
+    assert ax.get_title() == "n = 24-28 patients"
     drawn = {tuple(xy[:, 0].round(9)) for xy in lines(ax)}
     known = table.dropna(subset=["low"])
     assert {tuple(ends) for ends in known[["low", "high"]].to_numpy().round(9)} <= drawn
@@ -140,7 +142,7 @@ def test_two_factors_are_a_line_a_level_with_the_tables_intervals():
         {"negatives": ["none", "none", "4", "4"], "context": ["no", "yes"] * 2, "estimate": [0.5, 0.55, 0.6, 0.75],
          "low": [0.4, 0.5, 0.5, 0.7], "high": [0.6, 0.6, 0.7, 0.8], "n_patients": 12}
     )  # fmt: skip
-    figure = figures.factor_intervals(table.astype({"negatives": "category"}), x="negatives", color="context")
+    figure = figures.trend(table.astype({"negatives": "category"}), x="negatives", color="context")
     check_layout(figure)
     drawn = {tuple(xy[:, 1]) for xy in lines(figure.axes[0])}
     assert {(0.5, 0.6), (0.55, 0.75)} <= drawn | {pair[::-1] for pair in drawn} and {(0.4, 0.6), (0.7, 0.8)} <= drawn

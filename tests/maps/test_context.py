@@ -278,6 +278,14 @@ def test_a_map_says_its_context_and_one_of_another_is_made_again(path, tmp_path,
     assert "made with other settings" in caplog.text
 
 
+def test_words_for_a_context():
+    facts = contexts.facts_of(checkpoint(ratio=4, context_px=256, magnification=4))
+    assert contexts.context_words(facts, 2.5) == "context 2560 um across at 10 um/px"
+    assert contexts.context_words(facts | {"of": "self"}, 2.5).endswith("of which only the window's own field is shown")
+    assert contexts.context_words(facts | {"of": "other"}, 2.5).endswith("that of another window")
+    assert contexts.facts_of(SimpleNamespace()) == {} and contexts.context_words({}, 2.5) == ""
+
+
 def test_stages_name_the_context_only_where_there_is_one(path, tmp_path):
     result = predict(checkpoint(), path, tmp_path / "m.tif")
     assert list(result.stage_s)[: len(inference.STAGES) + 1] == [

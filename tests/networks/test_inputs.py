@@ -152,6 +152,16 @@ def test_mixed_precision_keeps_both_encoders_in_float32(network, name):
     assert np.abs(engine.predict(stack) - plain(network, stack)).max() <= agreement.MAX_DPROB
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_a_gpu_gives_what_the_cpu_gives(network):
+    engine = make(network, precision="exact", device="cuda")
+    stack = engine.empty(5, TILE_PX)
+    stack[:] = windows(5)
+    tickets = [engine.submit(stack[:3]), engine.submit(stack[3:])]
+    got = np.concatenate([engine.result(ticket) for ticket in tickets])
+    assert np.abs(got - plain(network, stack)).max() < agreement.EXACT_DPROB
+
+
 def test_the_decoder_is_folded(network):
     folded = fold(network)
     blocks = [type(block).__name__ for block in folded.decoder.blocks.values()]

@@ -4,7 +4,15 @@ import subprocess
 
 import kill_sweep
 import pytest
-from made_project import STEPS, sweep_command, workers_environment, write_archiving_project
+from made_project import (
+    PARAMETERS,
+    STEPS,
+    notebook,
+    sweep_command,
+    workers_environment,
+    write_archiving_project,
+    write_project,
+)  # fmt: skip
 from typer.testing import CliRunner
 
 from tlskit.__main__ import GO_ON, app
@@ -47,6 +55,31 @@ def test_a_launch_whose_workers_and_launcher_are_killed_leaves_what_a_serial_swe
     )  # fmt: skip
     assert (table["differing"] == "none").all() and (table["exit_code"] == 0).all(), table.to_string()
     assert "launcher" in set(table["killed"]) and "worker" in set(table["killed"])
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_on_one_worker_stops_no_other(tmp_path):
+    """The first notebook to come meets a full disk: another worker runs it, and the exit code is that of the work."""
+    full = """
+from pathlib import Path
+from tlskit.errors import DiskFullError
+from tlskit.study import runs
+run = runs.open_run(run_name, "01_tiling", arm=arm, outputs_dir=outputs_dir, given=globals())
+try:
+    Path("first").open("x").close()
+except FileExistsError:
+    run.record(n=1)
+else:
+    raise DiskFullError("there is no room left")
+"""
+    write_project(tmp_path, notebook(PARAMETERS, (full, [])), *[notebook(PARAMETERS, ("print(arm)", []))] * 2)
+    done = subprocess.run(
+        command("full", "--on", "local:2", "--step", "01_tiling"), cwd=tmp_path, env=workers_environment(tmp_path),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("A worker has stopped: there is no room left") == 1
+    assert read_status(tmp_path / "outputs/full")["status"].tolist() == ["done", "done"]
 
 
 def test_a_launch_with_nothing_to_do_asks_for_no_worker(serial, monkeypatch):

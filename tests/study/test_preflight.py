@@ -76,12 +76,29 @@ def test_weights_of_another_encoder_are_an_error(arm, tmp_path):
 
 def test_a_disk_without_room_is_an_error(arm, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(preflight, "_areas_um2", lambda arm: [4e8] * 100)
+    monkeypatch.setattr(preflight, "areas_um2_of", lambda arm: [4e8] * 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 1e9))
     # 100 slides of 20 x 20 mm at 20x, half a byte a pixel, less the share that is trained on.
     share = 1 - arm["split_ratios"][0] / sum(arm["split_ratios"])
     wanted = (100 * 4e8 / 0.5**2 * share * 0.5 + 5 * 27e6) / 1e9
     assert f"disk: The plan writes up to about {wanted:.1f} GB" in said(arm | {"magnification": 20}, "error")
+
+
+def test_what_is_equal_in_several_arms_takes_room_once(arm, monkeypatch):
+    asked = {"magnification": 20, "tile_store": "png"}
+    areas = [4e8] * 100
+    monkeypatch.setattr(preflight, "areas_um2_of", lambda arm: areas)
+
+    def wanted(*arms):
+        rows = preflight.check_run([arm | asked | {"outputs_dir": "."} | more for more in arms])
+        (said,) = rows.loc[rows["problem"] == "disk", "what"]
+        return said.split("about ")[1].split(" (")[0]
+
+    assert wanted({"grid_mpp": 4.0}, {"grid_mpp": 4.0, "workers": 1, "arm": "b"}) == wanted({})
+    tiles = preflight._bytes_of_tiles(arm | asked, areas)
+    maps = preflight._bytes_of_maps(arm | asked, areas)
+    both = tiles + 2 * maps + 5 * 27e6  # tiled and trained once
+    assert wanted({}, {"window_overlap": 0.5}) == preflight._gb(both) != wanted({})
 
 
 def test_a_folder_that_cannot_be_written_into_is_an_error(arm, monkeypatch):

@@ -1,6 +1,7 @@
 """`tlskit status`: what runs where, what failed and why, what is left, how long it may take."""
 
 import os
+import re
 import shutil
 import socket
 
@@ -79,7 +80,7 @@ def test_what_runs_where_and_since_when(project):
     other = claim(project, "1x/02_patient_split")
     text = said(project / "outputs/r")
     assert "2 running" in text and "Nobody" not in text
-    assert "process 4211 on node3, sign of life 0 s ago" in text
+    assert re.search(r"process 4211 on node3, sign of life \d+ s ago", text), text
     assert " h  " in next(line for line in text.splitlines() if "process 4211" in line)  # since 2020
     assert f"has just begun  process {os.getpid()} of this machine" in text
     for one in (claims, other):

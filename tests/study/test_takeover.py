@@ -3,17 +3,20 @@
 import json
 import logging
 import os
+import socket
 import subprocess
 import threading
+import time
 
 import kill_sweep
 import pytest
 from made_project import PARAMETERS, STEPS, notebook, run_by_hand, sweep_command, sweep_environment, write_project
 from typer.testing import CliRunner
 
+from tlskit import files
 from tlskit.__main__ import app
 from tlskit.files import sha256_of_file
-from tlskit.study import keys, status, sweep, takeover, turn
+from tlskit.study import keys, report, report_page, status, sweep, takeover, turn
 from tlskit.study.ledger import ATTEMPT, Claims, claims_of
 
 FIRST = """
@@ -123,6 +126,13 @@ def test_the_status_the_record_and_the_notebook_say_where_it_is_from(project, wi
         assert f"Taken over from arm {A}." in said and f"not run in arm {arm}" in said
         assert [cell["id"] for cell in cells].count(takeover.NOTE_ID) == 1
     assert "taken_from" not in status.read_step(project / "outputs/r" / A, "01_tiling")
+
+
+def test_the_report_says_what_was_run_once(project, without_kernels):
+    swept()
+    section = report_page.Section("Provenance")
+    report._provenance(section, project / "outputs/r", {})
+    assert section.text[0] == f"Equal in 01_tiling, and so run once, in {A}, and taken over from there: {B}, {C}."
 
 
 def test_the_plan_says_as_which_arm(project, without_kernels):
@@ -248,6 +258,30 @@ def test_while_one_makes_it_another_does_something_else_or_waits(project, withou
     other.release(jobs[0].shared_piece)
     thread.join(30)
     assert not thread.is_alive() and left() == {}
+
+
+def test_what_a_node_held_that_vanished_is_taken_over_also_where_flock_does_nothing(
+    project, without_kernels, monkeypatch
+):
+    monkeypatch.setattr(files, "LEASE_S", 2.0)
+    monkeypatch.setattr("fcntl.flock", lambda *_: pytest.fail("`flock` is not to be relied on"))
+    sweep.hold(project / "outputs/r", sweep.prepare("params/p.yaml"))
+    job = sweep.plan(sweep.prepare("params/p.yaml"))[0]
+    held = Claims(project / "outputs/r/.claims")
+    for piece in (job.shared_piece, job.piece):  # as the node wrote them before it went, half way through the step
+        assert held.take(piece)
+        path = project / f"outputs/r/.claims/{piece}.claim"
+        path.with_suffix(".left").write_text(path.read_text().replace(f"host={socket.gethostname()}", "host=node3"))
+        held.release(piece)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    for path in (project / "outputs/r/.claims").rglob("*.left"):
+        path.rename(path.with_suffix(".claim"))
+    status.write_step(project / "outputs/r" / A, "01_tiling", turn._blank(job, "of node3"))
+    start = time.monotonic()
+    swept()
+    assert 2.0 <= time.monotonic() - start < 60 and left() == {}
+    assert sum("01_tiling" in title for title in without_kernels) == 1
+    assert not (project / "outputs/r/.claims").exists()
 
 
 @pytest.mark.slow

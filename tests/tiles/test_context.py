@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tlskit.errors import ParameterError
-from tlskit.tiles import context_faults, context_origin, other_windows, own_field_only, pack, unpack
+from tlskit.tiles import context_faults, context_origin, other_windows, own_field_only
 
 
 @pytest.mark.parametrize("ratio", [2, 4, 8])
@@ -55,17 +55,6 @@ def test_another_window_is_never_the_same_one():
         others = other_windows(count)
         assert sorted(others) == list(range(count)) and (others != np.arange(count)).all()
     assert other_windows(1).tolist() == [-1] and not len(other_windows(0))
-
-
-@pytest.mark.parametrize(("tile_px", "context_px"), [(128, 64), (64, 96), (64, 64)])
-def test_what_was_packed_comes_apart_again(tile_px, context_px):
-    rng = np.random.default_rng(0)
-    tile, context = (rng.integers(0, 255, (2, side, side, 3), np.uint8) for side in (tile_px, context_px))
-    packed = pack(tile, context)
-    assert packed.shape == (2, *[max(tile_px, context_px)] * 2, 6) and packed.dtype == np.uint8
-    for before, after in zip((tile, context), unpack(packed, tile_px, context_px), strict=True):
-        assert np.array_equal(before, after)
-    assert (packed < 255).sum() == tile.size + context.size  # all else is white
 
 
 def test_sizes_that_do_not_meet_are_refused_with_a_remedy_that_works():

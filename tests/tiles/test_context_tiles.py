@@ -197,4 +197,4 @@ def test_stored_tiles_that_a_tile_and_its_context_share_are_decoded_once(made, m
 
 
 def test_the_door_names_what_inference_needs():
-    assert {"context_origin", "pack", "unpack", "own_field_only", "other_windows"} <= set(wing.__all__)
+    assert {"context_origin", "own_field_only", "other_windows"} <= set(wing.__all__)

@@ -174,6 +174,8 @@ def changed_by_training(front: pd.DataFrame) -> str:
 def changed_by_threshold(run_dir: str | Path, front: pd.DataFrame, **options) -> str:
     """What the other rule for the threshold would change; `front` and `options` of `answer`."""
     rules = _rules(run_dir, front)
+    if front["estimate"].isna().all():
+        return "Threshold. There is no target: another threshold changes only what is falsely marked."
     if len(rules) < 2:
         return "Threshold. The arms were counted at one threshold only: what another would change is not known."
     other = answer(run_dir, draws=0, **options | {"threshold_by": rules[1]}).front

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from tlskit.errors import RunError
+from tlskit.errors import ComparisonError, RunError
 from tlskit.evaluation.arm_tables import ARM, REPEATS, arms, test_counts
 from tlskit.evaluation.decision import score_word
 from tlskit.files import read_table
@@ -84,7 +84,7 @@ def cascades_beside(
         return Cascades(none, "Cascades: no screen that keeps enough on validation patients spares a window.")
     try:
         counts = {split: _counts(run_dir, spares, split, threshold_by, slides) for split in _TABLES}
-    except RunError as error:
+    except (RunError, ComparisonError) as error:
         return Cascades(none, f"Cascades are left out: {error}")
     options = {"pooling": pooling, "by": ARM}
     table = uncertainty.intervals(counts["test"], scores=[score], **options)
@@ -224,8 +224,9 @@ def _picked(
     better = table["low"] > 0
     near = (table["low"] > -margin) & (time < of_arm)
     for fits, reason in ((better, "better"), (near, "faster")):
-        if (known := time[fits].dropna()).size:
-            return table.loc[known.idxmin(), "arm"], reason
+        # Without its time one of several could be the fastest: the choice would be by chance.
+        if fits.sum() == 1 or (fits.any() and time[fits].notna().all()):
+            return table.loc[time[fits].idxmin() if fits.sum() > 1 else fits.idxmax(), "arm"], reason
     return None, ""
 
 

@@ -6,6 +6,8 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
+from tlskit.maps import context_words
+
 __all__ = ["SETS", "heading", "object_table", "origin_of", "score_table"]
 
 SETS = {"train": "training slide", "val": "validation slide", "test": "test slide"}
@@ -19,8 +21,11 @@ def origin_of(probmap) -> str:
     """What a map's numbers stand on: um/px and the network, by the first digits of its hash; of a cascade's map, also
     the network that said where it looked."""
     network = probmap.metadata.get("checkpoint_sha256", "")
-    said = f"{probmap.mpp:g} um/px, " + (f"network {network[:8]}" if network else "network not recorded")
-    if screen := probmap.metadata.get("parameters", {}).get("screen"):
+    made = probmap.metadata.get("parameters", {})
+    seen = context_words(made.get("context", {}), probmap.mpp)
+    said = f"{probmap.mpp:g} um/px, {seen}{', ' if seen else ''}"
+    said += f"network {network[:8]}" if network else "network not recorded"
+    if screen := made.get("screen"):
         said += f", where network {screen['checkpoint_sha256'][:8]} found something first (hatched: not looked at)"
     return said
 

@@ -1,46 +1,34 @@
 """Charts of arms beside each other: tables of `tlskit.evaluation` in, matplotlib ``Figure`` out.
 
-Each takes the options of `tlskit.figures.panels` besides its own: `color`, `col`, `row`, `size` and labels.
+Each takes the options of `tlskit.figures.charts` and `tlskit.figures.panels` besides its own.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import seaborn.objects as so
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tlskit import units
 from tlskit.evaluation import beaten_by_none, choice
 from tlskit.figures import style
-from tlskit.figures.panels import (
-    FEW,
-    PERSON,
-    at_right,
-    dots,
-    draw,
-    draw_forest,
-    draw_trend,
-    name_right,
-    person_band,
-    span,
-    unit,
-)  # fmt: skip
+from tlskit.figures.charts import FEW, curves, forest, trend
+from tlskit.figures.panels import dots, draw, name_right, person_band, ring, span, unit
 from tlskit.figures.style import POOLINGS, score_name
 from tlskit.metrics import PERSON_MINUTES_PER_SLIDE, SIZE_CLASSES, audit_published_table, published
 from tlskit.metrics import agreement as agree
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = [
-    "agreement", "audit_chart", "ceilings", "difference_intervals", "iou_by_magnification", "minutes_bars",
-    "object_recall", "pareto_front", "published_audit_chart", "score_intervals", "tradeoff",
+    "agreement", "audit_chart", "ceilings", "difference_intervals", "froc", "iou_by_magnification", "minutes_bars",
+    "object_recall", "pareto_front", "published_audit_chart", "score_intervals", "subgroup_intervals",
 ]  # fmt: skip
 
 _RULES = {"iou10": "IoU of 0.1 or more", "iou50": "IoU of 0.5 or more", "centroid": "centroid inside"}
 _PAIRS = 15  # of arms are drawn; of more, those with the arm that is ahead most often
+_ARMS_BESIDE = 4  # whose intervals stand below each other in one row of subgroups; more have a panel each
+_PERSON = "band: a person, {:g}-{:g} min a slide".format(*PERSON_MINUTES_PER_SLIDE)
 
 
 def iou_by_magnification(table: pd.DataFrame, *, color: str | None = None, **options) -> Figure:
@@ -50,36 +38,35 @@ def iou_by_magnification(table: pd.DataFrame, *, color: str | None = None, **opt
     scores alone; by default the colour is the way of averaging.
     """
     score, ours = table["score"].iloc[0], table["source"] != published.SOURCE
-    defaults = {"col": "level", "limits": unit(table["value"]), "ylabel": score_name(score),
-                "alt": f"{score_name(score)} by magnification.",
-                "n": lambda rows: style.n_text(rows[~rows["source"].isin(["", published.SOURCE])])}  # fmt: skip
+    options = {"col": "level", "limits": unit(table["value"]), "ylabel": score_name(score),
+               "n": lambda rows: style.n_text(rows[~rows["source"].isin(["", published.SOURCE])]),
+               "alt": f"{score_name(score)} by magnification."} | options  # fmt: skip
     if color:
-        table = table[ours & (table["pooling"] == "pooled")]
-        return draw_trend(table, color=color, **defaults | options).figure
+        return trend(table[ours & (table["pooling"] == "pooled")], y="value", color=color, **options)
     table = table.assign(_who=("this cohort, " + table["pooling"].map(POOLINGS)).where(ours, "published, as printed"))
     implied = audit_published_table().rename(columns={f"{score}_implied": "value"})
     if "value" in implied and not ours.all():
         implied = implied.assign(_who="published, pooled (implied by its precision and recall)", source="")
         table = pd.concat([table, implied[["level", "magnification", "value", "_who", "source"]]])
-    order = sorted(table["_who"].unique(), key=lambda who: (who[0] == "p", who))
-    looks = style.styles_of("_who", order)
-    for who, marker, dashes in zip((who for who in order if who[0] == "p"), "pX", ("--", ":"), strict=False):
-        looks[who] = {"color": style.GREY, "marker": marker, "linestyle": dashes}
-    table = table.assign(_who=pd.Categorical(table["_who"], order))
-    return draw_trend(table, color="_who", looks=looks, group=[], **defaults | options).figure
+    theirs, own = (sorted(who for who in table["_who"].unique() if (who[0] == "p") == of) for of in (True, False))
+    grey = ({"color": style.GREY, "marker": mark, "linestyle": dashes} for mark, dashes in (("p", "--"), ("X", ":")))
+    looks = style.styles_of("", own) | dict(zip(theirs, grey, strict=False))
+    table = table.assign(_who=pd.Categorical(table["_who"], list(looks)))
+    return trend(table, y="value", color="_who", looks=looks, group=[], **options)
 
 
 def score_intervals(table: pd.DataFrame, **options) -> Figure:
     """Scores of each arm with their intervals, one panel a score; `table` of `evaluation.comparison.intervals`."""
-    words, under = f"score\n{_interval_caption(table)}", ()
+    words, under = f"score\n{_stands_on(table)}", ()
     if "repeat_sd" in table and table["repeat_sd"].notna().any():
         table = table.assign(_less=table["estimate"] - table["repeat_sd"], _more=table["estimate"] + table["repeat_sd"])
         under = ((so.Range(linewidth=5, alpha=0.35), {"xmin": "_less", "xmax": "_more"}),)
         words += f"\nwide, pale: one standard deviation of {style.same(table['n_repeats'])} trainings"
-    return draw_forest(table, under=under, **{"col": "score", "dodge": False, "xlabel": words,
-                                 "alt": "Scores of the arms with their intervals."} | options).figure  # fmt: skip
+    return forest(table, under=under, dodge=False, alt=f"Scores of the arms, {style.n_text(table)}.",
+                  **{"col": "score", "xlabel": words} | options)  # fmt: skip
 
 
+@style.unless_empty("One arm alone has no difference to another.")
 def difference_intervals(
     table: pd.DataFrame, *, score: str | None = None, against: str | None = None, **options
 ) -> Figure:
@@ -90,8 +77,6 @@ def difference_intervals(
     `table` of `tlskit.evaluation.comparison.differences`; `score`, by default its last. With `against`, pairs with that
     arm only, as the other minus it: of more than 15 pairs, by default, the arm that is ahead most often.
     """
-    if table.empty:
-        return style.words("One arm alone has no difference to another.", options.get("size", "double"))
     score = score or table["score"].iloc[-1]
     table = table[table["score"] == score]
     note = "thick: 95 % of this pair" + "; thin: of all pairs at once" * (len(table) > 1) + "; filled: shown"
@@ -105,60 +90,56 @@ def difference_intervals(
         note += f"; {(both['second'] == against).sum()} of {len(table)} pairs, all with {against}"
         table = both[both["second"] == against].set_index("first")
         table = table.loc[style.levels(table.index.to_series(name="arm"))].reset_index()
-    table = table.assign(pair=table["first"] + " - " + table["second"], _sure=table["shown"] != "")
-    words = f"difference in {score_name(score)}, same patients in both arms ({note})\n{_interval_caption(table)}"
-    return draw_forest(
-        table, x="difference", y="pair", color="_sure", fill="_sure", dodge=False, zero=True, number="{:+.2f}".format,
-        looks=style.plain(yes=style.BLUE, no=style.GREY), low="low_all", high="high_all",
-        under=((so.Range(linewidth=3.5, alpha=0.45), {"xmin": "low", "xmax": "high"}),),
-        **{"show_legend": False, "xlabel": words, "alt": f"Paired differences in {score_name(score)}."} | options,
-    ).figure  # fmt: skip
+    table = table.assign(pair=table["first"] + " - " + table["second"])
+    words = f"difference in {score_name(score)}, same patients in both arms ({note})\n{_stands_on(table)}"
+    return differences(table, y="pair", alt=f"Paired differences in {score_name(score)}.", xlabel=words, **options)
+
+
+def differences(table: pd.DataFrame, *, x: str = "difference", **options) -> Figure:
+    """A `forest` of differences with both intervals; filled where the one of all rows at once excludes 0."""
+    table = table.assign(shown=(table["low_all"] > 0) | (table["high_all"] < 0))
+    return forest(table, x=x, wide=("low_all", "high_all"), color="shown", fill="shown", dodge=False, zero=True,
+                  number="{:+.2f}".format, looks=style.plain(yes=style.BLUE, no=style.GREY),
+                  **{"show_legend": False} | options)  # fmt: skip
 
 
 def ceilings(table: pd.DataFrame, *, score: str = "iou", readers: pd.DataFrame | None = None, **options) -> Figure:
     """A score (``iou`` or ``dice``) on the common grid beside that of the outlines as pixels of the magnification.
 
     `table` of `tlskit.evaluation.comparison.grid_table`; `readers` of `tlskit.evaluation.reader_table`: what two people
-    reach against each other is a band.
+    reach against each other is a line, its interval a band.
     """
-    top, name = f"ceiling_{score}", score_name(score)
-    bar = f"bar: the outlines themselves as such pixels, {table[top].min():.3f} to {table[top].max():.3f}"
-    words = f"{name} on a common grid of {table['grid_mpp'].iloc[0]:g} um/px, tissue and target ({bar})"
+    top, (people, band) = f"ceiling_{score}", _two_people(readers, score, "x")
+    words = f"{score_name(score)} on a common grid of {table['grid_mpp'].iloc[0]:g} um/px, tissue and target "
+    words += "(no target: undefined)" if table[top].isna().all() else (
+        f"(bar: the outlines themselves as such pixels, {table[top].min():.3f} to {table[top].max():.3f})")  # fmt: skip
     under = ((so.Range(color="0.8", linewidth=1), {"xmin": score, "xmax": top, "color": None}),
              (so.Dot(color=style.BLACK, marker="|", pointsize=9, edgewidth=2), {"x": top, "color": None}))  # fmt: skip
-    made = draw_forest(
-        table, x=score, low=None, high=None, under=under, number="{:.3f}".format,
-        **{"limits": (0, 1), "xlabel": f"{words}{_two_people(readers, score)}", "alt": f"{words}."} | options,
-    )  # fmt: skip
-    for ax in made.axes.values():
-        _band_of_two(ax, readers, score, "x")
-    return made.figure
+    return forest(table, x=score, low=None, high=None, under=under, number="{:.3f}".format, each=band,
+                  **{"limits": (0, 1), "xlabel": words + people, "alt": f"{words}{people}."} | options)  # fmt: skip
 
 
-def _two_people(readers: pd.DataFrame | None, score: str) -> str:
-    """What the band of two people is, for an axis' words."""
-    if readers is None or readers.empty or score not in readers or pd.isna(readers[score].iloc[0]):
-        return ""
+def _two_people(readers: pd.DataFrame | None, score: str, axis: str) -> tuple[str, Callable]:
+    """What two people reach against each other: words for an axis, and what draws it there."""
+    if readers is None or readers.empty or pd.isna(readers.iloc[0].get(score)):
+        return "", lambda ax, _: None
     two = readers.iloc[0]
-    some = f" ({two['n_slides']} of {two['n_slides_compared']} slides)" * bool(
-        two["n_slides"] < two["n_slides_compared"]
-    )
-    return f"\ngreen: two people against each other, {two[score]:.3f}{some}"
+    ends = two[[score, f"{score}_low", f"{score}_high"]].astype(float)
+    few = bool(two["n_slides"] < two["n_slides_compared"])
+    words = f"\ngreen: two people against each other, {ends[score]:.3f}"
+    words += f" ({two['n_slides']:g} of {two['n_slides_compared']:g} slides)" * few
 
+    def draw_it(ax, _) -> None:
+        line, band = (ax.axvline, ax.axvspan) if axis == "x" else (ax.axhline, ax.axhspan)
+        band(ends.min(), ends.max(), color=style.GREEN, alpha=0.15, zorder=0, linewidth=0)
+        line(ends[score], color=style.GREEN, linewidth=1.1, zorder=0)
+        limits = pd.Series([*getattr(ax, f"get_{axis}lim")(), *ends])
+        room = 0.04 * (limits.max() - limits.min())
+        if limits.min() < limits[0] or limits.max() > limits[1]:
+            getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        ax.set(**{f"{axis}lim": (min(limits[0], ends.min() - room), max(limits[1], ends.max() + room))})
 
-def _band_of_two(ax, readers: pd.DataFrame | None, score: str, axis: str) -> None:
-    """A line at what two people reach against each other, and a band over its interval; the axis is widened to it."""
-    if not _two_people(readers, score):
-        return
-    value, low, high = readers.iloc[0][[score, f"{score}_low", f"{score}_high"]].astype(float)
-    line, band = (ax.axvline, ax.axvspan) if axis == "x" else (ax.axhline, ax.axhspan)
-    if np.isfinite(low):
-        band(low, high, color=style.GREEN, alpha=0.15, zorder=0, linewidth=0)
-    line(value, color=style.GREEN, linewidth=1.1, zorder=0)
-    ends = [end for end in (value, low, high) if np.isfinite(end)]
-    least, most = ax.get_xlim() if axis == "x" else ax.get_ylim()
-    room = 0.04 * (max(most, *ends) - min(least, *ends))
-    ax.set(**{f"{axis}lim": (min(least, min(ends) - room), max(most, max(ends) + room))})
+    return words, draw_it
 
 
 def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Figure:
@@ -167,8 +148,8 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Fig
     `table` of `tlskit.evaluation.comparison.object_table`.
     """
     table, false = table[table["rule"] == rule], "false objects\nper cm² of tissue"
-    short = {name: name.replace(" ", "_").replace("-", "_") for name, _ in SIZE_CLASSES}
-    columns = {f"recall,\n{name}": (f"recall_{of}", f"n_{of}") for name, of in short.items()}
+    columns = {f"recall,\n{size}": (f"recall_{of}", f"n_{of}") for size, _ in SIZE_CLASSES
+               for of in [size.replace(" ", "_").replace("-", "_")]}  # fmt: skip
     columns |= {"recall, all": ("recall", "n_truth"), "precision": ("precision", "n_predicted"),
                 "F1": ("f1", "n_truth"), false: ("false_objects_per_cm2", "n_slides")}  # fmt: skip
     long = pd.concat([table.assign(what=k, share=table[v], _n=table[n]) for k, (v, n) in columns.items()])
@@ -176,14 +157,15 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Fig
     def n(rows: pd.DataFrame) -> str:
         return f"n = {style.same(rows['_n'])} {'slides' if rows['what'].iloc[0] == false else 'objects'}"
 
-    made = draw_forest(
-        long, x="share", low=None, high=None, limits=(0, 1), alt="Objects found by size, precision, and false objects.",
-        **{"col": "what", "share": (False, True), "n": n, "xlabel": f"share (a match is: {_RULES[rule]})"} | options,
-    )  # fmt: skip
-    for ax, rows in made:
+    def each(ax, rows) -> None:
         if set(rows["what"]) == {false}:
             span(ax, [*rows["share"], 0.0], room=0.5)
-    return made.figure
+
+    return forest(
+        long, x="share", low=None, high=None, limits=(0, 1), each=each, alt="Objects found by size, precision, and "
+        "false objects.", **{"col": "what", "share": (False, True), "n": n,
+                             "xlabel": f"share (a match is: {_RULES[rule]})"} | options,
+    )  # fmt: skip
 
 
 def agreement(points: pd.DataFrame, *, what: str = "area_mm2", **options) -> Figure:
@@ -193,32 +175,26 @@ def agreement(points: pd.DataFrame, *, what: str = "area_mm2", **options) -> Fig
     """
     columns = {"area_mm2": ("predicted_mm2", "truth_mm2"), "number": ("n_predicted", "n_truth")}[what]
     found = {arm: agree(*(rows[c].to_numpy(float) for c in columns)) for arm, rows in points.groupby("arm")}
+    told = {arm: {key: "undefined" if np.isnan(of[key]) else f"{of[key]:{form}}" for key, form in
+                  {"bias": ".3g", "concordance": ".2f"}.items()} for arm, of in found.items()}  # fmt: skip
     predicted, truth = (points[c].astype(float) for c in columns)
     measure = "area of objects, mm²" if what == "area_mm2" else "number of objects"
 
     def n(rows: pd.DataFrame) -> str:
-        return (
-            f"n = {len(rows)} patient{'s' * (len(rows) != 1)}\nconcordance {_or_undefined(found[rows['arm'].iloc[0]])}"
-        )
+        return f"n = {style.counted(len(rows), 'patient')}\nconcordance {told[rows['arm'].iloc[0]]['concordance']}"
 
-    words = f"mean of predicted and true ({measure}; one point a patient; line: bias; dashes: 95 % of new patients)"
     made = draw(
-        points.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth),
-        [(dots(4, alpha=0.8), [], {})], x="_mean", y="_apart", color="arm", show_legend=False,
-        **{"col": "arm", "panel_in": (1.5, 1.4), "n": n, "ylabel": "predicted - true", "xlabel": words} | options,
+        points.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth), [(dots(4, alpha=0.8), {})], x="_mean",
+        y="_apart", color="arm", show_legend=False, **{"col": "arm", "panel_in": (1.5, 1.4), "n": n, "ylabel":
+        "predicted - true", "xlabel": f"mean of predicted and true ({measure}; one point a patient; line: bias; "
+        "dashes: 95 % of new patients)"} | options,
     )  # fmt: skip
     for ax, rows in made:
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         for key, dashes in {"bias": "-", "limit_low": "--", "limit_high": "--"}.items():
             ax.axhline(found[rows["arm"].iloc[0]][key], color=style.BLACK, linewidth=0.9, linestyle=dashes)
-    told = ", ".join(
-        f"{arm} {_or_undefined(f, 'bias', '.3g')} (concordance {_or_undefined(f)})" for arm, f in found.items()
-    )
-    return style.done(made.figure, f"Predicted minus true {measure}, one point a patient. Bias: {told}.")
-
-
-def _or_undefined(agreed: dict, what: str = "concordance", form: str = ".2f") -> str:
-    return "undefined" if np.isnan(agreed[what]) else f"{agreed[what]:{form}}"
+    said = ", ".join(f"{arm} {of['bias']} (concordance {of['concordance']})" for arm, of in told.items())
+    return style.done(made.figure, f"Predicted minus true {measure}, one point a patient. Bias: {said}.")
 
 
 def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options) -> Figure:
@@ -228,72 +204,35 @@ def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options)
     """
     facts = published.facts().set_index("magnification")["minutes_per_slide"] if with_published else {}
     table = table.assign(_published=table["magnification"].map(facts).astype(float))
-    under, slide = [], table["slide"].iloc[0]
-    words = f"projected to a slide of {slide}; line: by the fastest and the slowest pass"
+    words, under = f"projected to a slide of {table['slide'].iloc[0]}; line: by the fastest and the slowest pass", ()
     if table["_published"].notna().any():
         words += "; hollow: published, a laptop GPU and other slides"
         mark = so.Dot(color=style.GREY, marker="D", fill=False, pointsize=5)
-        under.append((mark, {"x": "_published", "color": None}))
+        under = ((mark, {"x": "_published", "color": None}),)
     ends = np.append(table[["minutes_min", "minutes_max", "_published"]], PERSON_MINUTES_PER_SLIDE)
-    made = draw_forest(
-        table, x="minutes", low="minutes_min", high="minutes_max", under=tuple(under), log=True,
-        limits=(np.nanmin(ends), np.nanmax(ends)), number=units.minutes_text, alt="Minutes per slide, least to most.",
-        **{"xlabel": f"minutes per slide ({words}; {PERSON})", "n": _n_timed} | options,
+    return forest(
+        table, x="minutes", low="minutes_min", high="minutes_max", under=under, log=True, number=units.minutes_text,
+        limits=(np.nanmin(ends), np.nanmax(ends)), alt="Minutes per slide, least to most.",
+        each=lambda ax, _: person_band(ax),
+        **{"xlabel": f"minutes per slide ({words}; {_PERSON})",
+           "n": lambda rows: f"timed: n = {style.counted(style.same(rows['n_slides']), 'slide')}"} | options,
     )  # fmt: skip
-    for ax in made.axes.values():
-        person_band(ax)
-    return made.figure
-
-
-def _n_timed(rows: pd.DataFrame) -> str:
-    timed = style.same(rows["n_slides"])
-    return f"timed: n = {timed} slide{'s' * (str(timed) != '1')}"
-
-
-def tradeoff(
-    table: pd.DataFrame, *, x: str = "minutes", y: str = "estimate", color: str = "arm",
-    ends: tuple[str, ...] = ("minutes_min", "minutes_max", "low", "high"), front: str = "on_front",
-    chosen: str = "chosen", limits: tuple[float, float] | None = None, alt: str = "", **options,
-) -> Figure:  # fmt: skip
-    """Quality `y` (within `limits`) against cost `x` (log scale), a mark an arm, its name at the right.
-
-    `ends` are the columns of the least and greatest x and y. `front` and `chosen` are columns of bool: arms that none
-    beats in both, joined by dashes; the arm that is ringed. Columns that the table lacks are not drawn.
-    """
-    x_ends, y_ends = (pair if set(pair) <= set(table) else () for pair in (ends[:2], ends[2:]))
-    layers = [(so.Range(linewidth=1.1), [], {"orient": "y", "xmin": x_ends[0], "xmax": x_ends[1]})] if x_ends else []
-    layers += [(so.Range(linewidth=1.1), [], {"ymin": y_ends[0], "ymax": y_ends[1]})] if y_ends else []
-    told = table.assign(**{c: table.get(c, False) for c in (front, chosen)}).astype({front: bool, chosen: bool})
-    defaults = {"show_legend": color != "arm", "panel_in": (3.0, 3.0), "ylabel": score_name(y)}
-    made = draw(told, [*layers, (dots(6), [], {})], x=x, y=y, color=color, **defaults | options)
-    for ax, rows in made:
-        span(ax, table[[x, *x_ends]], log=True)
-        span(ax, table[[y, *y_ends]], limits=limits, axis="y", ticks=6)
-        best = rows[rows[front]].sort_values(x)
-        ax.plot(best[x], best[y], color="0.6", linewidth=0.9, linestyle="--", zorder=0.9)
-        one = rows[rows[chosen]]
-        ax.plot(one[x], one[y], "o", markersize=13, markerfacecolor="none", color=style.BLACK)
-    made.figure.draw_without_rendering()
-    for ax, rows in made:
-        name_right(ax, rows, x, y)
-    return style.done(made.figure, f"{alt} {made.told(y, 'arm', *y_ends)}")
 
 
 def pareto_front(
-    front: pd.DataFrame, *, cascades: pd.DataFrame | None = None, readers: pd.DataFrame | None = None, **options
-) -> Figure:
+    front: pd.DataFrame, *, color: str = "arm", readers: pd.DataFrame | None = None,
+    cascades: pd.DataFrame | None = None, **options,
+) -> Figure:  # fmt: skip
     """Quality against minutes of one stated slide, both with their spread; where an arm is chosen, it is ringed.
 
     Cascades stand among the arms, and take part in which is beaten by none; one that takes the place of the chosen arm
-    is ringed in its stead.
-
-    Arms without a time are not drawn; the words of `tlskit.evaluation.choice` name them.
+    is ringed in its stead. Arms without a time are not drawn; the words of `tlskit.evaluation.choice` name them.
 
     `front` of `tlskit.evaluation.costs.pareto`, or the one of `tlskit.evaluation.answer`, which has `cascades`, too;
     `readers` as in `ceilings`.
     """
-    named = front["score"].iloc[0]
-    score, why = score_name(named), choice(front)
+    score, why = score_name(front["score"].iloc[0]), choice(front)
+    people, band = _two_people(readers, front["score"].iloc[0], "y")
     by = f"chosen on {front['chosen_by'].iloc[0] if 'chosen_by' in front else 'test'} patients"
     if front["chosen"].any():
         why = f"{', '.join(front.loc[front['chosen'], 'arm'])}: {by}. {why}"
@@ -301,24 +240,30 @@ def pareto_front(
         front, why = _with_cascades(front, cascades), f"{why} Cascades: {', '.join(cascades['arm'])}."
         if cascades["chosen"].any():
             why = f"In its place, {', '.join(cascades.loc[cascades['chosen'], 'arm'])} (ringed). {why}"
-    timed = front[front["minutes"].notna()]
-    if timed.empty or timed["estimate"].isna().all():
+    front = front[front["minutes"].notna()].astype({"on_front": bool, "chosen": bool})
+    if front["estimate"].isna().all():
         return style.words(f"No arm has both a time and a score to draw. {why}", options.get("size", "double"))
-    front, words = timed, f"line: fastest to slowest pass; dashes: no arm is both better and faster; {PERSON}"
-    words = f"ringed: {by}; {words}" if front["chosen"].any() else words
-    if len(slides := front["slide"].dropna().unique()) == 1:
-        words = f"for a slide of {slides[0]}; {words}"
+    slides, words = front["slide"].dropna().unique(), f"ringed: {by}; " if front["chosen"].any() else ""
+    words = (f"for a slide of {slides[0]}; " if len(slides) == 1 else "") + words
+    words += f"line: fastest to slowest pass; dashes: no arm is both better and faster; {_PERSON}"
     ends = front[["estimate", "low", "high"]].to_numpy(float)
     least, most = np.nanmin(ends), np.nanmax(ends)  # arms that score alike have a tenth around them, within 0 to 1
-    figure = tradeoff(
-        front, **{"limits": (min(least, 0.9), max(most, min(least + 0.1, 1.0))),
-                  "ylabel": f"{score} (line: 95 % interval)", "alt": f"{score} against minutes. {why}",
-                  "xlabel": f"minutes per slide ({words}){_two_people(readers, named)}"} | options,
+    line, passes = so.Range(linewidth=1.1), {"orient": "y", "xmin": "minutes_min", "xmax": "minutes_max"}
+    made = draw(
+        front, [(line, passes), (line, {"ymin": "low", "ymax": "high"}), (dots(6), {})], x="minutes", y="estimate",
+        color=color, **{"show_legend": color != "arm", "panel_in": (3.0, 3.0), "ylabel":
+        f"{score} (line: 95 % interval)", "xlabel": f"minutes per slide ({words}){people}"} | options,
     )  # fmt: skip
-    for ax in figure.axes:
+    for ax, rows in made:
+        span(ax, front[["minutes", "minutes_min", "minutes_max"]], log=True)
+        span(ax, [], limits=(min(least, 0.9), max(most, min(least + 0.1, 1.0))), axis="y", ticks=6)
+        best = rows[rows["on_front"]].sort_values("minutes")
+        ax.plot(best["minutes"], best["estimate"], color="0.6", linewidth=0.9, linestyle="--", zorder=0.9)
+        ring(ax, rows, "minutes", "estimate", "chosen")
         person_band(ax)
-        _band_of_two(ax, readers, named, "y")
-    return figure
+        band(ax, rows)
+    name_right(made, "minutes", "estimate", "chosen")
+    return style.done(made.figure, f"{score} against minutes. {why} {made.told('estimate', 'arm', 'low', 'high')}")
 
 
 def _with_cascades(front: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
@@ -333,20 +278,20 @@ def _with_cascades(front: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
 def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:
     """The same predictions under every pooling and empty rule; the winner of each row is ringed and named.
 
-    `table` of `tlskit.evaluation.comparison.audit`.
+    `table` of `tlskit.evaluation.comparison.audit`. Rules for empty units that give the same scores share a row.
     """
-    best, arms, parts = f"best_{score}", style.levels(table["arm"]), []
-    for pooling, of_pooling in table.groupby("pooling", sort=False):
-        # Rules for empty units that give the same scores at every level share a row.
-        rules: dict[tuple, list[str]] = {}
-        for empty, rows in of_pooling.groupby("empty", sort=False):
-            rules.setdefault(tuple(rows[score].round(12).fillna(-9)), []).append(empty)
-        for shared in rules.values():
-            name = POOLINGS[pooling] + (f", empty: {' or '.join(shared)}" if len(rules) > 1 else "")
-            parts.append(of_pooling[of_pooling["empty"] == shared[0]].assign(rule=name))
-    rows = pd.concat(parts, ignore_index=True)
+    best, arms = f"best_{score}", style.levels(table["arm"])
+    scores = table.groupby(["pooling", "empty"], sort=False)[score].agg(lambda of: tuple(of.round(12).fillna(-9)))
+    alike = scores.reset_index().groupby(["pooling", score], sort=False)["empty"].agg(list).reset_index()
+    several = alike["pooling"].duplicated(keep=False)
+    alike["rule"] = alike["pooling"].map(POOLINGS) + (", empty: " + alike["empty"].map(" or ".join)).where(several, "")
+    alike["empty"] = alike["empty"].str[0]
+    rows = alike[["pooling", "empty", "rule"]].merge(table, on=["pooling", "empty"])
     won = rows.loc[rows[best], "arm"].unique()
     who = rows["arm"].where(rows["arm"].isin(won) | (len(arms) <= FEW), "no winner")
+    names = rows[rows[best]].groupby(["level", "rule"])["arm"].agg(
+        lambda of: " = ".join(of) if len(of) < 3 else f"{len(of)} arms").rename("_winner")  # fmt: skip
+    rows = rows.merge(names, how="left", on=["level", "rule"]).fillna({"_winner": "n/a"})
     rows = rows.assign(_who=pd.Categorical(who, [*arms, "no winner"]), _won=rows[score].where(rows[best]))
 
     def n(here: pd.DataFrame) -> str:
@@ -354,44 +299,99 @@ def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure
         return f"{style.n_text(here)}\ntarget: {' to '.join(dict.fromkeys(shares))} of pixels"
 
     ring = (so.Dot(color=style.BLACK, marker="o", fill=False, pointsize=11), {"x": "_won", "color": None})
-    made = draw_forest(
-        rows, x=score, y="rule", color="_who", low=None, high=None, number=None, dodge=False, under=(ring,),
+    told = [f"{score_name(level)}: {', '.join(of['arm'].unique())}" for level, of in rows[rows[best]].groupby("level")]
+    return forest(
+        rows, x=score, y="rule", color="_who", low=None, high=None, number="_winner", dodge=False, under=(ring,),
         looks=style.arm_styles(arms) | style.plain(**{"no winner": "0.75"}), limits=unit(rows[score]),
+        alt=f"{score_name(score)} averaged in every way. Best in some row, {'; '.join(told)}.",
         **{"col": "level", "n": n, "panel_in": (1.6, 0.2 + 0.2 * rows["rule"].nunique()),
            "xlabel": f"{score_name(score)} (ringed, and named at the right: the best)"} | options,
     )  # fmt: skip
-    for ax, here in made:
-        names = here[here[best]].groupby("rule")["arm"].agg(lambda a: " = ".join(a) if len(a) < 3 else f"{len(a)} arms")
-        at_right(ax, {place: names.get(rule, "n/a") for place, rule in enumerate(made.orders["rule"])})
-        span(ax, [], limits=unit(rows[score]), room=min(1.0, 0.1 + 0.04 * max(map(len, [*names, "n/a"]))))
-    told = [f"{score_name(level)}: {', '.join(of['arm'].unique())}" for level, of in rows[rows[best]].groupby("level")]
-    return style.done(made.figure, f"{score_name(score)} averaged in every way. Best in some row, {'; '.join(told)}.")
 
 
 def published_audit_chart(**options) -> Figure:
     """The printed table beside what its own precision, recall and specificity imply (`audit_published_table`)."""
-    names = {"implied": "implied by its precision, recall and specificity", "printed": "as printed"}
     table = audit_published_table()
     table["unit"] = table["level"].map({"tile": "tile ", "wsi": "slide "}) + table["magnification"].map("{:g}x".format)
-    parts = [
-        table.assign(score=score, value=table[f"{score}_{key}"], _from=name, _full=key == "implied",
-                     **{f"_{of}": table[f"{score}_{of}"] for of in ("printed", "implied", "agrees")})
-        for score in ("dice", "iou", "mcc") for key, name in names.items()
-    ]  # fmt: skip
-    line = (so.Range(color="0.75", linewidth=1.2), {"xmin": "_printed", "xmax": "_implied", "color": None})
-    return draw_forest(
-        pd.concat(parts), x="value", y="unit", color="_from", fill="_full", low=None, high=None, dodge=False,
-        number=None, looks=style.plain(**dict(zip(names.values(), (style.BLUE, style.ORANGE), strict=True))),
-        limits=(0, 1), under=(line,), alt="Published scores, and what the printed rates imply.",
-        **{"col": "score", "xlabel": "score (hollow: as printed)",
-           "n": lambda rows: f"{int(rows['_agrees'].sum() / 2)} of n = {len(rows) // 2} rows agree"} | options,
-    ).figure  # fmt: skip
+    parts = ("printed", "implied", "agrees")
+    long = pd.concat(table.assign(score=score, **{of: table[f"{score}_{of}"] for of in parts})
+                     for score in ("dice", "iou", "mcc"))  # fmt: skip
+    under = ((so.Range(color="0.75", linewidth=1.2), {"xmin": "printed", "xmax": "implied"}),
+             (so.Dot(color=style.ORANGE, fill=False, pointsize=8, edgewidth=1.2), {"x": "printed"}))  # fmt: skip
+    return forest(
+        long, x="implied", y="unit", low=None, high=None, number=None, limits=(0, 1), under=under,
+        alt="Published scores, as its printed precision, recall and specificity imply them.",
+        **{"col": "score", "xlabel": "score (hollow: as printed; filled: implied by precision, recall and specificity)",
+           "n": lambda rows: f"{rows['agrees'].sum()} of n = {len(rows)} rows agree"} | options,
+    )  # fmt: skip
 
 
-def _interval_caption(table: pd.DataFrame) -> str:
+def froc(table: pd.DataFrame, **options) -> Figure:
+    """Share of objects found against false objects per mm2 of tissue, over all thresholds; a line an arm.
+
+    `table` has ``arm, threshold, recall, false_per_mm2, n_truth, n_slides, mark``, in the order of the thresholds;
+    ``mark`` is ``fixed`` (filled), ``validation`` (hollow) or empty. The axis is logarithmic down to the least number
+    above 0, and linear from there to 0.
+    """
+    some = table["false_per_mm2"][table["false_per_mm2"] > 0]
+    least, most = (some.min(), some.max()) if len(some) else (0.1, 1.0)
+    tens = 10.0 ** np.arange(np.ceil(np.log10(least)), np.log10(most) + 0.08)
+
+    def each(ax, _) -> None:
+        # Where no power of ten lies between, the highest value is the one that is told.
+        few = tens[:: -1 - (len(tens) - 1) // (4 if len(ax.figure.axes) < 4 else 2)] if len(tens) else [most]
+        ax.set_xscale("symlog", linthresh=least, linscale=0.4)
+        ax.set_xlim(-0.3 * least, 1.3 * most)
+        ax.set_xticks([0, *few], ["0", *(f"{ten:.3g}" for ten in few)])
+        ax.minorticks_off()
+
+    hollow = bool((table["mark"] == "validation").any())
+    fixed = table[table["mark"] == "fixed"].dropna(subset=["recall", "false_per_mm2"])
+    told = ", ".join(f"{r.arm} {r.recall:.2f} at {r.false_per_mm2:.2g}" for r in fixed.itertuples())
+    figure = curves(
+        table.assign(**{f"_{mark}": table["recall"].where(table["mark"] == mark) for mark in ("fixed", "validation")}),
+        x="false_per_mm2", y="recall", marks=(("_fixed", True), ("_validation", False)), each=each,
+        frame={"y": {"limits": (0, 1), "ticks": 4}}, **{"n": _n_objects, "ylabel": "recall of objects", "xlabel":
+        "false objects per mm² of tissue (filled: the fixed threshold" + "; hollow: chosen on validation" * hollow + ")"
+        } | options,
+    )  # fmt: skip
+    words = "Recall of objects against false objects per mm2 of tissue, over all thresholds."
+    return style.done(figure, f"{words} At the fixed threshold: {told or 'undefined'}.")
+
+
+def _n_objects(rows: pd.DataFrame) -> str:
+    return "n = " + ", ".join(style.counted(style.same(rows[f"n_{of}"]), what) for of, what in
+                              (("truth", "object"), ("slides", "slide")))  # fmt: skip
+
+
+@style.unless_empty("No subgroup to show: all patients are of one group.")
+def subgroup_intervals(table: pd.DataFrame, *, score: str = "", **options) -> Figure:
+    """A score of each arm in each subgroup of patients, with its interval; beside each the patients it stands on.
+
+    `table` has ``by`` (``cancer_type``, ``site``), ``group, arm, n_patients, n_with_target, estimate, low, high``.
+    """
+    several, beside, groups = table["by"].nunique() > 1, table["arm"].nunique() <= _ARMS_BESIDE, []
+    for (by, group), rows in table.groupby(["by", "group"], sort=False, dropna=False):
+        name = f"{by.replace('_', ' ')}: " * several + style.level_name("group", group)
+        n = f"n = {style.same(rows['n_patients'])} ({style.same(rows['n_with_target'])} with target)"
+        groups.append(rows.assign(_group=f"{name}\n{n}"))
+    name = style.score_name(score or (table["score"].iloc[0] if "score" in table else "score"))
+
+    def n(rows: pd.DataFrame) -> str:
+        return f"n = {style.same(rows.groupby(['by', 'arm'])['n_patients'].sum())} patients"
+
+    return forest(
+        pd.concat(groups), y="_group", color="arm", limits=unit(table[["estimate", "low", "high"]]), dodge=beside,
+        **({} if beside else {"col": "arm"}) | {"n": n, "show_legend": beside and table["arm"].nunique() > 1,
+        "xlabel": f"{name} (line: 95 % interval over patients)", "alt": f"{name} in subgroups of patients."} | options,
+    )  # fmt: skip
+
+
+def _stands_on(table: pd.DataFrame) -> str:
+    """What intervals stand on, in words."""
     first = table.iloc[0]
     where = {"grid": "common grid, tissue and target", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
-    patients = f"{first['n_patients']} patient{'' if first['n_patients'] == 1 else 's'}"
+    patients = style.counted(first["n_patients"], "patient")
     if first["n_with_target"] < first["n_patients"]:
         patients += f", {first['n_with_target']} with a target"
     text = f"{first['level'] * 100:g} % t intervals over {patients} "

@@ -1,25 +1,26 @@
-"""Charts of the tables of notebooks 01, 02, 03 and 06. Charts of scores are in `tlskit.figures.charts`.
+"""Charts of the steps: who was studied, tiles, split, training, time, and a cascade. Scores are in `comparecharts`.
 
-Each takes the options of `tlskit.figures.panels` besides its own: `color`, `col`, `row`, `size` and labels.
+Each takes the options of `tlskit.figures.charts` and `tlskit.figures.panels` besides its own.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn.objects as so
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tlskit import units
 from tlskit.cohort import SPLITS
 from tlskit.figures import style
-from tlskit.figures.panels import FEW, at_right, dots, draw, span
+from tlskit.figures.charts import FEW, bars, curves
+from tlskit.figures.panels import dots, draw, span
 from tlskit.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["split_bars", "stage_bars", "stage_timeline", "tiles_per_slide", "training_curves", "training_history"]
+__all__ = [
+    "cascade_minutes", "cohort_flow", "screen_tradeoff", "split_bars", "stage_bars", "stage_timeline",
+    "tiles_per_slide", "training_curves", "training_history",
+]  # fmt: skip
 
 _PARTS = {
     "kept_tiles": ("kept", BLUE), "dropped_no_target": ("dropped: no target", ORANGE),
@@ -27,25 +28,59 @@ _PARTS = {
     "dropped_edge": ("dropped: over the slide's edge", PURPLE), "dropped_lost": ("lost: unreadable", VERMILION),
     "dropped_ignored": ("dropped: all of it ignored", GREEN),
 }  # fmt: skip
-_BAR = so.Bar(edgewidth=0, alpha=1, width=0.75)
+
+
+def cohort_flow(table: pd.DataFrame, *, size: str = "double") -> Figure:
+    """Who was studied: stages from top to bottom, what each left out at its right.
+
+    Parameters
+    ----------
+    table
+        A row a stage: ``stage``, ``n_patients``, ``n_slides``; ``text`` (more words, or empty) and ``left_out_text``
+        (what is left out between this stage and the next, or empty) where there are such columns.
+    """
+    width, line_in, top, told = style.WIDTHS_IN[size], 0.135, 0.1, []
+    figure = plt.figure(figsize=(width, 1))
+    ax = figure.add_axes((0, 0, 1, 1))  # its units are inches
+    ax.axis("off")
+
+    def box(left: float, wide: float, words: str, top: float, colour: str) -> float:
+        high = line_in * (words.count("\n") + 1) + 0.14
+        ax.add_patch(plt.Rectangle((left, top), wide, high, facecolor=colour, edgecolor="0.35", linewidth=0.8))
+        ax.text(left + wide / 2, top + high / 2, words, ha="center", va="center", fontsize=7.5, linespacing=1.25)
+        return top + high
+
+    def arrow(start: tuple, end: tuple) -> None:
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.35", "shrinkA": 0, "shrinkB": 0})
+
+    for n, row in enumerate(table.fillna("").to_dict("records"), 1):
+        numbers = ", ".join(style.counted(row[f"n_{what}s"], what) for what in ("patient", "slide")
+                            if row.get(f"n_{what}s", "") != "")  # fmt: skip
+        main, out = "\n".join(filter(None, (str(row["stage"]), numbers, row.get("text")))), row.get("left_out_text")
+        told.append(main.replace("\n", ", ") + (f" (left out: {out})" if out else ""))
+        bottom = box(0.05 * width, 0.5 * width, style.wrap(main, 0.5 * width - 0.3, size=7.5), top, "white")
+        top = bottom + 0.3
+        if out and n < len(table):
+            out = style.wrap(out, 0.42 * width - 0.3, size=7.5)
+            top = box(0.56 * width, 0.42 * width, out, bottom + 0.12, "0.95") + 0.12
+            arrow((0.3 * width, (bottom + top) / 2), (0.56 * width, (bottom + top) / 2))
+        if n < len(table):
+            arrow((0.3 * width, bottom), (0.3 * width, top))
+    figure.set_figheight(bottom + 0.1)
+    ax.set(xlim=(0, width), ylim=(bottom + 0.1, 0))
+    return style.done(figure, f"Flow of the cohort: {'; '.join(told)}.")
 
 
 def tiles_per_slide(slides: pd.DataFrame, **options) -> Figure:
     """Tiles of each slide: kept, and dropped for which reason; `slides` of `tlskit.tiles.tiling.tile_cohort`."""
     slides = slides.sort_values("slide_id")
-    there = [c for c in _PARTS if c in slides and (c == "kept_tiles" or slides[c].any())]
-    long = slides.melt("slide_id", there, "_part", "tiles")
-    long["_part"] = pd.Categorical(long["_part"].map(lambda c: _PARTS[c][0]), [_PARTS[c][0] for c in there])
-    made = draw(
-        long, [(_BAR, [so.Stack()], {"orient": "y"})], x="tiles", y="slide_id", color="_part", text=("slide_id",),
-        looks=style.plain(**dict(_PARTS.values())), **{"xlabel": "tiles (kept: number at the right)", "left_in": 1.0,
-        "panel_in": (2.0, 0.2 + (0.2 if len(slides) <= 40 else 0.15) * len(slides))} | options,
-    )  # fmt: skip
-    for ax in made.axes.values():
-        span(ax, [0, slides[there].sum(axis=1).max()], room=0.1, ticks=5)
-        at_right(ax, dict(enumerate(slides["kept_tiles"].astype(str))), BLUE)
-    sums = ", ".join(f"{_PARTS[c][0]} {int(slides[c].sum())}" for c in there)
-    return style.done(made.figure, f"Tiles of {len(slides)} slides. In sum: {sums}.")
+    parts = {c: of for c, of in _PARTS.items() if c in slides and (c == "kept_tiles" or slides[c].any())}
+    long = slides.assign(_kept=slides["kept_tiles"].astype(str)).rename(columns={c: of[0] for c, of in parts.items()})
+    long = long.melt(["slide_id", "_kept"], [name for name, _ in parts.values()], "_part", "tiles")
+    sums = ", ".join(f"{name} {int(slides[c].sum())}" for c, (name, _) in parts.items())
+    return bars(long, x="tiles", y="slide_id", color="_part", looks=style.plain(**dict(parts.values())), number="_kept",
+                most=slides[list(parts)].sum(axis=1).max(), alt=f"Tiles of {len(slides)} slides. In sum: {sums}.",
+                **{"xlabel": "tiles (kept: number at the right)"} | options)  # fmt: skip
 
 
 def split_bars(summary: pd.DataFrame, *, color: str = "cancer_type", **options) -> Figure:
@@ -54,20 +89,21 @@ def split_bars(summary: pd.DataFrame, *, color: str = "cancer_type", **options) 
     parts = summary[summary[color] != "all"].sort_values(color)
     every = pd.MultiIndex.from_product([SPLITS, parts[color].unique()], names=["split", color])
     parts = parts.groupby(["split", color])[columns].sum().reindex(every, fill_value=0).reset_index()
-    looks = style.plain(**dict(zip(parts[color].unique(), style.PALETTE * 9, strict=False)))
-    made = draw(
-        parts.melt(["split", color], columns, "what", "number"), [(_BAR, [so.Stack()], {"orient": "x"})], x="split",
-        y="number", color=color, text=("split",), looks=looks, share=(True, False), ylabel="number",
-        **{"col": "what", "n": lambda rows: f"n = {int(rows['number'].sum())}", "panel_in": (1.6, 1.9)} | options,
-    )  # fmt: skip
-    told = []
-    for (ax, rows), column in zip(made, columns, strict=True):
-        totals = rows.groupby("split")["number"].sum().reindex(SPLITS)
-        for x, total in enumerate(totals):
+    totals = parts.groupby("split")[columns].sum().reindex(SPLITS)
+
+    def each(ax, rows) -> None:
+        of = totals[rows["what"].iloc[0]]
+        span(ax, [0, max(1, of.max())], axis="y", room=0.1, ticks=4)
+        for x, total in enumerate(of):
             ax.text(x, total, f"{int(total)}", ha="center", va="bottom", fontsize=7)
-        span(ax, [0, max(1, totals.max())], axis="y", room=0.1, ticks=4)
-        told.append(f"{column}: " + ", ".join(f"{split} {int(total)}" for split, total in totals.items()))
-    return style.done(made.figure, f"What each set holds. {'; '.join(told)}.")
+
+    told = "; ".join(f"{c}: " + ", ".join(f"{split} {int(n)}" for split, n in totals[c].items()) for c in columns)
+    return bars(
+        parts.melt(["split", color], columns, "what", "number"), x="split", y="number", color=color, each=each,
+        looks=style.plain(**dict(zip(parts[color].unique(), style.PALETTE * 9, strict=False))),
+        alt=f"What each set holds. {told}.", **{"col": "what", "n": lambda rows: f"n = {int(rows['number'].sum())}",
+        "panel_in": (1.6, 1.9), "share": (True, False), "ylabel": "number"} | options,
+    )  # fmt: skip
 
 
 def training_history(
@@ -80,45 +116,37 @@ def training_history(
     validation IoU.
     """
     history = history.reset_index(drop=True)
-    several = "arm" in history and history["arm"].nunique() > 1
-    arms = [rows for _, rows in history.groupby("arm", sort=False)] if several else [history]
-    told_best = history["best"].astype(bool) if "best" in history else pd.Series(False, history.index)
-    best = [told_best[rows.index].idxmax() if told_best[rows.index].any() else rows["val_iou"].idxmax()
-            if rows["val_iou"].notna().any() else rows.index[-1] for rows in arms]  # fmt: skip
-    kept = history["val_iou"].where(history.index.isin(best))
+    arm = history["arm"] if "arm" in history else pd.Series("", history.index)
+    several, few = arm.nunique() > 1, arm.nunique() <= FEW
+    score = history["best"].astype(float).replace(0, np.nan) if "best" in history else history["val_iou"]
+    best = history.loc[score.dropna().groupby(arm, sort=False).idxmax()]
     iou, rate = "validation IoU at 0.5,\nall pixels pooled", "training tiles per second"
     losses = ("training loss", "validation loss") if several else ("loss", "loss")
     parts = [(losses[0], "training", "train_loss"), (losses[1], "validation", "val_loss"),
              (iou, "validation", "val_iou"), *[(rate, "training", "tiles_per_s")] * speed]  # fmt: skip
     long = pd.concat([history.assign(what=what, _set=name, value=history[c]) for what, name, c in parts])
-    long["_kept"] = kept.reindex(long.index).where(long["what"] == iou)
-    if several and not color:
-        color = "magnification" if len(arms) > FEW and "magnification" in history else "arm"
+    long["_kept"] = best["val_iou"].reindex(long.index).where(long["what"] == iou)
+    by = "_set" if not several else "arm" if few or "magnification" not in history else "magnification"
     group = {"group": "arm"} if several else {}
-    star = (so.Dot({"zorder": 4}, marker="*", pointsize=10), [], {"y": "_kept", "marker": None})
     made = draw(
-        long, [(so.Line(linewidth=1.2 if len(arms) <= FEW else 0.8), [], group),
-               *[(dots(4), [], group)] * (len(arms) <= FEW), star],
-        x=x, y="value", color=color or "_set", share=(True, False), xlabel=f"{x} (star: the epoch that was kept)",
+        long, [(so.Line(linewidth=1.2 if few else 0.8), group), *[(dots(4), group)] * few,
+               (so.Dot({"zorder": 4}, marker="*", pointsize=10), {"y": "_kept", "marker": None})],
+        x=x, y="value", color=color or by, share=(True, False), xlabel=f"{x} (star: the epoch that was kept)",
         **{"col": "what", "panel_in": (1.6, 1.7), "n": lambda rows: f"n = {rows['epoch'].nunique()} epochs"} | options,
     )  # fmt: skip
     made.figure.axes[0].xaxis.set_major_locator(MaxNLocator(5 if x == "epoch" else 3, integer=True))
-    first = history.loc[best[0]]
     for ax, rows in made:
-        if set(rows["what"]) <= {iou, rate}:
-            span(ax, [0, *rows["value"], *[1.0] * (set(rows["what"]) == {iou})], axis="y", ticks=5)
-        else:  # losses are compared
-            span(ax, long.loc[long["what"].isin(losses), "value"], axis="y", ticks=5)
-        if set(rows["what"]) == {iou} and not several and pd.notna(first["val_iou"]):
-            # Above the mark: no other epoch lies higher.
-            side = "left" if first[x] <= history[x].median() else "right"
-            ax.annotate(f"kept: {first['val_iou']:.3f}", (first[x], first["val_iou"]), xytext=(0, 7), ha=side,
-                        fontsize=7, textcoords="offset points")  # fmt: skip
-    told = [f"{row.get('arm', '')} epoch {row['epoch']:g} with IoU {row['val_iou']:.3f}".strip()
-            if pd.notna(row["val_iou"]) else f"{row.get('arm', '')} epoch {row['epoch']:g}, IoU undefined".strip()
-            for _, row in history.loc[best].iterrows()]  # fmt: skip
+        what = rows["what"].iloc[0]
+        values = long.loc[long["what"].isin(losses), "value"] if what in losses else [0, *rows["value"]]  # compared
+        span(ax, [*values, 1.0] if what == iou else values, axis="y", ticks=5)
+        for _, row in rows[rows["_kept"].notna()].iterrows() if not several else ():
+            side = "left" if row[x] <= history[x].median() else "right"  # above the mark: no other epoch lies higher
+            ax.annotate(f"kept: {row['_kept']:.3f}", (row[x], row["_kept"]), xytext=(0, 7), ha=side, fontsize=7,
+                        textcoords="offset points")  # fmt: skip
+    kept = [f"{arm[at]} epoch {row['epoch']:g} with IoU ".strip() + ("undefined" if pd.isna(row["val_iou"]) else
+            f"{row['val_iou']:.3f}") for at, row in best.iterrows()]  # fmt: skip
     what = "Loss, validation IoU and speed" if speed else "Loss and validation IoU"
-    return style.done(made.figure, f"{what} by {x}. Kept: {', '.join(told)}.")
+    return style.done(made.figure, f"{what} by {x}. Kept: {', '.join(kept) or 'no epoch has a validation IoU'}.")
 
 
 def training_curves(table: pd.DataFrame, **options) -> Figure:
@@ -143,19 +171,16 @@ def stage_bars(timings: pd.DataFrame, **options) -> Figure:
     wall = table.loc[table["stage"] == "wall", "seconds"].iloc[0]
     table = table[table["kind"].isin(["work", "wait"])].sort_values("kind", ascending=False, kind="stable")
     table["stage"] = table["stage"].str.replace("wait_", "waiting: ").str.replace("_", " ")
-    n = f"n = {timings['slide_id'].nunique()} slides; line: the {wall:.3g} s that passed"
-    made = draw(
-        table, [(_BAR, [], {"orient": "y"}), (so.Range(color="0.2", linewidth=1), [],
-                {"orient": "y", "xmin": "low", "xmax": "high", "color": None})], x="seconds", y="stage", color="kind",
-        text=("stage",), looks=style.plain(work=BLUE, wait=LIGHT_GREY), show_legend=False,
-        **{"n": lambda rows: n, "left_in": 1.0, "panel_in": (2.0, 0.25 + 0.18 * len(table)),
+    n = f"n = {style.counted(timings['slide_id'].nunique(), 'slide')}; line: the {wall:.3g} s that passed"
+
+    line = (so.Range(color="0.2", linewidth=1), {"xmin": "low", "xmax": "high", "color": None})
+    return bars(
+        table, x="seconds", y="stage", color="kind", over=(line,), looks=style.plain(work=BLUE, wait=LIGHT_GREY),
+        most=max(wall, table["high"].max()), each=lambda ax, _: ax.axvline(wall, color=VERMILION, linewidth=1.5),
+        alt=f"Seconds of each stage ({n}). {style.listed(table, 'seconds', 'stage', 'low', 'high')}.",
+        **{"show_legend": False, "n": lambda _: n,
            "xlabel": "seconds a slide (grey: waiting; stages run side by side)"} | options,
     )  # fmt: skip
-    for ax in made.axes.values():
-        ax.axvline(wall, color=VERMILION, linewidth=1.5)
-        span(ax, [0, wall, *table["high"]], ticks=5)
-    told = style.listed(table, "seconds", "stage", "low", "high")
-    return style.done(made.figure, f"Seconds of each stage ({n}). {told}.")
 
 
 #: Who does what in whole-slide inference, by what name, and its colour.
@@ -177,23 +202,102 @@ def stage_timeline(prediction, *, detail_s: float = 3.0, **options) -> Figure:
     """
     events = pd.DataFrame(prediction.events, columns=["stage", "start", "stop"])
     stages = _STAGES | {s: ("other", s.replace("_", " "), style.GREY) for s in events["stage"] if s not in _STAGES}
-    threads, names = ([*dict.fromkeys(of[n] for of in stages.values())] for n in (0, 1))
-    events["thread"] = pd.Categorical([stages[s][0] for s in events["stage"]], threads)
-    events["_does"] = pd.Categorical([stages[s][1] for s in events["stage"]], names)
+    for n, column in enumerate(("thread", "_does")):
+        order = list(dict.fromkeys(of[n] for of in stages.values()))
+        events[column] = pd.Categorical([stages[s][n] for s in events["stage"]], order)
     working = events[events["stage"] == "forward"] if (events["stage"] == "forward").any() else events
     end, middle = events["stop"].max(), max(0.0, (working["start"].min() + working["stop"].max() - detail_s) / 2)
     windows = {f"n = {prediction.windows} windows": (0.0, end), f"{detail_s:g} s of it": (middle, middle + detail_s)}
-    both = pd.concat([events[(events["stop"] > a) & (events["start"] < b)] for a, b in windows.values()], keys=windows)
-    both = both.assign(part=pd.Categorical(both.index.get_level_values(0), windows))
-    bars = (so.Bars(edgewidth=0, alpha=1, width=0.75), [], {"orient": "y", "baseline": "start"})
-    made = draw(  # waits first: work lies over them
-        both.sort_values("_does", ascending=False), [bars], x="stop", y="thread", color="_does", text=("thread",),
-        looks=style.plain(**{does: colour for _, does, colour in stages.values()}), share=(False, True),
-        **{"row": "part", "n": lambda rows: "", "left_in": 1.0, "panel_in": (4.0, 1.3),
-           "xlabel": f"seconds since {prediction.slide_id} was opened ({prediction.engine})"} | options,
-    )  # fmt: skip
-    for ax, (first, last) in zip(made.axes.values(), windows.values(), strict=True):
-        ax.set_xlim(first, min(last, end))
+    both = pd.concat(events[(events["stop"] > a) & (events["start"] < b)].assign(part=part)
+                     for part, (a, b) in windows.items())  # fmt: skip
+    both["part"] = pd.Categorical(both["part"], list(windows))
     busy = events.assign(s=events["stop"] - events["start"]).groupby("_does", observed=True)["s"].sum().nlargest(4)
     told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in busy.items())
-    return style.done(made.figure, f"What each thread did in the {end:.1f} s of {prediction.slide_id}. Most: {told}.")
+
+    def each(ax, rows) -> None:
+        first, last = windows[rows["part"].iloc[0]]
+        ax.set_xlim(first, min(last, end))
+
+    return bars(  # waits first: work lies over them
+        both.sort_values("_does", ascending=False), x="stop", y="thread", color="_does", start="start", each=each,
+        looks=style.plain(**{does: colour for _, does, colour in stages.values()}), share=(False, True),
+        alt=f"What each thread did in the {end:.1f} s of {prediction.slide_id}. Most: {told}.",
+        **{"row": "part", "n": lambda _: "", "panel_in": (4.0, 1.3),
+           "xlabel": f"seconds since {prediction.slide_id} was opened ({prediction.engine})"} | options,
+    )  # fmt: skip
+
+
+_BESIDE = {"oracle": ("oracle", "*"), "random": ("random windows", "X"), "none": ("no screen", "s")}
+
+
+def screen_tradeoff(table: pd.DataFrame, *, floor: float = 0.99, **options) -> Figure:
+    """Recall that a screen keeps against the share of the fine network's windows that it still runs, a panel a pair.
+
+    Parameters
+    ----------
+    table
+        A row a setting: ``pair, screen`` (``map``, ``oracle``, ``random``, ``none``), ``grow_um, windows_share,
+        recall_kept`` (0-1, of what the fine network finds alone), ``low, high, is_chosen``. Settings of one growth are
+        joined along the windows' share; the chosen one is ringed, with its interval.
+    floor
+        The recall that the choice had to keep.
+    """
+    table = table.astype({"is_chosen": bool}).sort_values("windows_share", kind="stable")
+    grown = table["grow_um"].map("grown by {:g} µm".format).where(table["screen"] == "map")
+    names = list(grown[table["grow_um"].sort_values().index].dropna().unique())
+    looks = style.styles_of("", names) | {name: {"color": style.GREY, "marker": mark, "linestyle": ":"}
+            for key, (name, mark) in _BESIDE.items() if (table["screen"] == key).any()}  # fmt: skip
+    who = grown.fillna(table["screen"].map({key: name for key, (name, _) in _BESIDE.items()}))
+    table = table.assign(
+        _who=pd.Categorical(who, list(looks)), _share=100 * table["windows_share"],
+        **{f"_{end}": table[end].where(table["is_chosen"]).astype(float) for end in ("low", "high")},
+    )  # fmt: skip
+    # What matters is the corner at the top left: random windows, which keep little, do not set the limits.
+    high, low = table[table["screen"] != "random"], table.loc[table["screen"] == "random", "recall_kept"].min()
+    below = f"; random windows keep from {low:.2g}, in part below the panel" * bool(low < high["recall_kept"].min())
+    known = table["_share"][table["_share"] > 0]
+    kept = [*high[["recall_kept", "_low", "_high"]].to_numpy(float).ravel(), floor, 1.0]
+    frame = {"x": {"values": table["_share"], "log": len(known) > 0 and known.max() / known.min() > 10, "ticks": 5},
+             "y": {"values": kept, "ticks": 5}}  # fmt: skip
+    chosen = "; ".join(f"{r.pair}: {r.recall_kept:.1%} of recall with {r.windows_share:.1%} of windows"
+                       for r in table[table["is_chosen"]].itertuples())  # fmt: skip
+    figure = curves(
+        table, x="_share", y="recall_kept", color="_who", looks=looks, marks=(("recall_kept", True),), mark_pt=4,
+        ends=("_low", "_high"), chosen="is_chosen", frame=frame,
+        each=lambda ax, _: ax.axhline(floor, color="0.4", linewidth=0.8, linestyle="--", zorder=0),
+        **{"col": "pair", "panel_in": (2.4, 2.4), "ylabel": "share of the fine network's recall kept", "xlabel":
+           f"windows of the fine network that are run, % (ringed: chosen on validation; line: floor {floor:g}{below})",
+           } | options,
+    )  # fmt: skip
+    words = f"Recall kept against windows run, {len(table)} settings; floor {floor:g}."
+    return style.done(figure, f"{words} Chosen: {chosen or 'none'}.")
+
+
+def cascade_minutes(table: pd.DataFrame, **options) -> Figure:
+    """Minutes a slide of each pair: the fine network alone (pale), and the cascade, its screen and its fine part.
+
+    `table` has ``pair, minutes, minutes_screen, minutes_full, times_faster, n_slides``; what is nan was not timed.
+    """
+    table = table.drop_duplicates("pair").astype(dict.fromkeys(("minutes", "minutes_screen", "minutes_full"), float))
+    if table[["minutes", "minutes_full"]].isna().all(axis=None):
+        return style.words("No network of these cascades was timed.", options.get("size", "double"))
+    faster = table["times_faster"].map(lambda times: "not timed" if pd.isna(times) else f"{times:.2g} times faster" if
+                                       times >= 1 else f"{1 / times:.2g} times slower")  # fmt: skip
+    table = table.assign(_faster=faster, _zero=0.0)
+    fine, screen, rest = "the fine network alone", "cascade: the screen", "cascade: the fine network"
+    ends = {fine: ("_zero", "minutes_full"), screen: ("_zero", "minutes_screen"), rest: ("minutes_screen", "minutes")}
+    long = [table.assign(_part=part, _from=table[start], **{"_alone" if part == fine else "_both": table[stop]})
+            for part, (start, stop) in ends.items()]  # fmt: skip
+    # Of a part that takes no time there is no bar; of a pair that was not timed there is a row, which says so.
+    long = pd.concat(long)
+    long = long[(long["_both"] > long["_from"]) | (long["_part"] == fine)]
+    told = "; ".join(f"{of['pair']}: " + ("not timed" if pd.isna(of["minutes"]) else
+                     f"{units.minutes_text(of['minutes'])}, alone {units.minutes_text(of['minutes_full'])} "
+                     f"({of['_faster']})") for of in table.to_dict("records"))  # fmt: skip
+    slim = (so.Bars(edgewidth=0, alpha=1, width=0.4), {"baseline": "_from", "x": "_both"})
+    return bars(  # a cascade dearer than the fine network alone would hide it: the pale bar is broader
+        long, x="_alone", y="pair", color="_part", start="_from", width=0.8, over=(slim,), number="_faster",
+        most=table[["minutes", "minutes_full"]].max(axis=None), alt=f"Minutes a slide. {told}.",
+        looks=style.plain(**{fine: LIGHT_GREY, screen: ORANGE, rest: BLUE}),
+        **{"xlabel": "minutes a slide", "panel_in": (1.6, 0.2 + 0.3 * len(table))} | options,
+    )  # fmt: skip

@@ -4,34 +4,29 @@ Levels are told apart by colour (Okabe and Ito's palette, made for colour-blind 
 that a print in grey still reads. `set_theme` gives the same look to whatever a researcher draws with seaborn.
 """
 
-from __future__ import annotations
-
+import functools
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from cycler import cycler
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tlskit import units
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
 VERMILION, SKY, BLACK, YELLOW = "#d55e00", "#56b4e9", "#222222", "#f0e442"
 GREY, LIGHT_GREY, BAND = "#8a8a8a", "#bdbdbd", "#e8e4d8"
 
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK)
-# One more than colours: the first 56 levels differ in one of the two, neighbours in both.
-_MARKERS = ("o", "s", "D", "^", "v", "P", "*", "X")
-_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (7, 2)))
+# One more marker than colours: the first 56 levels differ in one of the two, neighbours in both.
+_LOOKS = {"color": PALETTE, "marker": ("o", "s", "D", "^", "v", "P", "*", "X"),
+          "linestyle": ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (7, 2)))}  # fmt: skip
 
 #: Width of a figure in inches: one and two columns of a journal (89 and 183 mm).
 WIDTHS_IN = {"single": 3.5, "double": 7.2}
@@ -74,17 +69,14 @@ def arm_styles(arms: Iterable[str]) -> dict[str, dict]:
     known = levels(pd.Series(arms, dtype=object, name="arm"))
     if set(arms) & set(_arms):
         known = [*_arms, *(arm for arm in known if arm not in _arms)]
-    return {arm: _style(known.index(arm)) for arm in arms}
+    of_all = styles_of("", known)
+    return {arm: of_all[arm] for arm in arms}
 
 
 def styles_of(column: str, names: Sequence[str]) -> dict[str, dict]:
     """Colour, marker and dashes of each level of a column."""
-    return arm_styles(names) if column == "arm" else {name: _style(n) for n, name in enumerate(names)}
-
-
-def _style(n: int) -> dict:
-    looks = zip(("color", "marker", "linestyle"), (PALETTE, _MARKERS, _DASHES), strict=True)
-    return {key: values[n % len(values)] for key, values in looks}
+    looks = [{key: values[n % len(values)] for key, values in _LOOKS.items()} for n in range(len(names))]
+    return arm_styles(names) if column == "arm" else dict(zip(names, looks, strict=True))
 
 
 def plain(**colours: str) -> dict[str, dict]:
@@ -95,7 +87,7 @@ def plain(**colours: str) -> dict[str, dict]:
 def levels(column: pd.Series) -> list:
     """Values of a factor in the order they are drawn in: numbers ascending, arms by their number, else as they come."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return [v for v in column.cat.categories if (column == v).any()]
+        return list(column.cat.remove_unused_categories().cat.categories)
     values = list(column.dropna().unique())
     if column.name == "arm":
         parts = {v: re.split(r"(\d+(?:\.\d+)?)", str(v)) for v in values}
@@ -105,13 +97,13 @@ def levels(column: pd.Series) -> list:
 
 def level_name(column: str, value: object) -> str:
     """A level as it is written: ``True`` -> ``yes``, magnification 20.0 -> ``20x``, ``iou`` -> ``IoU``."""
-    if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+    if pd.isna(value):
         return "not set"
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (int, float, np.number)):
         return units.magnification_name(float(value)) if column == "magnification" else f"{value:g}"
-    return _NAMES.get(str(value), str(value))
+    return score_name(str(value))
 
 
 def score_name(score: str) -> str:
@@ -125,14 +117,21 @@ def same(values: Sequence) -> str:
     return f"{low:g}" if low == high else f"{low:g}-{high:g}"
 
 
+def counted(n: float | str, what: str) -> str:
+    """``1 slide``, ``12 slides``; a number may be a range in words."""
+    n = n if isinstance(n, str) else f"{n:g}"
+    return f"{n} {what}" + "s" * (n != "1")
+
+
 def n_text(table: pd.DataFrame) -> str:
     """What a panel stands on, from its table: patients where it knows of them, else slides; else nothing."""
-    for what in ("patients", "slides"):
-        values = table[f"n_{what}"].dropna() if f"n_{what}" in table else []
+    for what in ("patient", "slide"):
+        values = table[f"n_{what}s"].dropna() if f"n_{what}s" in table else []
         if len(values):
-            return f"n = {same(values)} {what[:-1] if max(values) == 1 else what}"
+            none = "n_with_target" in table and (table["n_with_target"] == 0).all()
+            return f"n = {counted(same(values), what)}" + ", no target" * bool(none)
     n = table["slide_id"].nunique() if "slide_id" in table else 0
-    return f"n = {n} slide{'s' * (n != 1)}" if n else ""
+    return f"n = {counted(n, 'slide')}" if n else ""
 
 
 def wrap(text: str, width_in: float, *, size: float = 8) -> str:
@@ -161,34 +160,23 @@ def legend_columns(names: Iterable[str], width_in: float) -> int:
 
 def listed(table: pd.DataFrame, value: str, name: str, low: str | None = None, high: str | None = None) -> str:
     """Values of a table in words, with their intervals: all of a few, else the ends; and how many are undefined."""
-
-    def told(row: pd.Series) -> str:
-        text = f"{row[name]} {row[value]:.3g}"
-        both = bool(low and high) and pd.notna(row[low]) and pd.notna(row[high])
-        return text + (f" ({row[low]:.3g} to {row[high]:.3g})" if both else "")
-
-    known = table.dropna(subset=[value])
-    parts = [told(row) for _, row in known.iterrows()] if len(known) <= 4 else [
-        "highest " + told(known.loc[known[value].idxmax()]), "lowest " + told(known.loc[known[value].idxmin()])
-    ]  # fmt: skip
+    known, ends = table.dropna(subset=[value]), table[[low, high]].notna().all(axis=1) if low and high else None
+    told = [f"{row[name]} {row[value]:.3g}" + (f" ({row[low]:.3g} to {row[high]:.3g})" if ends is not None and ends[at]
+            else "") for at, row in known.iterrows()]  # fmt: skip
+    if len(told) > 4:
+        most, least = (told[at] for at in (known[value].argmax(), known[value].argmin()))
+        told = [f"highest {most}", f"lowest {least}"]
     undefined = len(table) - len(known)
-    return ", ".join([*parts, *([f"{undefined} undefined"] if undefined else [])]) or "nothing to show"
+    return ", ".join([*told, *([f"{undefined} undefined"] if undefined else [])]) or "nothing to show"
 
 
 def done(figure: Figure, alt: str) -> Figure:
     """Close a figure for pyplot (it would be shown twice), and tie to it the words that say what it shows."""
     figure.tlskit_alt = " ".join(alt.split())
     # Jupyter asks an object for its bundle before it draws it: the words go into the output's metadata.
-    figure._repr_mimebundle_ = partial(_alt_bundle, figure.tlskit_alt)
+    figure._repr_mimebundle_ = functools.partial(_alt_bundle, figure.tlskit_alt)
     plt.close(figure)
     return figure
-
-
-def words(text: str, size: str) -> Figure:
-    """A figure of words, where there is nothing to draw."""
-    figure = plt.figure(figsize=(WIDTHS_IN[size], 0.8))
-    figure.text(0.5, 0.5, wrap(text, WIDTHS_IN[size]), ha="center", va="center", fontsize=8)
-    return done(figure, text)
 
 
 def _alt_bundle(alt: str, include=None, exclude=None) -> tuple[dict, dict]:
@@ -198,3 +186,23 @@ def _alt_bundle(alt: str, include=None, exclude=None) -> tuple[dict, dict]:
 def alt_text(figure: Figure, otherwise: str = "") -> str:
     """What a figure shows, in words, for who does not see it; `otherwise` where its maker said nothing."""
     return getattr(figure, "tlskit_alt", "") or otherwise
+
+
+def words(text: str, size: str = "double") -> Figure:
+    """A figure of words, where there is nothing to draw."""
+    figure = plt.figure(figsize=(WIDTHS_IN[size], 0.8))
+    figure.text(0.5, 0.5, wrap(text, WIDTHS_IN[size]), ha="center", va="center", fontsize=8)
+    return done(figure, text)
+
+
+def unless_empty(said: str) -> Callable:
+    """Of a function that draws a table (or a list): what is `said`, as a figure, where that is empty."""
+
+    def decorate(draw: Callable) -> Callable:
+        @functools.wraps(draw)
+        def drawn(table, **options) -> Figure:
+            return draw(table, **options) if len(table) else words(said, options.get("size", "double"))
+
+        return drawn
+
+    return decorate

@@ -18,7 +18,7 @@ from tlskit.maps.blending import Layout
 from tlskit.maps.probmaps import ProbMap
 from tlskit.tiles import context_origin, other_windows, own_field_only
 
-__all__ = ["CONTEXT_BYTES", "Frames", "SlideContext", "facts_of", "frames_of", "slide_context"]
+__all__ = ["CONTEXT_BYTES", "Frames", "SlideContext", "context_words", "facts_of", "frames_of", "slide_context"]
 
 #: A context of this many bytes is held whole: that of a slide of 22 x 22 mm is 15 MB at 10 um/px, 58 MB at 5.
 CONTEXT_BYTES = 32 << 20
@@ -30,6 +30,18 @@ def facts_of(checkpoint) -> dict:
     """The context that a network is given, as a map's metadata carries it: ratio, px, of; empty where there is none."""
     ratio = int(getattr(checkpoint, "context_ratio", 0))
     return {"ratio": ratio, "px": int(checkpoint.context_px), "of": checkpoint.context_of} if ratio else {}
+
+
+def context_words(facts: dict, mpp: float) -> str:
+    """What a network sees beside its windows of `mpp` um/px, in words: ``context 2560 um across at 10 um/px``.
+
+    `facts` as of `facts_of`, or under ``context`` in the parameters of a map; empty where there is none.
+    """
+    if not facts:
+        return ""
+    at = facts["ratio"] * mpp
+    shown = {"self": ", of which only the window's own field is shown", "other": ", that of another window"}
+    return f"context {facts['px'] * at:g} um across at {at:g} um/px{shown.get(facts['of'], '')}"
 
 
 class Frames(NamedTuple):

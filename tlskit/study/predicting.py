@@ -24,7 +24,7 @@ from tlskit.cohort import from_slides
 from tlskit.errors import MapError, SlideError, TlskitError
 from tlskit.evaluation import predictions, stored_screens
 from tlskit.files import Claims, resolve, without_machine, write_text
-from tlskit.maps import check_networks, inference, open_map, screens_of
+from tlskit.maps import check_networks, context_words, facts_of, inference, open_map, screens_of
 from tlskit.networks import models
 from tlskit.slides import content_id
 from tlskit.study import cluster, engine
@@ -141,6 +141,8 @@ def predict(
     if options.get("threshold") is None:
         options["threshold"], from_where = predictions.usual_threshold(checkpoint, network)
     report(f"threshold {options['threshold']:.3g}, {from_where}")
+    if seen := context_words(facts_of(network), network.mpp):
+        report(seen)
     rows, asked, content, wanted = _asked(network, slides, out, mpp, options, screen)
     screen_for = None
     if screen is not None:

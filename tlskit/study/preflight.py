@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -212,7 +213,11 @@ def _look_at_folder(folder: Path, add: Callable[..., None]) -> bool:
 
 def _look_at_disk(folder: Path, arms: Sequence[dict], add: Callable[..., None]) -> None:
     free = shutil.disk_usage(folder).free
-    wanted = sum(_bytes_of(arm, areas) for areas in [areas_um2_of(arms[0])] for arm in arms)
+    areas_um2 = areas_um2_of(arms[0])
+    # What is equal in several arms is made once, and linked.
+    wanted = sum(_bytes_of_tiles(arm, areas_um2) for arm in _unequal(arms, 1))
+    wanted += _CHECKPOINT_COPIES * 27e6 * len(_unequal(arms, 3))
+    wanted += sum(_bytes_of_maps(arm, areas_um2) for arm in _unequal(arms, 5))
     if wanted == 0:
         return
     said = (
@@ -247,16 +252,25 @@ def areas_um2_of(arm: dict) -> list[float]:
     return areas
 
 
-def _bytes_of(arm: dict, areas_um2: list[float]) -> float:
-    mpp = units.mpp_for_magnification(arm["magnification"])
-    pixels = sum(areas_um2) / mpp**2
+def _unequal(arms: Sequence[dict], number: int) -> list[dict]:
+    """One of each group of arms that are equal in what decides a numbered step and those before it."""
+    steps = [step for step in keys.STEPS if int(step[:2]) <= number and int(step[:2]) != 4]  # 05 does not read 04
+    names = {name for step in steps for name in params.notebook_parameters(keys.notebook_path(step))} - {*keys.PLACES}
+    return list({json.dumps([arm.get(name) for name in sorted(names)]): arm for arm in arms}.values())
+
+
+def _bytes_of_maps(arm: dict, areas_um2: list[float]) -> float:
     ratios = arm["split_ratios"]
     untrained = 1 - ratios[0] / sum(ratios) if sum(ratios) else 1.0
-    wanted = pixels * untrained * _MAP_BYTES_A_PX + _CHECKPOINT_COPIES * 27e6
-    if arm.get("tile_store") == "png":
-        per_px = 1 + (arm["context_px"] / arm["tile_px"]) ** 2 * bool(arm["context_ratio"])
-        wanted += pixels / max(1 - arm["overlap"], 0.1) ** 2 * per_px * _TILE_BYTES_A_PX
-    return wanted
+    return sum(areas_um2) / units.mpp_for_magnification(arm["magnification"]) ** 2 * untrained * _MAP_BYTES_A_PX
+
+
+def _bytes_of_tiles(arm: dict, areas_um2: list[float]) -> float:
+    if arm.get("tile_store") != "png":
+        return 0.0
+    pixels = sum(areas_um2) / units.mpp_for_magnification(arm["magnification"]) ** 2
+    per_px = 1 + (arm["context_px"] / arm["tile_px"]) ** 2 * bool(arm["context_ratio"])
+    return pixels / max(1 - arm["overlap"], 0.1) ** 2 * per_px * _TILE_BYTES_A_PX
 
 
 def _look_at_claims(folder: Path, add: Callable[..., None]) -> None:

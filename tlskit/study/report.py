@@ -217,6 +217,7 @@ def _provenance(section: Section, run_dir: Path, options: dict) -> None:
             _enter(made, record.get("provenance"), f"{path.parents[1].name}/{path.stem}")
     if not made and (run_dir / "provenance.json").is_file():
         _enter(made, json.loads((run_dir / "provenance.json").read_text(encoding="utf-8")), "the run")
+    section.text += _taken_over(run_dir)
     if not made:
         section.text.append("The archive does not say with what it was made.")
     elif len(made) > 1:
@@ -239,6 +240,21 @@ def _provenance(section: Section, run_dir: Path, options: dict) -> None:
     }:
         rows = [{"parameter": name, "value": str(value)} for name, value in parameters.items()]
         section.tables.append(show_table(pd.DataFrame(rows), "The parameters of each step."))
+
+
+def _taken_over(run_dir: Path) -> list[str]:
+    """Which steps were made once for several arms: what they hold twice is one measurement."""
+    of_arm: dict[tuple[str, str], list[str]] = {}
+    for (arm, step), found in status.steps_of(run_dir).items():
+        if found.get("taken_from"):
+            of_arm.setdefault((found["taken_from"], arm), []).append(step)
+    arms_of: dict[tuple[str, str], list[str]] = {}
+    for (source, arm), steps in of_arm.items():
+        arms_of.setdefault((source, ", ".join(steps)), []).append(arm)
+    return [
+        f"Equal in {steps}, and so run once, in {source}, and taken over from there: {', '.join(arms)}."
+        for (source, steps), arms in arms_of.items()
+    ]
 
 
 def _enter(made: dict[str, list[str]], facts: dict | None, step: str) -> None:

@@ -53,7 +53,9 @@ def answer(section: Section, asked: Asked) -> None:
     run.table(table, "answer")
     score = decision.score_word(front["score"].iloc[0])
     ends = [
-        f"{row.estimate:.3f}" + (" (no interval)" if pd.isna(row.low) else f" ({row.low:.3f} to {row.high:.3f})")
+        "undefined"
+        if pd.isna(row.estimate)
+        else f"{row.estimate:.3f}" + (" (no interval)" if pd.isna(row.low) else f" ({row.low:.3f} to {row.high:.3f})")
         for row in table.itertuples()
     ]
     names = {
@@ -168,7 +170,9 @@ def grid(section: Section, asked: Asked) -> None:
         "in the same tissue and target. The bar is what the outlines themselves score when drawn at that "
         "magnification; probabilities that are shares of area can pass it."
     )
-    if "share_target_outside_tissue" in table:
+    if "share_target_outside_tissue" in table and table["share_target_outside_tissue"].isna().all():
+        section.text.append("The slides hold no target: no score is defined.")
+    elif "share_target_outside_tissue" in table:
         share = table["share_target_outside_tissue"].max()
         told = (
             f"{share:.1%} of the target lies where no tissue was found. It is counted: what an arm does not mark there "
@@ -273,7 +277,7 @@ def numbers(section: Section, asked: Asked) -> None:
     """How stable the choice is, how many patients another study would take, and how the arms were trained."""
     run = asked.run
     shares = comparison.share_best(run.dir, draws=asked.draws, **asked.options)
-    if len(shares) > 1:
+    if len(shares) > 1 and shares["share_best"].notna().any():
         listed = ", ".join(f"{row.arm} {row.share_best:.0%}" for row in shares.itertuples())
         section.text.append(
             f"Of {asked.draws:,} cohorts drawn from these patients (with replacement), the highest IoU is that of: "

@@ -10,16 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "batching": ["ahead", "cores_each", "epoch_batches", "read_batches"],
-        "context": [
-            "CONTEXT_OF",
-            "RATIOS",
-            "context_faults",
-            "context_origin",
-            "other_windows",
-            "own_field_only",
-            "pack",
-            "unpack",
-        ],
+        "context": ["CONTEXT_OF", "RATIOS", "context_faults", "context_origin", "other_windows", "own_field_only"],
         "drawing": ["AS_THEY_COME", "Drawing", "plan_drawing"],
         "datasets": ["TileDataset"],
         "normalisation": ["check_normalisation", "normalise"],

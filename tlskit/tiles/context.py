@@ -10,16 +10,7 @@ import numpy as np
 
 from tlskit.errors import ParameterError
 
-__all__ = [
-    "CONTEXT_OF",
-    "RATIOS",
-    "context_faults",
-    "context_origin",
-    "other_windows",
-    "own_field_only",
-    "pack",
-    "unpack",
-]
+__all__ = ["CONTEXT_OF", "RATIOS", "context_faults", "context_origin", "other_windows", "own_field_only"]
 
 #: How many times coarser than its tile a context may be; 0: the network sees the tile alone.
 RATIOS = (0, 2, 4, 8)
@@ -141,29 +132,3 @@ def other_windows(count: int) -> np.ndarray:
     if count == 1:
         return np.array([-1], np.int64)
     return (np.arange(count, dtype=np.int64) + count // 2) % max(count, 1)
-
-
-def pack(tile: np.ndarray, context: np.ndarray) -> np.ndarray:
-    """Tiles and their contexts as one array of windows, for all that passes windows on.
-
-    Parameters
-    ----------
-    tile, context : (B, S, S, 3) and (B, C, C, 3) uint8
-
-    Returns
-    -------
-    (B, P, P, 6) uint8
-        P is the larger of S and C; channels 0-2 hold the tile, 3-5 the context, both from the top-left corner. The
-        rest is white. `unpack` takes them apart.
-    """
-    (count, tile_px), context_px = tile.shape[:2], context.shape[1]
-    side = max(tile_px, context_px)
-    packed = np.full((count, side, side, 6), 255, np.uint8)
-    packed[:, :tile_px, :tile_px, :3] = tile
-    packed[:, :context_px, :context_px, 3:] = context
-    return packed
-
-
-def unpack(windows: np.ndarray, tile_px: int, context_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """What `pack` put together: tiles ``(B, S, S, 3)`` and contexts ``(B, C, C, 3)``, views; also of a torch tensor."""
-    return windows[:, :tile_px, :tile_px, :3], windows[:, :context_px, :context_px, 3:]
