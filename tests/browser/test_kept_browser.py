@@ -1,11 +1,13 @@
 """Nothing that a person did or read on the page is lost or of another slide: in a real browser."""
 
 import dataclasses
+import json
 import time
 
 import psutil
 import pytest
-from looking import VIEW, objects, painted, select_slide
+from looking import VIEW, objects, painted, select_slide, serious
+from serving import app
 
 from tlskit.explore import drawings
 from tlskit.networks import models
@@ -80,6 +82,43 @@ def test_the_page_asks_before_an_unfinished_outline_is_left(page, app_url):
     assert asked.value.type == "beforeunload"
     asked.value.dismiss()
     assert int(painted(page)["corners"]) == 2  # the reader stayed, and what was begun is there
+    for key in ("ArrowDown", " ", "Enter"):
+        page.keyboard.press(key)
+    painted(page, drawn=1)
+    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+    # A new outline is the chosen one; drawn and deleted before the kernel has heard of it, it counts as written, too.
+    for key in ("Delete", *TRIANGLE, "Delete"):
+        page.keyboard.press(key)
+    painted(page, drawn=0)
+    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+
+
+def test_a_hole_a_merge_and_a_dropped_file_are_kept_and_a_server_that_is_gone_is_told(page, project):
+    path = project / "outputs" / "made" / "explore" / "geojson" / "S1.geojson"
+    path.unlink(missing_ok=True)
+    square = [[100, 100], [900, 100], [900, 900], [100, 900], [100, 100]]
+    text = json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]}, "properties": {}})
+    with app(project) as (url, _):
+        page.goto(url)
+        select_slide(page, "S1")
+        draw(page)
+        file = (
+            "text => { const data = new DataTransfer(); data.items.add(new File([text], 'a.geojson')); return data; }"
+        )
+        page.dispatch_event(".tlskit-view", "drop", {"dataTransfer": page.evaluate_handle(file, text)})
+        painted(page, drawn=2)
+        page.get_by_role("button", name="Cut a hole").click()
+        for x, y in ((0.02, 0.2), (0.06, 0.2), (0.06, 0.9)):
+            box = page.locator(VIEW).first.bounding_box()
+            page.mouse.click(box["x"] + box["width"] * (0.5 + x), box["y"] + box["height"] * y)
+        page.keyboard.press("Enter")
+        page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+        page.wait_for_function("document.querySelector('.tlskit-view canvas').dataset.corners === '0'")
+        assert serious(page) == []
+        assert len(drawings.read_drawn(path)) >= 2
+    page.get_by_role("alert").filter(has_text="does not answer").wait_for()
+    assert page.errors == []
+    path.unlink()
 
 
 def test_found_missed_and_false_stand_there_after_every_load(page, app_url):

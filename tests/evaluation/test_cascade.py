@@ -90,6 +90,17 @@ def test_the_full_run_is_a_row_and_every_setting_adds_up_to_it(made, counts):
         assert list(grid.set_index("slide_id")[name]) == list(full[name])
 
 
+def test_target_that_the_search_for_tissue_missed_is_counted_as_the_comparison_counts_it(made, tmp_path):
+    _, manifest, maps = made
+    reading.write_geojson(tmp_path / "on_glass.geojson", [shapely.box(1400, 600, 1540, 700)], class_name="TLS")
+    one = manifest[manifest["slide_id"] == "s0"].assign(annotation_path=str(tmp_path / "on_glass.geojson"))
+    grid = evaluate_grid(maps["fine"].head(1), one, threshold=0.5, with_objects=False, **TRUTH).counts.iloc[0]
+    assert grid["target_px_outside_tissue"] > 100
+    found = cascade.screen_counts(maps["fine"].head(1), maps["coarse"], one, threshold=0.5, **TRUTH)
+    full = found[found["screen"] == "none"].iloc[0]
+    assert all(full[name] == grid[name] for name in ("tp", "fp", "fn", "tn"))
+
+
 def test_a_lower_threshold_or_more_growth_never_loses_more(counts):
     of = counts[counts["screen"] == "map"]
     for _, here in of.groupby(["slide_id", "grow_um"]):

@@ -183,6 +183,6 @@ def test_the_band_of_two_people_lies_where_their_score_is(run_dir):
         assert limits[0] < low and high < limits[1]
         lines = [set(np.ravel(getattr(line, f"get_{axis}data")())) for line in ax.lines]
         assert {value} in lines
-        assert "green: two people against each other" in figures.alt_text(figure, "") + str(
+        assert "dotted: two people against each other" in figures.alt_text(figure, "") + str(
             [text.get_text() for text in figure.findobj(match=lambda a: hasattr(a, "get_text"))]
         )

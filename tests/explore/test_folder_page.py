@@ -305,3 +305,15 @@ def test_the_card_of_a_slide_shows_what_was_drawn_on_it(page, outputs):
     page.take(path)
     draw(page)
     assert len(page._outlines_of(path)) == 1 and gallery._picture(path) != plain
+
+
+def test_a_page_that_is_loaded_again_finds_the_segmentation_that_runs(page, outputs, monkeypatch):
+    job = SlowJob()
+    job.slide_path = slide_path(outputs, "S2")
+    SlowJob.running = classmethod(lambda cls, folder: [job])
+    monkeypatch.setattr(folder_page, "Job", SlowJob)
+    page.look()
+    assert page.job is job and page.slide_path == job.slide_path and not page.cancel.disabled
+    until(lambda: "Segmenting S2.tiff: 1 of 2 windows" in page.status.value)
+    page.cancel.click()
+    until(lambda: page.job is None and "cancelled" in page.status.value)

@@ -1,6 +1,9 @@
 """The process that segments one slide: its progress, its answer, and what it says where it cannot."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -69,3 +72,26 @@ def test_a_job_that_the_machine_kills_says_that_memory_ran_out(slide_path, tmp_p
     job = Job(slide_path, tmp_path / "none.pt", tmp_path / "m.tif")
     job._process.kill()
     assert job.wait(60) == "failed" and "memory ran out" in job.reason
+
+
+def test_a_job_is_found_again_by_a_page_that_was_loaded_anew(slide_path, tmp_path):
+    network = tmp_path / "c.pt"
+    save_network(network)
+    out = tmp_path / "segmented" / "made-10x" / "m.tif"
+    first = Job(slide_path, network, out)
+    (again,) = Job.running(tmp_path / "segmented")
+    assert again._process.pid == first._process.pid and again.slide_path == slide_path and again.out_path == out
+    assert Job(slide_path, network, out)._process.pid == first._process.pid  # nor is it begun twice
+    assert again.wait(300) == "done" and again.done == 81, again.reason
+    assert out.is_file() and not [path for path in out.parent.iterdir() if path.name.startswith(".m")]
+    assert Job.running(tmp_path / "segmented") == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="groups of processes")
+def test_a_job_that_nobody_follows_ends(tmp_path):
+    note = tmp_path / ".m.job.json"
+    note.touch()
+    os.utime(note, (0, 0))
+    code = "import sys, pathlib; from tlskit.explore import segmenting as s; s._leave_alone(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(note)], start_new_session=True, timeout=60)
+    assert done.returncode == -signal.SIGTERM

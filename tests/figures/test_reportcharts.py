@@ -125,6 +125,13 @@ def test_a_screen_of_which_nothing_was_chosen_has_no_ring():
     assert "Chosen: none" in style.alt_text(ax.figure)
 
 
+def test_a_screen_before_a_network_that_finds_nothing_has_no_recall_and_a_cascade_may_be_as_fast():
+    said = style.alt_text(figures.screen_tradeoff(made.cascade_table(1).assign(recall_kept=np.nan)))
+    assert said.startswith("No recall to keep: the fine network alone finds no target")
+    table = made.cascade_minutes_table(1).assign(times_faster=1.004)
+    assert "(as fast)" in style.alt_text(figures.cascade_minutes(table))
+
+
 def test_minutes_of_a_cascade_are_its_parts_beside_the_fine_network_alone():
     table = made.cascade_minutes_table(3)
     ax = figures.cascade_minutes(table).axes[0]

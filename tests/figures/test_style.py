@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from tlskit import explore
 from tlskit.figures import overlays, style
 
 # Machado, Oliveira and Fernandes, A physiologically-based model for simulation of color vision deficiency, IEEE
@@ -52,6 +55,19 @@ def test_truth_and_prediction_are_told_apart_on_tissue_without_red_and_green():
     for ground in (*TISSUE, "#202020"):
         for line in (truth, prediction):
             assert np.linalg.norm(line - lab(ground, "deuteranopia")) > 25
+
+
+def test_lines_over_a_slide_in_the_browser_are_told_apart_by_everybody():
+    text = (Path(explore.__file__).parent / "viewer.js").read_text(encoding="utf-8")
+    truth, drawn = (re.search(rf'const {name} = "(#\w+)"', text)[1] for name in ("TRUTH", "DRAWN"))
+    yellow = "#" + "".join(f"{int(v):02x}" for v in re.search(r"const YELLOW = \[(.*?)\]", text)[1].split(","))
+    # Each line lies in a rim, a dark or a light one: line or rim is seen on every ground.
+    for line, rim in ((truth, "#141414"), (yellow, "#141414"), (drawn, "#ffffff")):
+        for ground in (*TISSUE, "#202020"):
+            seen = [np.linalg.norm(lab(c, "deuteranopia") - lab(ground, "deuteranopia")) for c in (line, rim)]
+            assert max(seen) > 30
+    for one, other in itertools.combinations((truth, drawn, yellow), 2):
+        assert np.linalg.norm(lab(one, "deuteranopia") - lab(other, "deuteranopia")) > 40
 
 
 def test_truth_and_prediction_are_told_apart_in_grey_by_dashes_over_a_dark_rim():

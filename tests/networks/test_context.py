@@ -62,6 +62,19 @@ def test_the_context_is_learnt_from_the_second_step_on():
         optimizer.step()
 
 
+def test_the_auxiliary_loss_alone_teaches_the_context_s_own_head():
+    _, hooked = both(4)
+    tile, context = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 96, 96)
+    logits, wide = hooked.eval()(tile, context, both=True)
+    assert logits.shape == (2, 1, 64, 64) and wide.shape == (2, 1, 96, 96)
+    assert torch.equal(logits, hooked(tile, context))
+    logits.square().mean().backward()
+    assert hooked.context_head.weight.grad is None
+    hooked(tile, context, both=True)[1].square().mean().backward()
+    assert hooked.context_head.weight.grad.any()
+    assert any(p.grad.any() for p in hooked.context_encoder.parameters() if p.grad is not None)
+
+
 def test_parameters_and_arithmetic_are_those_worked_out_by_hand():
     """UNet++/b0 at 512 px: 6.57 M and 44.1 GFLOP; with a context of 256 px at ratio 4: 11.01 M and 45.4 GFLOP."""
     for ratio, weights, gflop, n_rows in ((0, 6.57, 44.1, 1), (4, 11.01, 45.4, 3)):
@@ -107,6 +120,10 @@ def test_a_checkpoint_carries_its_context_and_refuses_the_settings_of_another(tm
     assert load_checkpoint(tmp_path / "single.pt", device="cpu", context_ratio=0, context_px=64).context_ratio == 0
     with pytest.raises(CheckpointError, match="context_ratio"):
         load_checkpoint(tmp_path / "single.pt", device="cpu", **said)
+    held = torch.load(tmp_path / "hooked.pt", weights_only=True)
+    torch.save(held | {"context_ratio": "4"}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match="context_ratio.*train again"):
+        load_checkpoint(tmp_path / "odd.pt", device="cpu")
     # A network without context is written as before there were contexts: its file, and so its hash, is the same.
     held = torch.load(tmp_path / "single.pt", weights_only=True)
     assert not [name for name in held if "context" in name]

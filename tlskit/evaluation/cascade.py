@@ -135,7 +135,7 @@ def _case(opened: Opened, threshold: float, grid_mpp: float) -> _Case:
     for y, values in means:
         rows = len(values)
         target = truth.at(0, y, width, rows, mpp=grid_mpp)
-        inside = opened.tissue.at(0, y, width, rows, mpp=grid_mpp)
+        inside = opened.tissue.at(0, y, width, rows, mpp=grid_mpp) | target
         inside &= ~truth.ignored_at(0, y, width, rows, mpp=grid_mpp)
         here = code[y : y + rows]
         here[:] = (values >= 255 * threshold - 1e-6) + 2 * target.astype(np.uint8)

@@ -83,7 +83,8 @@ def hardware_in_words(row: pd.Series) -> str:
     gpu = row.get("gpu", "")
     if row.get("device", "cpu") != "cpu" and isinstance(gpu, str) and gpu:
         return gpu
-    return f"{row.get('cpu', 'CPU')}, {row.get('threads', 1):.0f} threads"
+    threads = int(row.get("threads", 1))
+    return f"{row.get('cpu', 'CPU')}, {threads} thread{'s' * (threads != 1)}"
 
 
 def pareto(

@@ -120,7 +120,9 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
     else:
         text = _compared(front, score, whom, none)
     if by_validation(front):
-        text = f"The test patients alone: {text}"
+        # Names of arms keep their letters; the sentences' own beginnings go on after the colon.
+        begins = ("No ", "The ", "These ", "Not ", "One ")
+        text = f"The test patients alone: {text[0].lower() if text.startswith(begins) else text[0]}{text[1:]}"
     text += "".join(f" {arm} is not compared: {why}." for arm, why in missing.items())
     no_time = front.loc[front["minutes"].isna(), "arm"].tolist() if "minutes" in front else []
     if no_time and reason not in ("no target", "nothing found"):

@@ -151,14 +151,15 @@ def in_words(chosen: pd.DataFrame, tested: pd.DataFrame) -> str:
         whom = f"{n} validation patient{'s' * (n != 1)}" + (f" ({k} with a target)" if k < n else "")
         what = f"Chosen on {whom}: {picked['arm'].item()}," if len(picked) else f"No arm is chosen on {whom}:"
         text = f"{what} {_reason(first)}."
-        if first["warning"]:
+        if first["warning"] and first["reason"] not in ("no target", "nothing found"):
             text += f" Caution: {first['warning']}."
     if first["draws"]:
         shares = chosen.groupby("arm", sort=False)["share_chosen"].mean()
-        listed = ", ".join(f"{arm} in {share:.0%}" for arm, share in shares.items())
+        listed = ", ".join(f"{arm} in {share:.0%}" for arm, share in shares.items() if share > 0)
         none = chosen.groupby("fold", dropna=False)["share_none"].first().mean()
         whose = "them" if n_folds == 1 else "each fold's (means of the folds)"
-        text += f" In {first['draws']} draws of {whose} the rule chose {listed}, none in {none:.0%}."
+        text += f" In {first['draws']} draws of {whose} the rule chose "
+        text += (f"{listed}, none in {none:.0%}." if none else f"{listed}.") if listed else "none."
     return f"{text} {_tested(tested, first['score'], n_folds)}"
 
 

@@ -101,8 +101,8 @@ def page(*, outputs_dir: str | Path = "outputs") -> ipywidgets.VBox:
         body.children = [pages[what.value]]
         if what.value == "run":
             pages["run"].start()
-        elif what.value == "study":
-            pages["study"].look()
+        else:
+            pages[what.value].look()
 
     def train_again(_) -> None:
         what.value = "study"

@@ -211,14 +211,26 @@ class FolderPage(ipywidgets.VBox):
         if self.slide_path is None or self.job is not None:
             return
         _, arm = self._models[self.model.value]
+        mpp = given_mpp(self._outputs_dir, self.slide_id)
+        self._take_up(
+            Job(self.slide_path, arm.checkpoint_path, self.map_path(), self._screen_of_job(), mpp_override=mpp),
+            self.slide_path, self.slide_id,
+        )  # fmt: skip
+
+    @guarded
+    def look(self) -> None:
+        """Find a segmentation that was begun by a page that is gone, when this one is first turned to."""
+        if self.job is None and (found := Job.running(resolve(self._outputs_dir) / "segmented")):
+            path = found[0].slide_path
+            self.take(path)
+            self._take_up(found[0], path, content_id(path))
+
+    def _take_up(self, job: Job, path: Path, slide_id: str) -> None:
+        self.job = job
         self.segment.disabled, self.cancel.disabled, self.model.disabled = True, False, True
         self.screen.disabled = True
         self.progress.value, self.progress.bar_style = 0, "info"
-        mpp = given_mpp(self._outputs_dir, self.slide_id)
-        self.job = Job(self.slide_path, arm.checkpoint_path, self.map_path(), self._screen_of_job(), mpp_override=mpp)
-        threading.Thread(
-            target=self._follow, args=(self.job, self.slide_path, self.slide_id), name="tlskit-follow", daemon=True
-        ).start()
+        threading.Thread(target=self._follow, args=(job, path, slide_id), name="tlskit-follow", daemon=True).start()
 
     def _stop(self, _) -> None:
         if self.job is not None:

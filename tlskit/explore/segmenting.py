@@ -1,7 +1,7 @@
 """One slide through one network in a process of its own, with progress and cancel.
 
 The process that shows the page stays small (no torch in it) and quick, and a cancelled run is gone at once; what it had
-finished stands in the map's journal, and the next run goes on from there.
+finished stands in the map's journal, and the next run goes on from there. A page that is loaded again finds it running.
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from pathlib import Path
+
+import psutil
+
+from tlskit.files import write_text
 
 __all__ = ["Job"]
 
 #: Seconds between two messages about progress.
 _EVERY_S = 0.3
+
+#: Seconds that it goes on for without a page: time enough to load the page again.
+ALONE_S = 90
+
+#: End of the name of the file that says that a map is being made.
+_NOTE = ".job.json"
 
 #: Nobody but the system kills so, and for this one reason.
 _KILLED = (
@@ -67,29 +76,30 @@ class Job:
         *,
         mpp_override: float | None = None,
     ):
-        self.out_path = Path(out_path)
-        self.screening = screen is not None
-        self.state, self.done, self.total, self.reason = "running", 0, 0, ""
-        self.lost = 0
-        self._answer: dict = {}
-        self._last_words: deque[str] = deque(maxlen=20)
-        # The package is found where it is here, also when it is not installed but on the path.
-        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tlskit.explore.segmenting"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1"},
-            start_new_session=os.name == "posix",
-        )  # fmt: skip
         order = {"slide": str(slide_path), "checkpoint": str(checkpoint_path), "out": str(out_path)}
         order["mpp_override"] = mpp_override
         if screen is not None:
             order["screen"] = [str(screen[0]), *map(float, screen[1:3]), str(screen[3])]
-        try:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is gone already; the watcher says why
+        self._follow(_note_of(Path(out_path)), order)
+
+    @classmethod
+    def running(cls, folder: str | Path) -> list[Job]:
+        """Segmentations into the folders of a folder that go on without a page; each is followed from now on."""
+        found = []
+        for note in sorted(Path(folder).glob(f"*/.*{_NOTE}")):
+            if _process_of(note) is not None:
+                job = cls.__new__(cls)
+                job._follow(note, json.loads(note.read_text(encoding="utf-8"))["order"])
+                found.append(job)
+        return found
+
+    def _follow(self, note: Path, order: dict) -> None:
+        self._note, self.out_path, self.slide_path = note, Path(order["out"]), Path(order["slide"])
+        self.screening = "screen" in order
+        self.state, self.done, self.total, self.reason, self.lost = "running", 0, 0, "", 0
+        self._answer: dict = {}
+        # Another window may be at it already, or a page that was loaded again.
+        self._process = _process_of(note) or _begin(note, order)
         self._watcher = threading.Thread(target=self._watch, name="tlskit-segmenting", daemon=True)
         self._watcher.start()
 
@@ -105,78 +115,116 @@ class Job:
         return self.state
 
     def _end_all(self) -> None:
-        """End the process and what it started: compilers of torch outlive it, and hold its pipes open."""
+        """End the process and what it started: compilers of torch outlive it."""
         try:
             if os.name == "posix":
                 os.killpg(self._process.pid, signal.SIGTERM)
             else:
                 self._process.terminate()
-        except (ProcessLookupError, PermissionError):
+        except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             pass  # all gone
 
     def _watch(self) -> None:
-        readers = [threading.Thread(target=read, daemon=True) for read in (self._read_messages, self._read_words)]
-        for reader in readers:
-            reader.start()
-        code = self._process.wait()
+        code = None
+        while code is None:
+            try:
+                os.utime(self._note)  # somebody is following: `_leave_alone`
+                code = self._process.wait(_EVERY_S / 2) or 0  # of a process that is no child of this one: not known
+            except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
+                self._read()
+            except (OSError, psutil.NoSuchProcess):
+                code = 0
+            if code is None and self.state != "running":
+                self._end_all()
+        self._read()
         self._end_all()
-        for reader in readers:
-            reader.join(timeout=5)
-        self._process.stdin.close()
+        words = _told_of(self._note).with_suffix(".log")
+        last = (words.read_text(errors="replace").strip().splitlines() or [""])[-1] if words.is_file() else ""
+        for path in (self._note, _told_of(self._note), words):
+            path.unlink(missing_ok=True)
         if self.state == "cancelled":
             return
-        if code == 0 and self._answer.get("done"):
+        if self._answer.get("done"):
             self.state, self.lost = "done", int(self._answer.get("lost", 0))
         else:
-            last = self._last_words[-1] if self._last_words else ""
             killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL) if os.name == "posix" else False
             self.reason = self._answer.get("error") or (_KILLED if killed else f"It ended with code {code}. {last}")
             self.state = "failed"
 
-    def _read_messages(self) -> None:
-        """Lines of JSON: ``{"windows": [done, in all], "screening": false}`` now and then, the answer at the end."""
-        for line in self._process.stdout:
-            try:
-                message = json.loads(line)
-            except ValueError:  # what some library prints
-                continue
-            if isinstance(message, dict) and "windows" in message:
-                self.screening = message["screening"]
-                self.done, self.total = message["windows"]
-            elif isinstance(message, dict):
-                self._answer = message
-
-    def _read_words(self) -> None:
-        for line in self._process.stderr:
-            if text := line.decode(errors="replace").strip():
-                self._last_words.append(text)
+    def _read(self) -> None:
+        """What the process has told: ``{"windows": [done, in all], "screening": false}``, the answer at the end."""
+        try:
+            message = json.loads(_told_of(self._note).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return  # nothing yet
+        if "windows" in message:
+            self.screening = message["screening"]
+            self.done, self.total = message["windows"]
+        self._answer = message.get("answer", {})
 
 
-def _work() -> int:
-    """The other side: reads the order from standard input, predicts, tells in lines of JSON."""
-    text = b""
-    # Unbuffered: a buffer's lock held by the thread below would spoil the end of the process.
-    while not text.endswith(b"\n") and (piece := os.read(0, 1)):
-        text += piece
-    order = json.loads(text)
-    # When the page is closed its kernel goes, and with it the other end of this pipe.
-    threading.Thread(target=lambda: os.read(0, 1) or _leave(), daemon=True).start()
+def _note_of(out_path: Path) -> Path:
+    """Where it is written down that a map is being made, and by which process."""
+    return out_path.with_name(f".{out_path.stem}{_NOTE}")
+
+
+def _told_of(note: Path) -> Path:
+    return note.with_name(note.name.removesuffix(_NOTE) + ".told.json")
+
+
+def _process_of(note: Path) -> psutil.Process | None:
+    """The process that makes a map, where it is alive."""
+    try:
+        written = json.loads(note.read_text(encoding="utf-8"))
+        process = psutil.Process(written["pid"])
+        alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - written["since"]) < 1
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return None
+    return process if alive else None
+
+
+def _begin(note: Path, order: dict) -> subprocess.Popen:
+    """Start the process. It is no child of the page's life: see `_leave_alone`."""
+    note.parent.mkdir(parents=True, exist_ok=True)
+    _told_of(note).unlink(missing_ok=True)
+    # The package is found where it is here, also when it is not installed but on the path.
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    with open(_told_of(note).with_suffix(".log"), "wb") as words:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tlskit.explore.segmenting", str(note)],
+            stdin=subprocess.PIPE, stdout=words, stderr=words, start_new_session=os.name == "posix",
+            env=os.environ | {"PYTHONPATH": path, "PYTHONUTF8": "1"},
+        )  # fmt: skip
+    try:
+        since = psutil.Process(process.pid).create_time()
+    except psutil.Error:
+        since = time.time()
+    write_text(note, json.dumps({"pid": process.pid, "since": since, "order": order}))
+    process.stdin.close()  # the note is there: it may begin
+    return process
+
+
+def _work(note: Path) -> int:
+    """The other side: reads the order from the note, predicts, writes down how far it is."""
+    sys.stdin.read()  # until the note has been written
+    order = json.loads(note.read_text(encoding="utf-8"))["order"]
+    threading.Thread(target=_leave_alone, args=(note,), daemon=True).start()
     from tlskit.errors import TlskitError
     from tlskit.maps import inference
     from tlskit.networks import models
     from tlskit.slides import open_slide
 
-    told = 0.0
+    told, message = 0.0, {}
 
     def tell(done: int, total: int, screening: bool = False) -> None:
         nonlocal told
         if done == total or time.monotonic() - told > _EVERY_S:
             told = time.monotonic()
-            print(json.dumps({"windows": [done, total], "screening": screening}), flush=True)
+            message.update(windows=[done, total], screening=screening)
+            write_text(_told_of(note), json.dumps(message))
 
     try:
         checkpoint = models.load_checkpoint(order["checkpoint"])
-        Path(order["out"]).parent.mkdir(parents=True, exist_ok=True)
         slide = order["slide"]
         if order.get("mpp_override"):
             slide = open_slide(slide, mpp_override=order["mpp_override"], **inference.reading_of(checkpoint))
@@ -184,13 +232,12 @@ def _work() -> int:
         prediction = inference.predict_slide(
             checkpoint, slide, order["out"], screen=screen, progress=False, on_windows=tell
         )
-        lost = len(prediction.lost)
-        answer = {"done": True, "lost": lost}
+        answer = {"done": True, "lost": len(prediction.lost)}
     except TlskitError as error:
         answer = {"error": str(error)}
     except (OSError, MemoryError, RuntimeError) as error:
         answer = {"error": f"The slide could not be segmented ({type(error).__name__}: {error})."}
-    print(json.dumps(answer), flush=True)
+    write_text(_told_of(note), json.dumps(message | {"answer": answer}))
     return 0 if "done" in answer else 2
 
 
@@ -214,11 +261,19 @@ def _screen(order: dict, fine, tell):
     return look(row)
 
 
-def _leave() -> None:
-    if os.name == "posix":
-        os.killpg(os.getpgid(0), signal.SIGTERM)
-    os._exit(3)
+def _leave_alone(note: Path) -> None:
+    """End, where nobody has been following for a while: the page was closed. One that was loaded again follows soon."""
+    while True:
+        time.sleep(1)
+        try:
+            if time.time() - note.stat().st_mtime < ALONE_S:
+                continue
+        except OSError:
+            pass  # whoever followed has taken the note away
+        if os.name == "posix":
+            os.killpg(os.getpgid(0), signal.SIGTERM)
+        os._exit(3)
 
 
 if __name__ == "__main__":
-    sys.exit(_work())
+    sys.exit(_work(Path(sys.argv[1])))

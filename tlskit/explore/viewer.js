@@ -5,11 +5,12 @@
 const TILE = 256;
 const KEEP = { slide: 500, map: 250 }; // tiles held in the browser
 const TRUTH = "#00e5ff";
-const DRAWN = "#ff4fd8";
+const DRAWN = "#a5007f"; // dark, in a light rim: who does not see red and green tells it from the truth by that
 const UNDO = 100; // steps that are kept
 const SLOW_S = 4; // after so many seconds without a piece that was asked for the slide is called slow
 const YELLOW = [255, 214, 0];
 const RIM = "rgba(20,20,20,.75)";
+const LIGHT_RIM = "rgba(255,255,255,.9)";
 // From unlikely to likely; no end of it is as pale as glass or as pink as tissue (matplotlib's plasma).
 const RAMP = ["#0d0887", "#5c01a6", "#9c179e", "#cc4778", "#ed7953", "#fdb42f", "#f0f921"];
 
@@ -385,7 +386,7 @@ function render({ model, el }) {
   }
 
   function stroke(context, path, colour, unit) {
-    for (const [style, width] of [[RIM, 4], [colour, 2]]) {
+    for (const [style, width] of [[colour === DRAWN ? LIGHT_RIM : RIM, 4], [colour, 2]]) {
       context.strokeStyle = style;
       context.lineWidth = width * unit;
       context.stroke(path);

@@ -126,13 +126,14 @@ def _two_people(readers: pd.DataFrame | None, score: str, axis: str) -> tuple[st
     two = readers.iloc[0]
     ends = two[[score, f"{score}_low", f"{score}_high"]].astype(float)
     few = bool(two["n_slides"] < two["n_slides_compared"])
-    words = f"\ngreen: two people against each other, {ends[score]:.3f}"
+    words = f"\ndotted: two people against each other, {ends[score]:.3f}"
     words += f" ({two['n_slides']:g} of {two['n_slides_compared']:g} slides)" * few
 
     def draw_it(ax, _) -> None:
         line, band = (ax.axvline, ax.axvspan) if axis == "x" else (ax.axhline, ax.axhspan)
-        band(ends.min(), ends.max(), color=style.GREEN, alpha=0.15, zorder=0, linewidth=0)
-        line(ends[score], color=style.GREEN, linewidth=1.1, zorder=0)
+        band(ends.min(), ends.max(), color=style.BLACK, alpha=0.08, zorder=0, linewidth=0)
+        # Green would be an arm's colour.
+        line(ends[score], color=style.BLACK, linewidth=1.1, linestyle=":", zorder=0)
         limits = pd.Series([*getattr(ax, f"get_{axis}lim")(), *ends])
         room = 0.04 * (limits.max() - limits.min())
         if limits.min() < limits[0] or limits.max() > limits[1]:
@@ -152,10 +153,8 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Fig
                for of in [size.replace(" ", "_").replace("-", "_")]}  # fmt: skip
     columns |= {"recall, all": ("recall", "n_truth"), "precision": ("precision", "n_predicted"),
                 "F1": ("f1", "n_truth"), false: ("false_objects_per_cm2", "n_slides")}  # fmt: skip
-    long = pd.concat([table.assign(what=k, share=table[v], _n=table[n]) for k, (v, n) in columns.items()])
-
-    def n(rows: pd.DataFrame) -> str:
-        return f"n = {style.same(rows['_n'])} {'slides' if rows['what'].iloc[0] == false else 'objects'}"
+    long = pd.concat([table.assign(what=k, share=table[v], _n=table[n], _of="slide" if k == false else "object")
+                      for k, (v, n) in columns.items()])  # fmt: skip
 
     def each(ax, rows) -> None:
         if set(rows["what"]) == {false}:
@@ -163,8 +162,8 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Fig
 
     return forest(
         long, x="share", low=None, high=None, limits=(0, 1), each=each, alt="Objects found by size, precision, and "
-        "false objects.", **{"col": "what", "share": (False, True), "n": n,
-                             "xlabel": f"share (a match is: {_RULES[rule]})"} | options,
+        "false objects.", **{"col": "what", "share": (False, True), "xlabel": f"share (a match is: {_RULES[rule]})",
+        "n": lambda rows: f"n = {style.counted(style.same(rows['_n']), rows['_of'].iloc[0])}"} | options,
     )  # fmt: skip
 
 
@@ -190,6 +189,9 @@ def agreement(points: pd.DataFrame, *, what: str = "area_mm2", **options) -> Fig
         "dashes: 95 % of new patients)"} | options,
     )  # fmt: skip
     for ax, rows in made:
+        span(ax, made.table["_mean"])
+        limits = pd.DataFrame(found).loc[["limit_low", "limit_high"]].to_numpy(float).ravel()
+        span(ax, [*made.table["_apart"], *limits, 0.0], axis="y", ticks=4)
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         for key, dashes in {"bias": "-", "limit_low": "--", "limit_high": "--"}.items():
             ax.axhline(found[rows["arm"].iloc[0]][key], color=style.BLACK, linewidth=0.9, linestyle=dashes)

@@ -242,6 +242,9 @@ def screen_tradeoff(table: pd.DataFrame, *, floor: float = 0.99, **options) -> F
     floor
         The recall that the choice had to keep.
     """
+    if table["recall_kept"].isna().all():
+        text = "No recall to keep: the fine network alone finds no target on these slides."
+        return style.words(text, options.get("size", "double"))
     table = table.astype({"is_chosen": bool}).sort_values("windows_share", kind="stable")
     grown = table["grow_um"].map("grown by {:g} µm".format).where(table["screen"] == "map")
     names = list(grown[table["grow_um"].sort_values().index].dropna().unique())
@@ -260,7 +263,7 @@ def screen_tradeoff(table: pd.DataFrame, *, floor: float = 0.99, **options) -> F
     frame = {"x": {"values": table["_share"], "log": len(known) > 0 and known.max() / known.min() > 10, "ticks": 5},
              "y": {"values": kept, "ticks": 5}}  # fmt: skip
     chosen = "; ".join(f"{r.pair}: {r.recall_kept:.1%} of recall with {r.windows_share:.1%} of windows"
-                       for r in table[table["is_chosen"]].itertuples())  # fmt: skip
+                       for r in table[table["is_chosen"]].dropna(subset=["recall_kept"]).itertuples())  # fmt: skip
     figure = curves(
         table, x="_share", y="recall_kept", color="_who", looks=looks, marks=(("recall_kept", True),), mark_pt=4,
         ends=("_low", "_high"), chosen="is_chosen", frame=frame,
@@ -281,9 +284,7 @@ def cascade_minutes(table: pd.DataFrame, **options) -> Figure:
     table = table.drop_duplicates("pair").astype(dict.fromkeys(("minutes", "minutes_screen", "minutes_full"), float))
     if table[["minutes", "minutes_full"]].isna().all(axis=None):
         return style.words("No network of these cascades was timed.", options.get("size", "double"))
-    faster = table["times_faster"].map(lambda times: "not timed" if pd.isna(times) else f"{times:.2g} times faster" if
-                                       times >= 1 else f"{1 / times:.2g} times slower")  # fmt: skip
-    table = table.assign(_faster=faster, _zero=0.0)
+    table = table.assign(_faster=table["times_faster"].map(_times), _zero=0.0)
     fine, screen, rest = "the fine network alone", "cascade: the screen", "cascade: the fine network"
     ends = {fine: ("_zero", "minutes_full"), screen: ("_zero", "minutes_screen"), rest: ("minutes_screen", "minutes")}
     long = [table.assign(_part=part, _from=table[start], **{"_alone" if part == fine else "_both": table[stop]})
@@ -301,3 +302,9 @@ def cascade_minutes(table: pd.DataFrame, **options) -> Figure:
         looks=style.plain(**{fine: LIGHT_GREY, screen: ORANGE, rest: BLUE}),
         **{"xlabel": "minutes a slide", "panel_in": (1.6, 0.2 + 0.3 * len(table))} | options,
     )  # fmt: skip
+
+
+def _times(faster: float) -> str:
+    if pd.isna(faster) or f"{faster:.2g}" == "1":
+        return "not timed" if pd.isna(faster) else "as fast"
+    return f"{faster:.2g} times faster" if faster > 1 else f"{1 / faster:.2g} times slower"

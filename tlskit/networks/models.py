@@ -24,6 +24,7 @@ from tlskit.files import resolve, writing
 from tlskit.networks.context import HookedUnetPlusPlus
 from tlskit.networks.encoders import SUFFIXES, how_to_bring_weights, load_encoder_weights
 from tlskit.networks.hardware import pick_device
+from tlskit.tiles import RATIOS
 from tlskit.units import magnification_name
 
 __all__ = ["Checkpoint", "build_model", "load_checkpoint", "save_checkpoint", "write_tensors"]
@@ -296,10 +297,11 @@ def load_checkpoint(path: str | Path, *, device: str | torch.device = "auto", **
     absent = [name for name in ("weights", *needed) if name not in payload and name != "model"]
     if absent:
         raise CheckpointError(f"{path} lacks {', '.join(absent)}: it is incomplete. Run 03_training again.")
+    ratio = payload.get("context_ratio", 0)
+    if ratio not in RATIOS:
+        raise CheckpointError(f"{path} has the `context_ratio` {ratio!r}, which no network of tlskit has: train again.")
     with torch.random.fork_rng(devices=[]):  # loading must not shift a caller's random numbers
-        model = build_model(
-            encoder=payload["encoder"], encoder_weights="none", context_ratio=payload.get("context_ratio", 0)
-        )
+        model = build_model(encoder=payload["encoder"], encoder_weights="none", context_ratio=ratio)
     try:
         model.load_state_dict(payload["weights"])
     except RuntimeError as error:

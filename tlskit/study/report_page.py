@@ -80,7 +80,8 @@ def add_figure(section: Section, run: runs.Run, figure, name: str, caption: str)
     run.figure(figure, name)
     png = (run.arm_dir / "figures" / f"{name}.png").read_bytes()
     shown = {"caption": caption, "alt": alt_text(figure, caption), "data": base64.b64encode(png).decode("ascii")}
-    section.figures.append(shown)
+    # In print a chart takes a third of a page at most; rows of pictures need their height.
+    section.figures.append(shown | {"tall": figure.get_figheight() > figure.get_figwidth()})
 
 
 def show_table(table: pd.DataFrame, caption: str, *, bold: pd.DataFrame | None = None, folded: bool = True) -> dict:

@@ -116,7 +116,7 @@ def worst(section: Section, run: runs.Run, manifest: str, options: dict) -> None
     section.text.append(
         "The slides with the largest area that is missed or falsely marked (mean of the arms), and the largest true "
         "objects missed and false objects found, those of most arms first. Every row is one field, the same in all "
-        "arms."
+        "arms; pictures show all that a network marks, also what is too small to be an object or lies on glass."
     )
     shown = {"worst_slides": slides, "missed": objects[objects["kind"] == "missed"],
              "false_alarms": objects[objects["kind"] == "false alarm"]}  # fmt: skip

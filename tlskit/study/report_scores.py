@@ -83,7 +83,7 @@ def answer(section: Section, asked: Asked) -> None:
     cascades, readers = asked.answer.cascades, asked.readers
     caption = f"Quality on test patients against time. Ringed: what is chosen on {by} patients, where an arm is."
     if len(readers):
-        caption += " Green: two people against each other."
+        caption += " Dotted: two people against each other."
     figure = comparecharts.pareto_front(front, cascades=cascades, readers=readers)
     add_figure(section, run, figure, "pareto", caption)
     run.table(front, "pareto")
@@ -140,7 +140,7 @@ def intervals(section: Section, asked: Asked) -> None:
     apart = comparison.differences(run.dir, **asked.options)
     text = METHOD[0].upper() + METHOD[1:]
     section.text.append(
-        f"{text}; `docs/coverage.md` has how often they hold the truth. A difference between two arms is more certain "
+        f"{text}; docs/coverage.md has how often they hold the truth. A difference between two arms is more certain "
         "than their two intervals suggest, because hard patients are hard for both. A difference is called shown where "
         "the interval that holds for all pairs at once (Bonferroni) excludes 0."
     )

@@ -13,6 +13,7 @@ import pandas as pd
 from tlskit.evaluation import answers, decision, reader_scores
 from tlskit.metrics import METHOD
 from tlskit.study import runs
+from tlskit.study.report_page import counted
 
 __all__ = ["checklist", "latex", "summary"]
 
@@ -30,9 +31,10 @@ def summary(run: runs.Run, answer: answers.Answer, stands_on: pd.DataFrame, read
         f"# {run.dir.name}: summary", "",
         *([f"These are {run.caption}.", ""] if run.caption else []),
         "## Methods", "",
-        f"{len(front)} arms ({', '.join(front['arm'])}) were tested on the same {stood['n_slides']} slides of "
-        f"{stood['n_patients']} patients; {stood['n_slides_with_target']} slides of {stood['n_patients_with_target']} "
-        f"patients held a target. An arm at magnification M works at 10/M {unit}. Scores are {score} of all pixels "
+        f"{counted(len(front), 'arm')} ({', '.join(front['arm'])}), tested on the same "
+        f"{counted(stood['n_slides'], 'slide')} of {counted(stood['n_patients'], 'patient')}, of which "
+        f"{counted(stood['n_slides_with_target'], 'slide')} of {counted(stood['n_patients_with_target'], 'patient')} "
+        f"held a target. An arm at magnification M works at 10/M {unit}. Scores are {score} of all pixels "
         f"pooled at {rule}, on one common grid, inside tissue and target. Intervals are 95 % {METHOD}. Differences "
         "between arms are paired by patient; they are called shown where their interval, simultaneous for all pairs "
         "(Bonferroni), excludes 0. An arm is chosen if it is shown to be better than all others, else the fastest of "
