@@ -107,7 +107,7 @@ def test_equal_arms_make_a_step_once_and_hold_the_same_bytes_as_if_each_had_run_
     assert left() == {}
     together = contents(project / "outputs/r" / B)
     for path in (project / "outputs/r" / A / "work", project / "outputs/r" / B / "work"):
-        assert (path / "tiles.parquet").stat().st_nlink == 3
+        assert (path / "tiles/a.png").stat().st_nlink == 3 and (path / "tiles.parquet").stat().st_nlink == 1
     sweep.run_sweep(sweep.prepare("params/p.yaml", {"run_name": "alone", "rate": 2}))
     (alone,) = (project / "outputs/alone").glob("4x*")
     assert without_kernels.count(f"{alone.name} 01_tiling") == 1 and alone.name != A
@@ -187,7 +187,7 @@ def test_a_disk_without_links_gets_copies(project, without_kernels, monkeypatch)
 
     monkeypatch.setattr(takeover.os, "link", refuse)
     swept()
-    paths = [project / "outputs/r" / arm / "work/tiles.parquet" for arm in (A, B)]
+    paths = [project / "outputs/r" / arm / "work/tiles/a.png" for arm in (A, B)]
     assert sha256_of_file(paths[0]) == sha256_of_file(paths[1]) and paths[0].stat().st_nlink == 1
     assert sum("01_tiling" in title for title in without_kernels) == 1
 

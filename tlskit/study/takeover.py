@@ -2,9 +2,9 @@
 
 Arms are equal in a step where its key is: all that decides what it writes is the same, so arms that differ in their
 loss alone tile once, and those that differ in the overlap of windows alone train once. What was made stands in each of
-them, under a status and a notebook of its own that say where it came from. What is heavy (``work``) is a hard link
-where the disk knows any: files of the archive are replaced, never changed in place, so that no arm can spoil another's.
-Each file is compared with what the other arm's status says of it after it was placed.
+them, under a status and a notebook of its own that say where it came from. Each file is compared with what the other
+arm's status says of it after it was placed. Maps and stored tiles, which are many and heavy, are hard links where the
+disk knows any: the kit replaces files and changes none in place, so no arm can spoil another's. The rest is copied.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from tlskit.files import disk_full, is_disk_full, sha256_of_file, temporary_besi
 from tlskit.study import status
 
 __all__ = ["NOTE_ID", "take_over"]
+
+#: How the names of products begin that are linked.
+LINKED = ("work/maps/", "work/tiles/")
 
 #: Files beside a step's products that are taken along as they are: notes that other machines may add to.
 COMPANIONS = {"03_training": ("work/engine.json",)}
@@ -78,7 +81,7 @@ def take_over(run_dir: Path, source: str, arm: str, step: str, blank: Mapping) -
                 record = {n: value for n, value in record.items() if n != "taken_from"} | {"arm": arm, **said}
                 write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
             else:
-                _place(place, path, known, linked=name.startswith("work/"))
+                _place(place, path, known, linked=f"{name}/".startswith(LINKED))
             products[name] = status.describe(arm_dir, path)[1]
             status.write_step(arm_dir, step, {**blank, "products": products})
         for name in COMPANIONS.get(step, ()):
