@@ -17,6 +17,9 @@ from tlskit.study.ledger import ATTEMPT
 
 __all__ = ["execute"]
 
+#: Seconds that a kernel may take to start: on a busy machine with a slow disk its imports alone take minutes.
+START_S = 600
+
 #: Longest path of a socket that every Unix takes.
 _LONGEST_SOCKET = 90
 
@@ -64,6 +67,7 @@ def execute(step: str, output: Path, parameters: dict, *, attempt: str, title: s
                 parameters=parameters,
                 cwd=str(project_root()),
                 kernel_name="python3",
+                start_timeout=START_S,
                 progress_bar={"desc": title, "leave": False, "disable": None},
                 # The kernel tells every user that its local connection is not encrypted, and that it was stopped.
                 extra_arguments=["--IPKernelApp.log_level=50"],
