@@ -32,3 +32,9 @@ def test_more_resolution_than_was_scanned_is_refused():
 )
 def test_a_duration_is_said_in_the_unit_that_fits(minutes, text):
     assert units.minutes_text(minutes) == text
+
+
+def test_numbers_of_things_are_said_as_one_says_them():
+    said = [units.counted(n, "slide") for n in (0, 1, 2.0)] + [units.counted("1-3", "patient")]
+    assert said == ["0 slides", "1 slide", "2 slides", "1-3 patients"]
+    assert units.counted(2, "class", "classes") == "2 classes"

@@ -16,6 +16,7 @@ from tlskit.errors import ScaleError
 __all__ = [
     "FINER_TOLERANCE",
     "area_mm2",
+    "counted",
     "downsample",
     "lattice_size",
     "magnification_for_mpp",
@@ -54,6 +55,12 @@ def magnification_name(magnification: float) -> str:
 def minutes_text(minutes: float) -> str:
     """A duration as one says it: ``1.5`` -> ``"1.5 min"``, ``0.5`` -> ``"30 s"``, ``0.0135`` -> ``"0.81 s"``."""
     return f"{minutes:.1f} min" if minutes >= 0.995 else f"{minutes * 60:.2g} s"
+
+
+def counted(number: float | str, one: str, several: str = "") -> str:
+    """A number of things as one says it: ``1 slide``, ``12 slides``; the number may be a range in words."""
+    number = number if isinstance(number, str) else f"{number:.12g}"
+    return f"{number} {one if number == '1' else several or one + 's'}"
 
 
 def downsample(mpp: float, mpp0: float) -> float:

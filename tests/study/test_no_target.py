@@ -36,7 +36,7 @@ def test_every_chart_of_comparison_and_report_is_drawn_and_no_text_has_nan(name,
     assert {"intervals", "differences", "grid", "objects", "agreement", "froc", "minutes", "pr_curves", "calibration",
             "audit", "iou_by_magnification", "pareto"} <= set(said)  # fmt: skip
     if name == "no target":
-        assert "no target" in said["intervals"] and "no target" in said["grid"] and "no arm is chosen" in said["pareto"]
+        assert "no target" in said["intervals"] and "no target" in said["grid"] and "none is chosen" in said["pareto"]
         assert "n = 0 objects" in said["froc"] and "The test slides hold no target" in page
     else:
         assert "n = 1 patient" in said["intervals"] and "One arm alone" in said["differences"]

@@ -23,6 +23,7 @@ from tlskit.evaluation.arm_tables import ARM, REPEATS, arms, test_counts
 from tlskit.evaluation.decision import score_word
 from tlskit.files import read_table
 from tlskit.metrics import COUNTS, bootstrap, uncertainty
+from tlskit.units import counted
 
 __all__ = ["Cascades", "cascades_beside"]
 
@@ -166,10 +167,8 @@ def _told(table: pd.DataFrame, score: str) -> str:
         + f", of whose own recall it keeps {row.recall_kept:.3f}{_ends(row.recall_kept_low, row.recall_kept_high)}"
         for row in table.itertuples()
     )
-    n = int(table["n_patients"].max())
-    text = (
-        f"Cascades, their screens chosen on validation patients, by {score_word(score)} of {n} test patients: {each}."
-    )
+    patients = counted(int(table["n_patients"].max()), "test patient")
+    text = f"Cascades, their screens chosen on validation patients, by {score_word(score)} of {patients}: {each}."
     if (table["by"] == "estimate").any():
         unsure = ", ".join(table.loc[table["by"] == "estimate", "arm"])
         text += f" Too few validation patients to promise the recall of {unsure}."

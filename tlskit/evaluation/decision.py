@@ -106,7 +106,7 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
     missing = dict(missing or {})
     score, reason = score_word(first["score"]), first["reason"]
     n, k = int(first["n_patients"]), int(first["n_with_target"])
-    whom = f"{n} test patient{'s' * (n != 1)}" + (f" ({k} with a target)" if k < n else "")
+    whom = units.counted(n, "test patient") + (f" ({k} with a target)" if k < n else "")
     none = "" if by_validation(front) else ", and none is chosen"
     if reason == "no target":
         text = f"The test slides hold no target: IoU, Dice and recall cannot be measured{none}."
@@ -121,7 +121,7 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
         text = _compared(front, score, whom, none)
     if by_validation(front):
         # Names of arms keep their letters; the sentences' own beginnings go on after the colon.
-        begins = ("No ", "The ", "These ", "Not ", "One ")
+        begins = ("No ", "The ", "Not ", "One ")
         text = f"The test patients alone: {text[0].lower() if text.startswith(begins) else text[0]}{text[1:]}"
     text += "".join(f" {arm} is not compared: {why}." for arm, why in missing.items())
     no_time = front.loc[front["minutes"].isna(), "arm"].tolist() if "minutes" in front else []
@@ -162,7 +162,7 @@ def _compared(front: pd.DataFrame, score: str, whom: str, none: str) -> str:
             f"{_listed(outside)}. {each}."
         )
     else:
-        text = f"These {whom} do not tell {_listed(list(rows))} apart by {score}: {each}."
+        text = f"Not told apart by {score}, of {whom}: {_listed(list(rows))}. {each}."
     if first["reason"] == "fastest within margin":
         chosen = front[front["chosen"]].iloc[0]
         slower = front[(front["arm"] != chosen["arm"]) & front["within_margin"]]

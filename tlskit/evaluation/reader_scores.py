@@ -25,7 +25,7 @@ _COLUMNS = [
 ]  # fmt: skip
 _NONE = (
     "Two people: what they reach against each other is not known, for the manifest names no outlines of a second "
-    "reader (`annotation_path_2`) of a test slide."
+    "reader (annotation_path_2) of a test slide."
 )
 
 

@@ -19,6 +19,7 @@ from tlskit.figures.panels import dots, draw, name_right, person_band, ring, spa
 from tlskit.figures.style import POOLINGS, score_name
 from tlskit.metrics import PERSON_MINUTES_PER_SLIDE, SIZE_CLASSES, audit_published_table, published
 from tlskit.metrics import agreement as agree
+from tlskit.units import counted
 
 __all__ = [
     "agreement", "audit_chart", "ceilings", "difference_intervals", "froc", "iou_by_magnification", "minutes_bars",
@@ -163,7 +164,7 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Fig
     return forest(
         long, x="share", low=None, high=None, limits=(0, 1), each=each, alt="Objects found by size, precision, and "
         "false objects.", **{"col": "what", "share": (False, True), "xlabel": f"share (a match is: {_RULES[rule]})",
-        "n": lambda rows: f"n = {style.counted(style.same(rows['_n']), rows['_of'].iloc[0])}"} | options,
+        "n": lambda rows: f"n = {counted(style.same(rows['_n']), rows['_of'].iloc[0])}"} | options,
     )  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def agreement(points: pd.DataFrame, *, what: str = "area_mm2", **options) -> Fig
     measure = "area of objects, mm²" if what == "area_mm2" else "number of objects"
 
     def n(rows: pd.DataFrame) -> str:
-        return f"n = {style.counted(len(rows), 'patient')}\nconcordance {told[rows['arm'].iloc[0]]['concordance']}"
+        return f"n = {counted(len(rows), 'patient')}\nconcordance {told[rows['arm'].iloc[0]]['concordance']}"
 
     made = draw(
         points.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth), [(dots(4, alpha=0.8), {})], x="_mean",
@@ -217,7 +218,7 @@ def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options)
         limits=(np.nanmin(ends), np.nanmax(ends)), alt="Minutes per slide, least to most.",
         each=lambda ax, _: person_band(ax),
         **{"xlabel": f"minutes per slide ({words}; {_PERSON})",
-           "n": lambda rows: f"timed: n = {style.counted(style.same(rows['n_slides']), 'slide')}"} | options,
+           "n": lambda rows: f"timed: n = {counted(style.same(rows['n_slides']), 'slide')}"} | options,
     )  # fmt: skip
 
 
@@ -362,7 +363,7 @@ def froc(table: pd.DataFrame, **options) -> Figure:
 
 
 def _n_objects(rows: pd.DataFrame) -> str:
-    return "n = " + ", ".join(style.counted(style.same(rows[f"n_{of}"]), what) for of, what in
+    return "n = " + ", ".join(counted(style.same(rows[f"n_{of}"]), what) for of, what in
                               (("truth", "object"), ("slides", "slide")))  # fmt: skip
 
 
@@ -393,7 +394,7 @@ def _stands_on(table: pd.DataFrame) -> str:
     """What intervals stand on, in words."""
     first = table.iloc[0]
     where = {"grid": "common grid, tissue and target", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
-    patients = style.counted(first["n_patients"], "patient")
+    patients = counted(first["n_patients"], "patient")
     if first["n_with_target"] < first["n_patients"]:
         patients += f", {first['n_with_target']} with a target"
     text = f"{first['level'] * 100:g} % t intervals over {patients} "

@@ -13,6 +13,7 @@ from tlskit.figures.charts import trend
 from tlskit.figures.comparecharts import differences
 from tlskit.figures.panels import unit
 from tlskit.figures.style import score_name
+from tlskit.units import counted
 
 __all__ = ["context_effects", "control_effects", "control_scores", "detail_ladder", "two_by_two"]
 
@@ -99,7 +100,7 @@ def _stands_on(table: pd.DataFrame) -> str:
     """What the intervals stand on, and whose spread between trainings they hold."""
     first, fewest = table.iloc[0], int(table["n_repeats"].min())
     n, k = int(first["n_patients"]), int(first["n_with_target"])
-    patients = style.counted(n, "test patient") + (f" ({k} with a target)" if k < n else "")
+    patients = counted(n, "test patient") + (f" ({k} with a target)" if k < n else "")
     each = f" in each of {int(first['n_folds'])} folds" if first["n_folds"] > 1 else ""
     trained = f"{fewest} trainings an arm{each}"
     if (table["spread"] == "other arms").any():

@@ -16,6 +16,7 @@ from tlskit.figures import style
 from tlskit.figures.charts import FEW, bars, curves
 from tlskit.figures.panels import dots, draw, span
 from tlskit.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
+from tlskit.units import counted
 
 __all__ = [
     "cascade_minutes", "cohort_flow", "screen_tradeoff", "split_bars", "stage_bars", "stage_timeline",
@@ -54,7 +55,7 @@ def cohort_flow(table: pd.DataFrame, *, size: str = "double") -> Figure:
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.35", "shrinkA": 0, "shrinkB": 0})
 
     for n, row in enumerate(table.fillna("").to_dict("records"), 1):
-        numbers = ", ".join(style.counted(row[f"n_{what}s"], what) for what in ("patient", "slide")
+        numbers = ", ".join(counted(row[f"n_{what}s"], what) for what in ("patient", "slide")
                             if row.get(f"n_{what}s", "") != "")  # fmt: skip
         main, out = "\n".join(filter(None, (str(row["stage"]), numbers, row.get("text")))), row.get("left_out_text")
         told.append(main.replace("\n", ", ") + (f" (left out: {out})" if out else ""))
@@ -171,7 +172,7 @@ def stage_bars(timings: pd.DataFrame, **options) -> Figure:
     wall = table.loc[table["stage"] == "wall", "seconds"].iloc[0]
     table = table[table["kind"].isin(["work", "wait"])].sort_values("kind", ascending=False, kind="stable")
     table["stage"] = table["stage"].str.replace("wait_", "waiting: ").str.replace("_", " ")
-    n = f"n = {style.counted(timings['slide_id'].nunique(), 'slide')}; line: the {wall:.3g} s that passed"
+    n = f"n = {counted(timings['slide_id'].nunique(), 'slide')}; line: the {wall:.3g} s that passed"
 
     line = (so.Range(color="0.2", linewidth=1), {"xmin": "low", "xmax": "high", "color": None})
     return bars(

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tlskit import units
+from tlskit.units import counted
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
 VERMILION, SKY, BLACK, YELLOW = "#d55e00", "#56b4e9", "#222222", "#f0e442"
@@ -115,12 +116,6 @@ def same(values: Sequence) -> str:
     """A number that all arms should share; a range where they do not."""
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g}-{high:g}"
-
-
-def counted(n: float | str, what: str) -> str:
-    """``1 slide``, ``12 slides``; a number may be a range in words."""
-    n = n if isinstance(n, str) else f"{n:g}"
-    return f"{n} {what}" + "s" * (n != "1")
 
 
 def n_text(table: pd.DataFrame) -> str:

@@ -16,8 +16,9 @@ from tlskit.outlines.class_names import (
     wanted_names,
 )
 from tlskit.outlines.outline import UNCLASSIFIED, Annotations
+from tlskit.units import counted
 
-__all__ = ["Told", "also_holds", "counted", "describe", "why_no_target"]
+__all__ = ["Told", "also_holds", "describe", "why_no_target"]
 
 
 class Told(NamedTuple):
@@ -174,11 +175,6 @@ def why_no_target(found: Annotations, target_class: str | Sequence[str]) -> tupl
         text += f" It has only {', '.join(held) or 'what is cut out'}. {remedy}, or set `missing_target: empty`."
         return text, False
     return f"{text} Set `target_class` to one of these, or `missing_target: empty` if a slide may be without.", False
-
-
-def counted(number: int, one: str, several: str = "") -> str:
-    """``1 object``, ``2 objects``."""
-    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 def _named_as(found: Annotations, target_class: str | Sequence[str]) -> dict[str, int]:

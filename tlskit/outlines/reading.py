@@ -21,13 +21,14 @@ from shapely.geometry import Polygon
 from tlskit.errors import AnnotationError
 from tlskit.outlines.class_names import wanted_names
 from tlskit.outlines.contents import AGAIN, not_outlines, one_of_a_zip
-from tlskit.outlines.findings import counted, describe, why_no_target
+from tlskit.outlines.findings import describe, why_no_target
 from tlskit.outlines.geojson import parse_geojson
 from tlskit.outlines.outline import UNCLASSIFIED, Annotations, Outline
 from tlskit.outlines.placing import Placement, placement
 from tlskit.outlines.rasters import polygonise, polygons_of, rasterise
 from tlskit.outlines.writing import write_geojson
 from tlskit.outlines.xml_formats import NEGATIVE_GROUPS, parse_xml
+from tlskit.units import counted
 
 __all__ = [
     "UNCLASSIFIED",

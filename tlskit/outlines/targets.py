@@ -8,9 +8,10 @@ import numpy as np
 import shapely
 from shapely.geometry import Polygon, box
 
-from tlskit.outlines.findings import Told, counted
+from tlskit.outlines.findings import Told
 from tlskit.outlines.outline import Outline
 from tlskit.outlines.rasters import polygons_of
+from tlskit.units import counted
 
 __all__ = ["OVERLAP", "SPECK_SHARE", "SPECK_UM2", "gathered"]
 

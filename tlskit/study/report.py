@@ -15,7 +15,8 @@ from tlskit.figures import cohort_flow, set_theme
 from tlskit.files import read_table, write_text
 from tlskit.study import keys, params, report_scores, report_texts, runs, standing, status
 from tlskit.study.ledger import Rebuilding
-from tlskit.study.report_page import Section, add_figure, add_table, counted, print_pdf, render, show_table
+from tlskit.study.report_page import Section, add_figure, add_table, print_pdf, render, show_table
+from tlskit.units import counted
 
 __all__ = ["options_of", "write_report"]
 

@@ -18,7 +18,7 @@ from tlskit.files import writing
 from tlskit.metrics import SCORES, published
 from tlskit.study import runs
 
-__all__ = ["Section", "add_figure", "add_table", "counted", "find_browser", "print_pdf", "render", "show_table"]
+__all__ = ["Section", "add_figure", "add_table", "find_browser", "print_pdf", "render", "show_table"]
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,6 @@ class Section:
     text: list[str] = field(default_factory=list)
     tables: list[dict] = field(default_factory=list)
     figures: list[dict] = field(default_factory=list)
-
-
-def counted(number: int, word: str) -> str:
-    """``1 slide``, ``2 slides``."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def render(run: runs.Run, sections: list[Section]) -> str:

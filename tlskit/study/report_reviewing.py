@@ -8,7 +8,8 @@ from tlskit import cohort, figures
 from tlskit.errors import RunError, TlskitError
 from tlskit.evaluation import fields, reviewing
 from tlskit.study import runs
-from tlskit.study.report_page import Section, add_figure, add_table, counted
+from tlskit.study.report_page import Section, add_figure, add_table
+from tlskit.units import counted
 
 __all__ = ["froc", "shapes", "subgroups", "training", "without_target", "worst"]
 

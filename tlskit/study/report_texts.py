@@ -13,7 +13,7 @@ import pandas as pd
 from tlskit.evaluation import answers, decision, reader_scores
 from tlskit.metrics import METHOD
 from tlskit.study import runs
-from tlskit.study.report_page import counted
+from tlskit.units import counted
 
 __all__ = ["checklist", "latex", "summary"]
 
