@@ -103,7 +103,7 @@ def screened(outputs):
 
 def test_a_stored_screen_is_offered_kept_apart_and_handed_to_the_job(screened, page, outputs, monkeypatch):
     given = []
-    monkeypatch.setattr(folder_page, "Job", lambda *order: given.append(order) or SlowJob())
+    monkeypatch.setattr(folder_page, "Job", lambda *order, **_: given.append(order) or SlowJob())
     page.take(slide_path(outputs))
     assert page.screen.layout.display == "none", "nothing is coarser than 1x"
     page.model.value = [arm.name for _, arm in page._models].index("4x")

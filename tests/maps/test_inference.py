@@ -374,9 +374,11 @@ def test_interrupting_leaves_no_thread_behind(tmp_path):
                 raise KeyboardInterrupt
             return x[:, :1]
 
+    before = set(threading.enumerate())  # of other tests
     with pytest.raises(KeyboardInterrupt):
         predict(Impatient(), ArraySlide(picture(400, 330)), tmp_path / "m.tif", batch_size=1)
-    names = [t.name for t in threading.enumerate() if t.name.startswith("tlskit-") and t.is_alive()]
+    left = set(threading.enumerate()) - before
+    names = [thread.name for thread in left if thread.name.startswith("tlskit-") and thread.is_alive()]
     assert all(name.startswith("tlskit-forward") for name in names)  # the engine's, which end with it
 
 

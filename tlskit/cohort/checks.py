@@ -20,7 +20,7 @@ from tlskit.cohort import splitting
 from tlskit.cohort.feasibility import check_sets
 from tlskit.cohort.inspection import COLUMNS, PLAUSIBLE_UM2, Finding, Wanted, inspect_slide
 from tlskit.cohort.manifest import COLUMNS as MANIFEST_COLUMNS
-from tlskit.cohort.manifest import inspect_manifest, slide_rows
+from tlskit.cohort.manifest import OPTIONAL_COLUMNS, inspect_manifest, slide_rows
 from tlskit.errors import LeakageError, ManifestError
 from tlskit.outlines import check_classes
 
@@ -83,7 +83,7 @@ def check_manifest(
     try:
         slides, faults = inspect_manifest(path)
     except ManifestError as error:
-        slides, faults = pd.DataFrame(columns=[*MANIFEST_COLUMNS, "mpp_override", "split"]), []
+        slides, faults = pd.DataFrame(columns=[*MANIFEST_COLUMNS, *OPTIONAL_COLUMNS]), []
         whole.add_error("manifest", error)
     for fault in faults:
         whole.add("error", "manifest", f"{fault}.", "Correct the CSV.")

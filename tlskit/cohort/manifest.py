@@ -28,6 +28,7 @@ from tlskit.slides import PLAUSIBLE_MPP, Slide, open_slide, staging
 
 __all__ = [
     "COLUMNS",
+    "OPTIONAL_COLUMNS",
     "Fault",
     "SlideRow",
     "caption",
@@ -43,9 +44,9 @@ log = logging.getLogger(__name__)
 
 #: Columns that a manifest must have. `annotation_path` may be empty where only inference is wanted.
 COLUMNS = ("slide_id", "patient_id", "cancer_type", "slide_path", "annotation_path")
-_OPTIONAL = ("mpp_override", "split", "outline_origin", "site", "annotation_path_2")
+OPTIONAL_COLUMNS = ("mpp_override", "split", "outline_origin", "site", "annotation_path_2")
 _PATHS = ("slide_path", "annotation_path", "annotation_path_2")
-_MAY_BE_EMPTY = ("annotation_path", *_OPTIONAL)
+_MAY_BE_EMPTY = ("annotation_path", *OPTIONAL_COLUMNS)
 
 #: Names that other tools' manifests use (CLAM, slideflow, TRIDENT), and that people write.
 _ALIASES = {
@@ -162,7 +163,7 @@ def inspect_manifest(path: str | os.PathLike) -> tuple[pd.DataFrame, list[Fault]
     _check_together(records, faults)
     faulty = {fault.row for fault in faults}
     table = pd.DataFrame.from_records([record for number, record in records.items() if number not in faulty])
-    table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *_OPTIONAL, *table.columns])))
+    table = table.reindex(columns=list(dict.fromkeys([*COLUMNS, *OPTIONAL_COLUMNS, *table.columns])))
     table["mpp_override"] = table["mpp_override"].astype(float)
     return table, sorted(faults, key=lambda fault: fault.row)
 
@@ -250,7 +251,7 @@ def _decoded(path: Path, content: bytes) -> str:
 def _column_names(header: list[str], rows: list[tuple[int, list[str]]], faults: list[Fault]) -> list[str]:
     """Our names of the header's columns; empty for a column without a name and content."""
     plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in header]
-    names = [p if p in (*COLUMNS, *_OPTIONAL) else name for p, name in zip(plain, header, strict=True)]
+    names = [p if p in (*COLUMNS, *OPTIONAL_COLUMNS) else name for p, name in zip(plain, header, strict=True)]
     for wanted, aliases in _ALIASES.items():
         candidates = [i for i, p in enumerate(plain) if p in aliases]
         if wanted not in names and len(candidates) == 1:
@@ -263,7 +264,7 @@ def _column_names(header: list[str], rows: list[tuple[int, list[str]]], faults: 
     ambiguous = {column for _, column, _ in faults}
     for wanted in COLUMNS:
         if wanted not in names and wanted not in ambiguous:
-            spare = {p: header[i] for i, p in enumerate(plain) if names[i] not in (*COLUMNS, *_OPTIONAL) and p}
+            spare = {p: header[i] for i, p in enumerate(plain) if names[i] not in (*COLUMNS, *OPTIONAL_COLUMNS) and p}
             near = difflib.get_close_matches(wanted, spare, n=1, cutoff=0.6)
             hint = f"is {spare[near[0]]!r} meant? Rename it" if near else f"the header has: {', '.join(header)}"
             faults.append(Fault(1, wanted, f"is missing; {hint}"))
@@ -275,7 +276,7 @@ def _column_names(header: list[str], rows: list[tuple[int, list[str]]], faults: 
 
 def _check_record(number: int, record: dict, folder: Path, faults: list[Fault]) -> None:
     """Check one row, and turn its cells into what the table holds."""
-    for name in (*COLUMNS, *_OPTIONAL):
+    for name in (*COLUMNS, *OPTIONAL_COLUMNS):
         if record.setdefault(name) == "" and name not in _MAY_BE_EMPTY:
             faults.append(Fault(number, name, "is empty"))
         record[name] = record[name] or ""  # the header's fault, where it lacks the column
@@ -403,7 +404,7 @@ def write_manifest(manifest: pd.DataFrame, path: str | os.PathLike) -> Path:
     table = manifest.copy()
     for name in (n for n in _PATHS if n in table):
         table[name] = [_relative(value, folder) for value in table[name]]
-    for name in _OPTIONAL:
+    for name in OPTIONAL_COLUMNS:
         if name in table and (table[name].isna() | (table[name] == "")).all():
             table = table.drop(columns=name)
     return write_text(path, table.to_csv(index=False, lineterminator="\n"))
