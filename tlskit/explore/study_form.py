@@ -261,12 +261,16 @@ class StudyForm(ipywidgets.VBox):
             for row in found.itertuples()
             if row.problem != "disk" or row.severity != "note"
         )
+        facts = {
+            "Time": f"{time} (a guess: half of it to twice as much)",
+            "Disk": html.escape(disk),
+            "Written": f"<code>params/{html.escape(path.name)}</code> and its manifest",
+            "From a shell": f"<code>{html.escape(study_setup.command_line(path))}</code>",
+        }
+        rows = "".join(f'<tr><th scope="row">{name}</th><td>{fact}</td></tr>' for name, fact in facts.items())
         self.checked.value = (
             f'<p class="tlskit-{"bad" if errors else "good"}"><b>{errors} error(s), {len(table) - errors} other '
-            f"finding(s)</b></p><dl class='tlskit-facts'><dt>Time</dt><dd>{time} (a guess: half of it to twice as "
-            f"much)</dd><dt>Disk</dt><dd>{html.escape(disk)}</dd><dt>Written</dt><dd><code>params/"
-            f"{html.escape(path.name)}</code> and its manifest</dd><dt>From a shell</dt><dd><code>"
-            f"{html.escape(study_setup.command_line(path))}</code></dd></dl>"
+            f'finding(s)</b></p><table class="tlskit-facts">{rows}</table>'
             f'<details {"open" if errors else ""}><summary>All findings</summary><div tabindex="0" role="region" '
             'class="tlskit-scroll" aria-label="Findings"><table class="tlskit-table"><tr><th></th><th>Slide</th>'
             f"<th>Found</th><th>Remedy</th></tr>{lines}</table></div></details>"
