@@ -161,6 +161,21 @@ def test_the_choice_looks_at_validation_alone(counts):
     assert cheaper["windows_share"] <= chosen["windows_share"]
 
 
+@pytest.mark.parametrize(("patients", "by"), [(2, "estimate"), (9, "estimate"), (10, "bound")])
+def test_a_tight_interval_of_few_patients_is_no_promise(patients, by):
+    lost = np.arange(patients) % 2 + 1  # of 100,000 pixels each: almost nothing, and almost the same
+    table = pd.DataFrame({"slide_id": range(patients), "patient_id": range(patients), "tp_lost": lost, "split": "val"})
+    table = table.assign(
+        tp=100_000 - lost, screen="map", screen_threshold=0.1, grow_um=0.0, windows=1, windows_full=2, fp=0, fn=0, tn=0,
+        fp_spared=0, n_targets=1, n_kept=1,
+    )  # fmt: skip
+    full = table.assign(screen="none", windows=2, tp=100_000, tp_lost=0, screen_threshold=np.nan, grow_um=np.nan)
+    chosen = screen_choice.choose_screen(pd.concat([table, full]), recall_floor=0.99)
+    assert chosen["screen"] == "map" and chosen["low"] > 0.99 and chosen["by"] == by
+    assert ("no promise" in chosen["reason"]) == (by == "estimate")
+    assert "test patient" not in chosen["warning"]
+
+
 def test_where_nothing_reaches_the_floor_it_looks_everywhere(counts):
     hopeless = counts[counts["screen"].isin(["none", "map"])].copy()
     lost = hopeless["screen"] == "map"

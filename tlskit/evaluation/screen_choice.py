@@ -110,7 +110,8 @@ def choose_screen(counts: pd.DataFrame, *, recall_floor: float = 0.99) -> dict:
         Of `cascade.screen_counts`; only rows of the split ``val`` are looked at.
     recall_floor
         Share of the fine network's own true pixels that has to be kept: by the lower end of its 95 % interval over
-        patients, or, where patients are too few for that, by the estimate, which is then said.
+        patients, or, where patients are too few for that, by the estimate, which is then said. Fewer than
+        `uncertainty.FEW_PATIENTS` always are: two patients who happen to lose almost the same have a tight interval.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def choose_screen(counts: pd.DataFrame, *, recall_floor: float = 0.99) -> dict:
     table = table[table["screen"] == "map"]
     with_target = f"{int(full['n_with_target'])} in whom the fine network finds any"
     n = f"{int(full['n_patients'])} validation patients ({with_target})"
-    bounded = table[table["low"] >= recall_floor]
+    bounded = table[(table["low"] >= recall_floor) & (table["n_with_target"] >= uncertainty.FEW_PATIENTS)]
     estimated = table[table["recall_kept"] >= recall_floor]
     if full["n_with_target"] == 0:
         chosen, by = full, "none"
@@ -154,7 +155,8 @@ def choose_screen(counts: pd.DataFrame, *, recall_floor: float = 0.99) -> dict:
     else:
         chosen, by = full, "none"
         reason = f"no screen keeps {recall_floor:g} of the fine network's true pixels on {n}: it looks everywhere"
-    return chosen.to_dict() | {"recall_floor": recall_floor, "by": by, "reason": reason}
+    warning = chosen["warning"].replace("test patient", "validation patient")
+    return chosen.to_dict() | {"warning": warning, "recall_floor": recall_floor, "by": by, "reason": reason}
 
 
 def _bound(row: pd.Series) -> str:
