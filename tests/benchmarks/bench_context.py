@@ -171,12 +171,7 @@ def memory(repeats):
 
 
 def main(repeats=5):
-    figures, seconds = {}, {}
-    for part in (forward_and_wall, training, memory):
-        found, took = part(repeats)
-        figures |= found
-        seconds |= took
-    harness.report("context", figures, seconds=seconds)
+    harness.report_parts("context", [forward_and_wall, training, memory], repeats)
 
 
 if __name__ == "__main__":

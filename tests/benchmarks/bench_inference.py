@@ -273,12 +273,7 @@ def memory_and_feed(repeats):
 
 
 def main(repeats=5):
-    figures, seconds = {}, {}
-    for part in (engines_race, whole_slide, memory_and_feed):
-        found, took = part(repeats)
-        figures |= found
-        seconds |= took
-    harness.report("inference", figures, seconds=seconds)
+    harness.report_parts("inference", [engines_race, whole_slide, memory_and_feed], repeats)
 
 
 if __name__ == "__main__":

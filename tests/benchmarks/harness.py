@@ -42,6 +42,16 @@ def interleaved(candidates: dict[str, Callable[[], object]], *, repeats: int = 5
     return seconds
 
 
+def report_parts(name: str, parts: list[Callable[[int], tuple[dict, dict]]], repeats: int) -> Path:
+    """`report` of the parts of a benchmark, each of which gives its figures and its seconds."""
+    figures, seconds = {}, {}
+    for part in parts:
+        found, took = part(repeats)
+        figures |= found
+        seconds |= took
+    return report(name, figures, seconds=seconds)
+
+
 def ratio(slow: list[float], fast: list[float]) -> float:
     """Median over rounds of slow / fast within the same round."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import made_context
 import numpy as np
 import pytest
-import torch
 from made_context import checkpoint
 from made_slides import picture, vips_slide
 
@@ -26,14 +25,6 @@ SIZE_PX0 = (2900, 2300)
 def path(tmp_path_factory):
     image = picture(*SIZE_PX0, seed=4, glass=201)
     return vips_slide(tmp_path_factory.mktemp("s") / "s.svs", image, mpp=MPP0, power=40)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=["held whole", "in bands"])

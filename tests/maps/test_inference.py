@@ -25,15 +25,6 @@ needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino, which is
 ENGINES = ["torch", pytest.param("openvino", marks=needs_openvino)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks here are tiny: threads of their own would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class ArraySlide:
     """A slide in memory at its own um/px, with the reader's interface: what lies beyond is white."""
 

@@ -251,8 +251,9 @@ def _tested_in_words(row: pd.Series, counts: pd.DataFrame, score: str, pooling: 
     apart = uncertainty.differences(counts, scores=[score], pooling=pooling, by=ARM).iloc[0]
     sign = 1 if apart["first"] == row["arm"] else -1
     low, high = sorted((sign * apart["low"], sign * apart["high"]))
+    patients = counted(int(row["n_patients"]), "test patient")
     text = (
-        f" Its {score_word(score)} on the {int(row['n_patients'])} test patients, which the choice did not see: "
+        f" Its {score_word(score)} on the {patients}, which the choice did not see: "
         f"{row['estimate']:.3f}{_ends(row['low'], row['high'])}, {sign * apart['difference']:+.3f}"
         f"{_ends(low, high, '+.3f')} against {arm}."
     )

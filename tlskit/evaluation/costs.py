@@ -14,6 +14,7 @@ from tlskit.errors import ComparisonError, RunError
 from tlskit.evaluation.arm_tables import ARM, collect, test_counts
 from tlskit.evaluation.comparison import BOOTSTRAPPED, differences, intervals
 from tlskit.evaluation.decision import decide
+from tlskit.units import counted
 
 __all__ = ["beaten_by_none", "minutes_per_slide", "pareto"]
 
@@ -84,7 +85,7 @@ def hardware_in_words(row: pd.Series) -> str:
     if row.get("device", "cpu") != "cpu" and isinstance(gpu, str) and gpu:
         return gpu
     threads = int(row.get("threads", 1))
-    return f"{row.get('cpu', 'CPU')}, {threads} thread{'s' * (threads != 1)}"
+    return f"{row.get('cpu', 'CPU')}, {counted(threads, 'thread')}"
 
 
 def pareto(

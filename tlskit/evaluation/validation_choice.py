@@ -18,6 +18,7 @@ from tlskit.evaluation.arm_tables import ARM, collect, test_counts
 from tlskit.evaluation.costs import minutes_per_slide
 from tlskit.evaluation.decision import decide, score_word
 from tlskit.metrics import bootstrap, uncertainty
+from tlskit.units import counted
 
 __all__ = ["chosen_on_validation", "in_words", "score_of_choice", "validation_counts"]
 
@@ -148,7 +149,7 @@ def in_words(chosen: pd.DataFrame, tested: pd.DataFrame) -> str:
         text = _in_folds(chosen)
     else:
         n, k = int(first["n_patients"]), int(first["n_with_target"])
-        whom = f"{n} validation patient{'s' * (n != 1)}" + (f" ({k} with a target)" if k < n else "")
+        whom = counted(n, "validation patient") + (f" ({k} with a target)" if k < n else "")
         what = f"Chosen on {whom}: {picked['arm'].item()}," if len(picked) else f"No arm is chosen on {whom}:"
         text = f"{what} {_reason(first)}."
         if first["warning"] and first["reason"] not in ("no target", "nothing found"):
@@ -197,7 +198,7 @@ def _tested(tested: pd.DataFrame, score: str, n_folds: int) -> str:
     row, word = tested.iloc[0], score_word(score)
     n = int(row["n_patients"])
     unseen = "which the choice did not see" if n_folds == 1 else "which no choice saw"
-    whom = f"the {n} test patient{'s' * (n != 1)}, {unseen}"
+    whom = f"the {counted(n, 'test patient')}, {unseen}"
     if np.isnan(row["estimate"]):
         return f"The{whom[3:]}, hold no target: its {word} cannot be measured."
     ends = "no interval" if np.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"

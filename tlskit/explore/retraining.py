@@ -20,7 +20,7 @@ from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import ParameterError, RunError, TlskitError
 from tlskit.explore.drawings import polygon_of, read_drawn
 from tlskit.explore.study_slides import patients_of
-from tlskit.explore.widgets import Message, guarded, note
+from tlskit.explore.widgets import Message, form_field, guarded, note
 from tlskit.files import project_root, resolve
 from tlskit.outlines import UNCLASSIFIED, is_prediction, read_annotations, write_geojson
 from tlskit.slides import content_id, open_slide
@@ -144,11 +144,10 @@ class Corrections(ipywidgets.VBox):
         self.preset: dict = {}
         self.target_class: str | None = None
         self._rows: list[dict] = []
-        wide, style = ipywidgets.Layout(width="620px", max_width="100%"), {"description_width": "150px"}
         names = [path.name for path in find_runs(outputs_dir)]
-        self.run = ipywidgets.Dropdown(options=names, description="Run", layout=wide, style=style)
+        self.run = ipywidgets.Dropdown(options=names, description="Run", **form_field())
         self.pattern = ipywidgets.Text(
-            "(.+)", description="Patient is", continuous_update=False, layout=wide, style=style,
+            "(.+)", description="Patient is", continuous_update=False, **form_field(),
             tooltip="what this pattern finds in the name of a slide that is not of the run",
         )  # fmt: skip
         self.said = ipywidgets.HTML()

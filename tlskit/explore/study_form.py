@@ -12,18 +12,13 @@ from tlskit.errors import ParameterError
 from tlskit.explore import study_setup, study_slides
 from tlskit.explore.gallery import Gallery
 from tlskit.explore.retraining import Corrections
-from tlskit.explore.widgets import Message, guarded, heading_2, note
+from tlskit.explore.widgets import Message, form_field, guarded, heading_2, note
 from tlskit.outlines import read_annotations
 from tlskit.study import estimates, preflight, sweep
 
 __all__ = ["StudyForm"]
 
-_STYLE = {"description_width": "150px"}
 _CYAN = (0, 229, 255)
-
-
-def _wide() -> ipywidgets.Layout:
-    return ipywidgets.Layout(width="620px", max_width="100%")
 
 
 class StudyForm(ipywidgets.VBox):
@@ -54,8 +49,8 @@ class StudyForm(ipywidgets.VBox):
         )  # fmt: skip
         self.folder = _text(str(start), "Folder of slides")
         self.table = _text("", "Table (CSV)", "a manifest; or any table with a column of slides and one of patients")
-        self.slide_column = ipywidgets.Dropdown(description="Column of slides", layout=_wide(), style=_STYLE)
-        self.patient_column = ipywidgets.Dropdown(description="Column of patients", layout=_wide(), style=_STYLE)
+        self.slide_column = ipywidgets.Dropdown(description="Column of slides", **form_field())
+        self.patient_column = ipywidgets.Dropdown(description="Column of patients", **form_field())
         self.pattern = _text("(.+)", "Patient is", "what this pattern finds in the name of a slide")
         self.mpp = _text("", "um/px", "only for slides that do not say it themselves, such as 0.25")
         self.cancer_type = _text("not stated", "Cancer type")
@@ -65,14 +60,14 @@ class StudyForm(ipywidgets.VBox):
             lambda _: None, outlines=self._outlines_of, reading=self._reading_of, color=_CYAN,
             label="Slides of the study",
         )  # fmt: skip
-        self.target = ipywidgets.Dropdown(description="Target class", layout=_wide(), style=_STYLE)
+        self.target = ipywidgets.Dropdown(description="Target class", **form_field())
         self.magnifications = {
             m: ipywidgets.Checkbox(True, description=f"{m}x", indent=False, layout=ipywidgets.Layout(width="80px"))
             for m in (20, 10, 4, 1)
         }
         self.kind = ipywidgets.Dropdown(
             options=[("quick: small tiles, few steps, to see that all works", "quick"), ("full: as published", "full")],
-            description="How", layout=_wide(), style=_STYLE,
+            description="How", **form_field(),
         )  # fmt: skip
         self.name = _text("my-study", "Name")
         self.write = ipywidgets.Button(description="Write and check", layout=ipywidgets.Layout(width="180px"))
@@ -294,7 +289,7 @@ def _words(row: dict) -> str:
 def _text(value: str, label: str, tooltip: str = "") -> ipywidgets.Text:
     return ipywidgets.Text(
         value, description=label, placeholder=tooltip, tooltip=tooltip or label, continuous_update=False,
-        layout=_wide(), style=_STYLE,
+        **form_field(),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from tlskit.explore import study_progress
 from tlskit.explore.study_form import StudyForm
 from tlskit.explore.study_setup import sweeps_of
 from tlskit.explore.study_watch import StudyWatch
-from tlskit.explore.widgets import Message, guarded
+from tlskit.explore.widgets import Message, form_field, guarded
 
 __all__ = ["StudyPage"]
 
@@ -34,10 +34,7 @@ class StudyPage(ipywidgets.VBox):
         self.message, self._outputs_dir = message, outputs_dir
         self.form = StudyForm(outputs_dir, start, message, self._checked)
         self.watch = StudyWatch(message, self._started)
-        self.begun = ipywidgets.Dropdown(
-            options=[_NEW], description="Study", layout=ipywidgets.Layout(width="620px", max_width="100%"),
-            style={"description_width": "150px"},
-        )  # fmt: skip
+        self.begun = ipywidgets.Dropdown(options=[_NEW], description="Study", **form_field())
         self.begun.observe(self._take_up, "value")
         super().__init__([self.begun, self.form, self.watch])
 

@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise ImportError("The explorers need anywidget and ipywidgets: pip install 'tlskit[app]'.") from error
 
-__all__ = ["Download", "Explorer", "Message", "guarded", "heading_2", "note", "png_of", "resend"]
+__all__ = ["Download", "Explorer", "Message", "form_field", "guarded", "heading_2", "note", "png_of", "resend"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,11 @@ def note(text: str, kind: str = "") -> str:
     if not text:
         return ""
     return f'<div role="status" class="tlskit-note tlskit-{kind or "plain"}">{html.escape(text)}</div>'
+
+
+def form_field() -> dict:
+    """Layout and style of a field of a form, for any widget: fields below one another begin and end at one place."""
+    return {"layout": ipywidgets.Layout(width="620px", max_width="100%"), "style": {"description_width": "150px"}}
 
 
 def heading_2(text: str) -> ipywidgets.HTML:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +140,7 @@ class Archive:
         """Screens before an arm, rows of `tlskit.evaluation.stored_screens.all_screens` (notebook cascade), that spare
         windows and hold for the present networks of the two arms; the least windows first."""
 
+        @cache  # a network stands in many rows
         def network(name: str) -> str:
             path = self.dir / name / "work" / "checkpoint.pt"
             return sha256_of_file(path) if path.is_file() else ""
