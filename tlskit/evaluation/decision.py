@@ -123,6 +123,8 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
         # Names of arms keep their letters; the sentences' own beginnings go on after the colon.
         begins = ("No ", "The ", "Not ", "One ")
         text = f"The test patients alone: {text[0].lower() if text.startswith(begins) else text[0]}{text[1:]}"
+    if reason not in ("no target", "nothing found"):
+        text += _found_nothing(front)
     text += "".join(f" {arm} is not compared: {why}." for arm, why in missing.items())
     no_time = front.loc[front["minutes"].isna(), "arm"].tolist() if "minutes" in front else []
     if no_time and reason not in ("no target", "nothing found"):
@@ -131,6 +133,15 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
     if isinstance(first["warning"], str) and first["warning"] and reason not in ("no target", "nothing found"):
         text += f" Caution: {first['warning']}."
     return text
+
+
+def _found_nothing(front: pd.DataFrame) -> str:
+    """What an arm's 0 is: a difference from it is the whole score of the other arm, and its interval that score's."""
+    silent = front.loc[front["estimate"] == 0, "arm"].tolist()
+    if not silent:
+        return ""
+    verb = "finds" if len(silent) == 1 else "find"
+    return f" {_listed(silent)} {verb} nothing of the target at this threshold: another may change that."
 
 
 def by_validation(front: pd.DataFrame) -> bool:
