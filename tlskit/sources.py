@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["bare", "code_state", "reached"]
+__all__ = ["bare", "code_state", "reached", "without_comments"]
 
 _PACKAGE = Path(__file__).parent
 #: Strings, which may hold what looks like a comment, and comments.
@@ -85,7 +85,7 @@ def _imported(source: str) -> set[str]:
 
 @functools.lru_cache(maxsize=1024)
 def _read(source: str) -> _Source:
-    lines = _STRING_OR_COMMENT.sub(lambda found: "" if found[0][0] == "#" else found[0], source).splitlines()
+    lines = without_comments(source).splitlines()
     names, used, values, plain = [], {}, [], set()
     waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
@@ -163,6 +163,11 @@ def _named(door: str) -> dict[str, str]:
 def _state(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     return hashlib.sha256((bare(text) if path.suffix == ".py" else text).encode()).hexdigest()[:16]
+
+
+def without_comments(source: str) -> str:
+    """A source as it is, without what follows a ``#`` that stands in no string."""
+    return _STRING_OR_COMMENT.sub(lambda found: "" if found[0][0] == "#" else found[0], source)
 
 
 def bare(source: str) -> str:
