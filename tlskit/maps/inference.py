@@ -248,9 +248,8 @@ def predict_cohort(
     """
     from tlskit.cohort import slide_rows
 
-    if isinstance(manifest_rows, pd.DataFrame):
-        manifest_rows = slide_rows(manifest_rows)
-    manifest_rows, out_dir = list(manifest_rows), Path(out_dir)
+    manifest_rows = list(slide_rows(manifest_rows) if isinstance(manifest_rows, pd.DataFrame) else manifest_rows)
+    out_dir = Path(out_dir)
     source = engines.EngineSource(
         checkpoint, engine=engine, precision=precision, window_px=layout_for(checkpoint, overlap=overlap).window_px,
         device=device, threads=threads, note=engine_note,

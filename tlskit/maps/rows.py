@@ -11,12 +11,14 @@ from tlskit.maps.probmaps import open_map
 from tlskit.maps.slide_inference import Prediction, map_metadata, predict_slide, reading_of
 from tlskit.maps.windows import layout_for
 from tlskit.networks import hardware
+from tlskit.slides import searched_once
 
 __all__ = ["predict_row"]
 
 log = logging.getLogger(__name__)
 
 
+@searched_once()
 def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: float | None = None, **options) -> dict:
     """The map of one row of a manifest, kept where it is what would be made: a row of `predict_cohort`'s table.
 
@@ -26,7 +28,7 @@ def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: floa
     screen_for
         Of `predict_cohort`.
     path, overlap, options
-        Of `predict_slide`.
+        Of `predict_slide`. Tissue that both networks of a cascade look through is searched once.
     """
     from tlskit.cohort import open_row
 
