@@ -20,8 +20,8 @@ import psutil
 import shapely
 import yaml
 
-from tests.benchmarks import made
 from tests.benchmarks import explore_rivals as rivals
+from tests.benchmarks import made
 from tests.benchmarks.harness import ROOT, WORK, report
 from tlskit import units
 from tlskit.maps import map_writer

@@ -53,8 +53,9 @@ WATCH = """() => {
   new MutationObserver(look).observe(document.body, { childList: true, subtree: true, attributes: true });
 }"""
 
-PAGE = """<!doctype html><title>rival</title><style>body {{ margin: 0 }} #view {{ width: {width}px; height: {height}px }}</style>
-<div id="view"></div><script src="/openseadragon.min.js"></script><script>
+PAGE = """<!doctype html><title>rival</title>
+<div id="view" style="width: {width}px; height: {height}px"></div>
+<script src="/openseadragon.min.js"></script><script>
 window.openOnce = (n) => new Promise((done) => {{
   window.viewer?.destroy();
   const start = performance.now();
@@ -77,7 +78,11 @@ def interact(page, url: str, project: Path, repeats: int) -> list[float]:
     notebook = json.loads((project / "notebooks" / "one.ipynb").read_text())
     notebook["cells"][0]["source"] = code
     (project / "notebooks" / "rival.ipynb").write_text(json.dumps(notebook))
-    serving.open_notebook(page, url, "notebooks/rival.ipynb")
+    page = page.context.new_page()
+    # A workspace of its own: in the other one the other notebook would be opened again, and run in its place.
+    serving.open_notebook(
+        page, url.replace("/lab?", "/lab/workspaces/rival/tree/notebooks/rival.ipynb?"), "rival.ipynb"
+    )
     shown = page.locator(".jp-OutputArea-output img").first
     shown.wait_for(timeout=120_000)
     page.evaluate(WATCH)
