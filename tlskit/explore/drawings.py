@@ -28,11 +28,13 @@ __all__ = [
     "as_outline",
     "at_point",
     "cut_out",
+    "difference",
     "joined_at",
     "merged",
     "polygon_of",
     "read_drawn",
     "save_drawn",
+    "stepped",
     "tidied",
 ]
 
@@ -135,6 +137,23 @@ def merged(base: Sequence[dict], mine: Sequence[dict], theirs: Sequence[dict]) -
     # What another program wrote beside an outline that nobody moved is newer in the file.
     left = [there.get(_key(one), one) for one in mine if _key(one) in there or _key(one) not in known]
     return left + [one for one in theirs if _key(one) not in known and _key(one) not in here]
+
+
+def difference(old: Sequence[dict], new: Sequence[dict]) -> tuple[list[dict], list[dict]]:
+    """Outlines that were added and those that are gone, each as it stands to the last decimal."""
+    before, after = ({_text(one): one for one in some} for some in (old, new))
+    return ([after[key] for key in after if key not in before], [before[key] for key in before if key not in after])
+
+
+def stepped(outlines: Sequence[dict], *, added: Sequence[dict], gone: Sequence[dict]) -> list[dict]:
+    """Outlines after a difference; what is there already is not added again."""
+    left = {_key(one) for one in gone}
+    found = {key: one for one in outlines if (key := _key(one)) not in left}
+    return list((found | {_key(one): one for one in added}).values())
+
+
+def _text(outline: dict) -> str:
+    return json.dumps([outline["class"], outline["rings"]])
 
 
 def read_drawn(path: str | Path, origin_px0: tuple[float, float] = (0.0, 0.0)) -> list[dict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,7 +53,8 @@ class HandOutlines(ipywidgets.VBox):
     def __init__(self, view: SlideView, *, copy_source: Callable[[], tuple[list, float]], message: Message):
         self.view, self.message, self._copy_source = view, message, copy_source
         self._shelves: dict[int, _Shelf] = {}
-        self._quiet = False
+        self._quiet = self._putting = False
+        self._edits = 0
         self.class_name = ipywidgets.Text(
             "TLS", description="Class", continuous_update=False, layout=ipywidgets.Layout(width="auto"),
             style={"description_width": "96px"},
@@ -90,15 +92,42 @@ class HandOutlines(ipywidgets.VBox):
         if shelf.base:
             self.state.say(f"{len(shelf.base)} saved outline(s) of this slide, from {path.name}.")
         self._shelves[self.view.source + 1] = shelf
+        self.view.shelf = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
         for old in sorted(self._shelves)[:-8]:  # a browser that is eight slides behind has long been told
             del self._shelves[old]
         return shelf.base
 
     def put(self, outlines: list[dict]) -> None:
-        """Show other outlines on the slide that is shown, and keep them."""
-        with self.view.hold_sync(), self.view.hold_trait_notifications():
-            self.view.drawn_source = self.view.source
-            self.view.drawn = outlines
+        """Show other outlines on the slide that is shown, and keep them: a step that can be taken back."""
+        self._putting = True
+        try:
+            with self.view.hold_sync(), self.view.hold_trait_notifications():
+                self._tell(self.view.drawn, outlines, own=True)
+                self.view.drawn_source = self.view.source
+                self.view.drawn = outlines
+        finally:
+            self._putting = False
+
+    def _tell(self, old: list[dict], new: list[dict], *, own: bool) -> None:
+        """Say what changes as a difference: the browser may be a few changes ahead, and these stand as well."""
+        added, gone = drawings.difference(old, new)
+        if added or gone:
+            self._edits += 1
+            edit = {"number": self._edits, "source": self.view.source, "added": added, "gone": gone, "own": own}
+            self.view.edits = [*(one for one in self.view.edits if one["number"] > self.view.heard), edit]
+
+    def _known(self, source: int) -> list[dict]:
+        """What stood in the file, as far as the one who made the last change knew: the kernel itself, or the browser.
+
+        What was added before the browser heard of it is not on its list, and has not been taken away by it.
+        """
+        known = self._shelves[source].base
+        if self._putting:
+            return known
+        for edit in reversed(self.view.edits):
+            if edit["number"] > self.view.heard and edit["source"] == source:
+                known = drawings.stepped(known, added=edit["gone"], gone=edit["added"])
+        return known
 
     @guarded
     def _drawn(self, _) -> None:
@@ -117,18 +146,17 @@ class HandOutlines(ipywidgets.VBox):
             self.view.saved = self.view.change
             return
         try:
-            kept = drawings.save_drawn(shelf.path, drawn, shelf.base, shelf.origin_px0, shelf.about)
+            kept = drawings.save_drawn(shelf.path, drawn, self._known(source), shelf.origin_px0, shelf.about)
         except (TlskitError, OSError, Timeout) as error:
             reason = "another window is writing them" if isinstance(error, Timeout) else str(error)
             self.state.say(f"The outlines are NOT saved: {reason}", "bad")
             return
         new = len(kept) - len(drawings.tidied(drawn))
         shelf.base, shelf.readable = kept, True
-        if source != self.view.source:
-            # The browser drew on the slide before while this one was on its way.
-            self._show(self._shelves[self.view.source].base)
-        else:
+        if source == self.view.source:
             self._show(kept)
+        else:  # the browser drew on the slide before while this one was on its way
+            self._show(self._shelves[self.view.source].base, same_slide=False)
         if tell and not kept:
             self.state.say("Nothing is drawn yet: press Draw outline above the slide.")
         else:
@@ -136,13 +164,16 @@ class HandOutlines(ipywidgets.VBox):
             more = f" {new} of them came from another window." if new > 0 else ""
             self.state.say(f"{len(kept)} outline(s) saved as {place}; QuPath opens it.{more}", "good")
 
-    def _show(self, outlines: list[dict]) -> None:
+    def _show(self, outlines: list[dict], *, same_slide: bool = True) -> None:
         self._quiet = True
         try:
-            with self.view.hold_sync():
+            with self.view.hold_sync(), self.view.hold_trait_notifications():
                 if [one["rings"] for one in outlines] != [one["rings"] for one in self.view.drawn]:
                     self.view.selected = -1  # it might be the number of another one now
-                self.put(outlines)
+                if same_slide:
+                    self._tell(self.view.drawn, outlines, own=False)
+                self.view.drawn_source = self.view.source
+                self.view.drawn = outlines
                 self.view.saved = self.view.change
         finally:
             self._quiet = False
