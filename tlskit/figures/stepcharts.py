@@ -262,9 +262,10 @@ def screen_tradeoff(table: pd.DataFrame, *, floor: float = 0.99, **options) -> F
     )  # fmt: skip
     # What matters is the corner at the top left: random windows, which keep little, do not set the limits.
     high, low = table[table["screen"] != "random"], table.loc[table["screen"] == "random", "recall_kept"].min()
-    below = f"; random windows keep from {low:.2g}, in part below the panel" * bool(low < high["recall_kept"].min())
     known = table["_share"][table["_share"] > 0]
     kept = [*high[["recall_kept", "_low", "_high"]].to_numpy(float).ravel(), floor, 1.0]
+    least, rim = np.nanmin(kept), 0.05 * np.ptp(np.array(kept)[np.isfinite(kept)])
+    below = f"; random windows keep from {low:.2g}, in part below the panel" * bool(low < least - rim)
     frame = {"x": {"values": table["_share"], "log": len(known) > 0 and known.max() / known.min() > 10, "ticks": 5},
              "y": {"values": kept, "ticks": 5}}  # fmt: skip
     words = f"ringed: chosen on validation; line: floor {floor:g}"

@@ -145,6 +145,12 @@ class Ledger:
         self.values["slides"] = [s for s in self.values["slides"] if s["slide_id"] != slide_id] + [row]
         self._write()
 
+    def helped(self, slides: Mapping[str, Mapping]) -> None:
+        """Enter slides that other workers made for this step: which process, and its seconds."""
+        if slides:
+            self.values["helped"] = dict(slides)
+            self._write()
+
     def end(self) -> None:
         """After the record: enter what lies in ``work`` and ``geojson``, and say that the step is done."""
         for path in heavy_products(self.arm_dir, self.step):
