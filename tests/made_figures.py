@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.text import Annotation, Text
 
 
@@ -49,13 +49,20 @@ def check_layout(figure):
             assert across <= 1 or down <= 1, f"{text!r} and {other!r} lie on one another"
 
 
+def boxes(ax):
+    """Left, width, middle and height of each bar of a panel, from the top to the bottom and from left to right."""
+    ends = [
+        path.get_extents().bounds for c in ax.collections if isinstance(c, PolyCollection) for path in c.get_paths()
+    ]
+    return sorted(((x, wide, y + high / 2, high) for x, y, wide, high in ends), key=lambda box: (box[2], box[0]))
+
+
 def lines(ax):
     """x and y of every line of a panel that is drawn: of paths, trends and intervals."""
-    found = [np.column_stack(line.get_data()).astype(float) for line in ax.lines if len(line.get_xdata())]
+    found = [line.get_xydata().astype(float) for line in ax.lines if len(line.get_xdata())]
     for collection in ax.collections:
         if isinstance(collection, LineCollection):
-            found += [np.asarray(path, float) for path in collection.get_segments()]
-    # seaborn pads a path with nan at its ends
+            found += [np.asarray(path, float) for path in collection.get_segments() if len(path)]
     known = [xy[np.flatnonzero(ok)[0] : np.flatnonzero(ok)[-1] + 1] for xy in found
              if (ok := np.isfinite(xy).all(axis=1)).any()]  # fmt: skip
     return [xy for xy in known if np.isfinite(xy).all()]
