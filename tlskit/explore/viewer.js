@@ -3,7 +3,7 @@
 // Coordinates are level-0 pixels with the origin at the slide's top left; a *field* is [centre x, centre y, width].
 
 import { TILE, Tiles, clamp, cutOf, makeLook, mapTile, paintMap } from "./viewer_pixels.js";
-import { hatch, layer, levelFor, lookAhead, mapSource, slideSource, vectorEdges } from "./viewer_layers.js";
+import { hatch, keepOut, layer, levelFor, lookAhead, mapSource, slideSource, vectorEdges } from "./viewer_layers.js";
 import { furniture, outlines, ringsPath, smallMap } from "./viewer_marks.js";
 import { makeHands, numbers } from "./viewer_hands.js";
 
@@ -196,10 +196,13 @@ function render({ model, el }) {
       const edge = model.get("outlines");
       const look = makeLook(cutOf(model.get("threshold")), model.get("opacity"), model.get("layer"), edge && !fat);
       context.imageSmoothingEnabled = false;
+      context.save();
+      if (look.cut === 0) keepOut(view, map); // what was not looked at holds 0, and is no answer
       const found = layer(view, tiles, source, wanted, (tile) => paintMap(tile, look));
       missing += found.missing;
       positive = found.used.reduce((sum, tile) => sum + tile.positive, 0);
       if (fat && edge) vectorEdges(view, tiles, source, level, look.cut);
+      context.restore();
       canvas.dataset.cut = look.cut;
       canvas.dataset.level = level;
       hatch(view, map);
