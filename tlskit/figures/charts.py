@@ -69,10 +69,7 @@ def forest(
         dots(ax, rows[x], at, look, filled=rows["_fill"])
 
     table = table.assign(_fill=table[fill] if fill else True)
-    longest, tallest = _names(table[y])
-    row_in = max(0.05 + 0.14 * tallest, 0.11 * beside)
-    options = {"panel_in": (1.25, 0.2 + table[y].nunique() * row_in), "show_legend": color not in (None, y),
-               "left_in": 0.25 + 0.056 * min(longest, 34)} | options  # fmt: skip
+    options = {"row_in": 0.11 * beside, "show_legend": color not in (None, y)} | options
     made = draw(table, mark, color=color, names=y, **options)
     one_each = not made.table.duplicated([c for c in (y, options.get("col"), options.get("row")) if c]).any()
     if callable(number):
@@ -80,7 +77,7 @@ def forest(
         number = "_number" if one_each else None
     values = made.table[[x, *(c for ends in lines for c in ends)]].to_numpy(float)
     alike = (-0.05, 0.05) if zero and not np.nanmax(np.abs(values), initial=0) else None
-    _write(made, number, options["left_in"], np.append(values, [0.0] * zero), limits=limits or alike, log=log)
+    _write(made, number, np.append(values, [0.0] * zero), limits=limits or alike, log=log)
     for ax, _ in made.panels:
         for place in np.arange(table[y].nunique() - 1) + 0.5:
             ax.axhline(place, color="0.93", linewidth=0.6, zorder=0)
@@ -91,20 +88,12 @@ def forest(
     return made.done(f"{alt} {made.told(x, '_name', low, high)}", each)
 
 
-def _names(column: pd.Series) -> tuple[int, int]:
-    """Characters of the longest line, and lines of the tallest, of the names of a column's levels."""
-    names = [level_name(column.name, v).split("\n") for v in column.dropna().unique()] or [[""]]
-    return max(len(line) for name in names for line in name), max(map(len, names))
-
-
-def _write(made: Panels, number: str | None, left_in: float, values, **limits) -> None:
+def _write(made: Panels, number: str | None, values, **limits) -> None:
     """Limits of x (`panels.span`), with the words of a column at the right end of each row, inside the panel."""
-    across = max(ax.get_subplotspec().colspan.stop for ax, _ in made.panels)
-    wide_in = (made.figure.get_figwidth() - left_in) / across
-    room = min(1.5, (0.15 + 0.1 * made.table[number].map(len).max()) / wide_in) if number else 0.0
+    room = min(1.5, (0.15 + 0.1 * made.table[number].map(len).max()) / made.wide_in) if number else 0.0
     words = {"ha": "right", "va": "center", "fontsize": 7, "color": "0.25"}
     for ax, rows in made.panels:
-        span(ax, values, room=room, **{"ticks": 3 if wide_in > 1.6 else 2} | limits)
+        span(ax, values, room=room, **{"ticks": 3 if made.wide_in > 1.6 else 2} | limits)
         for at, text in made.table.loc[rows.index].groupby("_at")[number].last().items() if number else ():
             ax.text(0.99, at, text, transform=ax.get_yaxis_transform(), **words)
 
@@ -261,10 +250,8 @@ def bars(
             lengths = zip(of["_from"], of["_to"] - of["_from"], strict=True)
             ax.broken_barh(list(lengths), (at - high / 2, high), facecolors=look["color"], linewidth=0)
 
-    options = {"left_in": 0.25 + 0.056 * min(_names(table[y])[0], 34), "keys": ("color", "marker"),
-               "panel_in": (2.0, 0.2 + 0.2 * table[y].nunique())} | options  # fmt: skip
     made = draw(table, mark, color=color, names=y, **options)
-    _write(made, number, options["left_in"], [0, most or 1], ticks=5)
+    _write(made, number, [0, most or 1], ticks=5)
     for ax, of in made.panels if most is None else ():
         share = ax.get_xlim()[1]
         span(ax, [0, max(of["_to"].max(), 1)], room=share - 1.06, ticks=4)

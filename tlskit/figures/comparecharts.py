@@ -183,7 +183,7 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Fig
 
     def each(ax, rows) -> None:
         if set(rows["what"]) == {false}:
-            span(ax, [*rows["share"], 0.0], room=0.5)
+            span(ax, [*rows["share"], 0.0], room=0.8)
 
     return chart(forest, long, options, x="share", low=None, high=None, limits=(0, 1), each=each, n=n, col="what",
                  share=(False, True), xlabel=f"share (a match is: {_RULES[rule]})",
@@ -321,8 +321,7 @@ def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure
     return chart(
         forest, rows, options, x=score, y="rule", color="_who", low=None, high=None, number="_winner", dodge=False,
         looks=style.arm_styles(arms) | style.plain(**{"no winner": "0.75"}), limits=unit(rows[score]), each=each, n=n,
-        col="level", panel_in=(1.6, 0.2 + 0.2 * rows["rule"].nunique()),
-        xlabel=f"{score_name(score)} (ringed, and named at the right: the best)",
+        col="level", xlabel=f"{score_name(score)} (ringed, and named at the right: the best)",
         alt=f"{score_name(score)} averaged in every way. Best in some row, {'; '.join(told)}.",
     )  # fmt: skip
 

@@ -27,12 +27,13 @@ from tlskit.metrics import PERSON_MINUTES_PER_SLIDE
 
 @dataclasses.dataclass
 class Panels:
-    """A figure; axes and rows of each panel, its title; the table, levels as names and ``_at``, their places."""
+    """A figure; axes and rows of its panels, their titles; the table, levels as names; a panel's width in inches."""
 
     figure: Figure
     panels: list[tuple[Axes, pd.DataFrame]]
     titles: list[str]
     table: pd.DataFrame
+    wide_in: float
 
     def done(self, alt: str, each: Callable[[Axes, pd.DataFrame], None] | None = None) -> Figure:
         """Draw what else belongs in each panel, and close the figure."""
@@ -51,7 +52,7 @@ class Panels:
 def draw(
     table: pd.DataFrame, mark: Callable[[Axes, pd.DataFrame, dict], None], *, color: str | None = None,
     col: str | None = None, row: str | None = None, names: str | None = None, size: str = "double",
-    panel_in: tuple[float, float] = (1.5, 1.6), left_in: float = 0.5, xlabel: str = "", ylabel: str = "",
+    panel_in: tuple[float, float] | None = None, row_in: float = 0.0, xlabel: str = "", ylabel: str = "",
     looks: dict | None = None, show_legend: bool = True, told: dict | None = None,
     share: tuple[bool, bool] = (True, True), keys: tuple = ("color", "marker"), n: Callable = style.n_text,
 ) -> Panels:  # fmt: skip
@@ -63,9 +64,9 @@ def draw(
         Draws rows of one level of `color` in axes, with the level's look (colour, marker and dashes).
     names
         Column whose values stand below each other at the left; their places are the column ``_at``.
-    panel_in, left_in
-        Least width, and height, of a panel in inches (panels that do not fit beside each other go below), and what
-        labels take at the left.
+    panel_in, row_in
+        Least width, and height, of a panel in inches (panels that do not fit beside each other go below); by default
+        names have the room that their lines, or `row_in`, take.
     looks, told, keys
         Looks by level of `color` (by default `style.styles_of`), what the legend adds to its name, and shows of it.
     share
@@ -77,6 +78,10 @@ def draw(
     for column in dict.fromkeys(filter(None, (names, color, col, row))):
         table[column] = _named(table[column], column in (col, row))
     table["_at"] = table[names].cat.codes.astype(float) if names else np.nan
+    at_left = [name.split("\n") for name in table[names].cat.categories] if names else []
+    left_in = 0.25 + 0.056 * min(max(len(line) for name in at_left for line in name), 34) if at_left else 0.5
+    tallest = max(0.05 + 0.14 * max(map(len, at_left), default=0), row_in)
+    panel_in = panel_in or ((1.25, 0.2 + tallest * len(at_left)) if names else (1.5, 1.6))
     table = table.sort_values(color, kind="stable", ignore_index=True) if color else table
     fits, levels = max(1, int((width - left_in) / panel_in[0])), table[color].cat.categories if color else [""]
     if row and (not col or table[col].nunique() > fits):  # what does not fit: one panel after the other
@@ -84,6 +89,7 @@ def draw(
         order = titles[table.sort_values([row, col] if col else row, kind="stable").index].unique()
         table["_panel"], col, row = pd.Categorical(titles, order), "_panel", None
     across = min(fits, table[col].nunique()) if col else 1
+    wide_in = (width - left_in) / across
     looks = looks or style.styles_of(color or "", levels)
     with plt.rc_context(style.THEME):
         wrap = across if col and not row else None
@@ -104,20 +110,19 @@ def draw(
         figure.supylabel(ylabel)
         for at, ((ax, rows), title) in enumerate(zip(panels, titles, strict=True)):
             said = "\n".join(filter(None, (title, n(rows) if len(rows) else "")))
-            ax.set_title(style.wrap(said, (width - left_in) / across))
+            ax.set_title(style.wrap(said, wide_in))
             ax.set(xlabel="", ylabel="")
             if names:
-                ax.set_yticks(range(len(table[names].cat.categories)), table[names].cat.categories)
-                ax.set_ylim(len(table[names].cat.categories) - 0.5, -0.5)
-            ax.tick_params(
-                labelleft=not share[1] or at % across == 0, labelbottom=not share[0] or at + across >= len(panels)
-            )
+                ax.set_yticks(range(len(at_left)), table[names].cat.categories)
+                ax.set_ylim(len(at_left) - 0.5, -0.5)
+            first, last = at % across == 0, at + across >= len(panels)
+            ax.tick_params(labelleft=first or not share[1], labelbottom=last or not share[0])
         if color and show_legend:
             entries = {v + (told or {}).get(v, ""): {key: looks[v][key] for key in keys} for v in levels}
             words = "" if color == "arm" or color[0] == "_" else color.replace("_", " ")
             rows = style.legend(figure, entries, title=words)
             figure.set_figheight(figure.get_figheight() + 0.16 * (rows - 1))
-    return Panels(figure, panels, titles, table)
+    return Panels(figure, panels, titles, table, wide_in)
 
 
 class _Grid(sns.FacetGrid):

@@ -108,7 +108,7 @@ def split_bars(summary: pd.DataFrame, *, color: str = "cancer_type", **options) 
     return chart(
         bars, long, options, x="number", y="split", color=color, number="_sum", col="what", share=(False, True),
         looks=style.plain(**dict(zip(parts[color].unique(), style.PALETTE * 9, strict=False))), xlabel="number",
-        n=lambda rows: f"n = {rows['number'].sum()}", panel_in=(1.6, 0.9), alt=f"What each set holds. {told}.",
+        n=lambda rows: f"n = {rows['number'].sum()}", row_in=0.24, alt=f"What each set holds. {told}.",
     )  # fmt: skip
 
 
@@ -301,7 +301,7 @@ def cascade_minutes(table: pd.DataFrame, **options) -> Figure:
                      f"({of['_faster']})") for of in table.to_dict("records"))  # fmt: skip
     return chart(
         bars, long, options, x="_stop", y="pair", color="_part", start="_start", width="_wide", number="_faster",
-        most=table[["minutes", "minutes_full"]].max(axis=None), panel_in=(1.6, 0.2 + 0.3 * len(table)),
+        most=table[["minutes", "minutes_full"]].max(axis=None), row_in=0.3,
         looks=style.plain(**{part: colour for part, (*_, colour) in parts.items()}),
         xlabel="minutes a slide", alt=f"Minutes a slide. {told}.",
     )  # fmt: skip
