@@ -216,12 +216,11 @@ def _processor_s(pid: int) -> float:
 
 #: From the double click on a card to the frame that shows all of its slide.
 FIRST = """name => {
-  const before = document.querySelector('.tlskit-view canvas');
-  window.first = { start: 0, end: 0 };
+  window.first = { start: 0, end: 0, before: document.querySelector('.tlskit-view canvas') };
   document.addEventListener('dblclick', (event) => { first.start = event.timeStamp; }, { capture: true, once: true });
   const look = () => {
     const canvas = document.querySelector('.tlskit-view canvas');
-    if (!first.start || first.end || !canvas || canvas === before) return;
+    if (!first.start || first.end || !canvas || canvas === first.before) return;
     if (canvas.dataset.slide !== name || canvas.dataset.missing !== '0') return;
     first.end = -1;
     const channel = new MessageChannel();
@@ -244,7 +243,7 @@ def _first_views(page, repeats: int) -> list[float]:
         card.dblclick()
         page.wait_for_function("first.end > 0")
         found.append(page.evaluate("first.end - first.start"))
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(1500)
     return found
 
 

@@ -140,6 +140,8 @@ def _handler(slide: Path, script: Path, size_px: tuple[int, int]) -> type[BaseHT
             if path.endswith(".dzi"):  # a slide that is opened, as the page opens it
                 opened[path.removesuffix(".dzi")] = zoom = DeepZoomGenerator(OpenSlide(str(slide)), 254, 1)
                 return self.give("application/xml", zoom.get_dzi("jpeg").encode())
+            if path.count("/") != 2:
+                return self.send_error(404)
             name, level, tile = path.split("/")
             column, row = tile.removesuffix(".jpeg").split("_")
             data = BytesIO()

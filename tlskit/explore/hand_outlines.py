@@ -63,11 +63,11 @@ class HandOutlines(ipywidgets.VBox):
         self.give = _button("Give it this class", "the outline that was clicked gets the class above")
         self.copy = _button("Copy the outline in the middle", "copies the prediction, else the truth, to be corrected")
         self.deny = _button(
-            "This is none", "copies the true outline in the middle as 'no <class>': training leaves it out"
+            "This is no TLS", "copies the true outline in the middle as 'no <class>': training leaves it out"
         )
         self.save = _button("Save outlines", "they are saved at every change; this saves once more and says where")
         self.state = Message()
-        self.class_name.observe(lambda change: setattr(view, "draw_class", self.chosen_class), "value")
+        self.class_name.observe(self._named, "value")
         self.give.on_click(self._give)
         self.copy.on_click(lambda _: self._copy(self.chosen_class))
         self.deny.on_click(lambda _: self._copy(f"{NO}{self.chosen_class.removeprefix(NO)}"))
@@ -86,6 +86,10 @@ class HandOutlines(ipywidgets.VBox):
     def chosen_class(self) -> str:
         """Class of the next outline."""
         return self.class_name.value.strip() or "TLS"
+
+    def _named(self, _) -> None:
+        self.view.draw_class = self.chosen_class
+        self.deny.description = f"This is no {self.chosen_class.removeprefix(NO)}"
 
     def take(self, path: Path, *, origin_px0: tuple[float, float], about: dict) -> list[dict]:
         """Take up the outlines of the slide that is shown next; returns them. To be called before `view.show`."""

@@ -158,15 +158,33 @@ function render({ model, el }) {
     return { context: canvas.getContext("2d"), scale, ratio, origin, end, size: [cw, ch], middle: field.slice(0, 2) };
   }
 
+  function slideLayer(pane, view, wanted) {
+    // A tick of a slider changes nothing of the slide: scaled once, it is kept while one looks at the same place.
+    const { context, ratio, size: [cw, ch] } = view;
+    const { width, height } = pane.canvas;
+    const key = [model.get("source"), tiles.came, ratio, width, height, ...field].join();
+    if (pane.slide?.key !== key) {
+      const sheet = pane.slide?.sheet ?? new OffscreenCanvas(width, height);
+      if (sheet.width !== width || sheet.height !== height) Object.assign(sheet, { width, height });
+      const onto = sheet.getContext("2d");
+      onto.setTransform(ratio, 0, 0, ratio, 0, 0);
+      onto.fillStyle = "#fff";
+      onto.fillRect(0, 0, cw, ch);
+      onto.imageSmoothingEnabled = view.scale < 2;
+      const { missing } = layer({ ...view, context: onto }, tiles, slideSource(model), wanted, (tile) => tile.image);
+      pane.slide = { key: missing ? "" : key, sheet, missing }; // what is missing is asked for in every frame
+    }
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.drawImage(pane.slide.sheet, 0, 0);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    return pane.slide.missing;
+  }
+
   function drawPane(pane, wanted) {
     const { canvas } = pane;
     const view = viewOf(pane);
     const { context, scale, ratio } = view;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, ...view.size);
-    context.imageSmoothingEnabled = scale < 2;
-    let { missing } = layer(view, tiles, slideSource(model), wanted, (tile) => tile.image);
+    let missing = slideLayer(pane, view, wanted);
     const maps = model.get("maps");
     pane.index = pane.follow ? model.get("active") : pane.map;
     const map = maps[pane.index];
