@@ -13,6 +13,7 @@ from filelock import Timeout
 
 from tlskit.errors import TlskitError
 from tlskit.explore import drawings
+from tlskit.explore.retraining import NO
 from tlskit.explore.viewer import SlideView
 from tlskit.explore.widgets import Message, guarded
 
@@ -44,7 +45,7 @@ class HandOutlines(ipywidgets.VBox):
 
     Attributes
     ----------
-    class_name, copy, give, save
+    class_name, copy, give, deny, save
         Widgets.
     state
         What became of the last change.
@@ -61,11 +62,15 @@ class HandOutlines(ipywidgets.VBox):
         )  # fmt: skip
         self.give = _button("Give it this class", "the outline that was clicked gets the class above")
         self.copy = _button("Copy the outline in the middle", "copies the prediction, else the truth, to be corrected")
+        self.deny = _button(
+            "This is no TLS", "copies the true outline in the middle as 'no <class>': training leaves it out"
+        )
         self.save = _button("Save outlines", "they are saved at every change; this saves once more and says where")
         self.state = Message()
-        self.class_name.observe(lambda change: setattr(view, "draw_class", self.chosen_class), "value")
+        self.class_name.observe(self._named, "value")
         self.give.on_click(self._give)
-        self.copy.on_click(self._copy)
+        self.copy.on_click(lambda _: self._copy(self.chosen_class))
+        self.deny.on_click(lambda _: self._copy(f"{NO}{self.chosen_class.removeprefix(NO)}"))
         self.save.on_click(lambda _: self.keep(tell=True))
         view.on_edit = self._edit
         # What was drawn and taken back before the kernel heard of it has changed nothing, and is told as written, too.
@@ -73,12 +78,18 @@ class HandOutlines(ipywidgets.VBox):
         view.observe(self._selected, ["selected", "drawn"])
         self._selected()
         row = ipywidgets.Layout(flex_flow="row wrap", width="100%")
-        super().__init__([self.class_name, ipywidgets.HBox([self.copy, self.give, self.save], layout=row), self.state])
+        super().__init__(
+            [self.class_name, ipywidgets.HBox([self.copy, self.give, self.deny, self.save], layout=row), self.state]
+        )
 
     @property
     def chosen_class(self) -> str:
         """Class of the next outline."""
         return self.class_name.value.strip() or "TLS"
+
+    def _named(self, _) -> None:
+        self.view.draw_class = self.chosen_class
+        self.deny.description = f"This is no {self.chosen_class.removeprefix(NO)}"
 
     def take(self, path: Path, *, origin_px0: tuple[float, float], about: dict) -> list[dict]:
         """Take up the outlines of the slide that is shown next; returns them. To be called before `view.show`."""
@@ -192,19 +203,20 @@ class HandOutlines(ipywidgets.VBox):
         self.put(drawn)
 
     @guarded
-    def _copy(self, _) -> None:
+    def _copy(self, class_name: str) -> None:
+        """Copy what lies in the middle: a prediction before the truth, but the truth first where it is denied."""
         from shapely.geometry import Point
 
         if not self.view.field:
             return
         middle = Point(*self.view.field[:2])
         polygons, mpp0 = self._copy_source()
-        for polygon in polygons:
+        for polygon in reversed(polygons) if class_name.startswith(NO) else polygons:
             # In the middle of a hole one is still on the structure that it is a hole of.
             if polygon.contains(middle) or any(_inside(ring, middle) for ring in polygon.interiors):
                 # Corners a pixel or so apart would be too many to move by hand.
                 simple = polygon.simplify(max(mpp0, 4.0) / mpp0)
-                self.put([*self.view.drawn, drawings.as_outline(simple, self.chosen_class)])
+                self.put([*self.view.drawn, drawings.as_outline(simple, class_name)])
                 return
         self.state.say("Neither a prediction nor a true outline lies in the middle of the view.")
 
@@ -233,7 +245,7 @@ class HandOutlines(ipywidgets.VBox):
             path = Path(folder) / (Path(name).name or "outlines.geojson")
             path.write_bytes(content)
             found = drawings.read_drawn(path, shelf.origin_px0)
-        new = [one for one in found if one not in self.view.drawn]
+        new, _ = drawings.difference(self.view.drawn, found)
         self.message.say(f"{len(new)} of {len(found)} outline(s) of {name} were taken in.", "good" if new else "")
         return new
 

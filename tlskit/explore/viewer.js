@@ -3,7 +3,7 @@
 // Coordinates are level-0 pixels with the origin at the slide's top left; a *field* is [centre x, centre y, width].
 
 import { TILE, Tiles, clamp, cutOf, makeLook, mapTile, paintMap } from "./viewer_pixels.js";
-import { hatch, layer, levelFor, lookAhead, mapSource, slideSource, vectorEdges } from "./viewer_layers.js";
+import { hatch, keepOut, layer, levelFor, lookAhead, mapSource, slideSource, vectorEdges } from "./viewer_layers.js";
 import { furniture, outlines, ringsPath, smallMap } from "./viewer_marks.js";
 import { makeHands, numbers } from "./viewer_hands.js";
 
@@ -158,15 +158,33 @@ function render({ model, el }) {
     return { context: canvas.getContext("2d"), scale, ratio, origin, end, size: [cw, ch], middle: field.slice(0, 2) };
   }
 
+  function slideLayer(pane, view, wanted) {
+    // A tick of a slider changes nothing of the slide: scaled once, it is kept while one looks at the same place.
+    const { context, ratio, size: [cw, ch] } = view;
+    const { width, height } = pane.canvas;
+    const key = [model.get("source"), tiles.came, ratio, width, height, ...field].join();
+    if (pane.slide?.key !== key) {
+      const sheet = pane.slide?.sheet ?? new OffscreenCanvas(width, height);
+      if (sheet.width !== width || sheet.height !== height) Object.assign(sheet, { width, height });
+      const onto = sheet.getContext("2d");
+      onto.setTransform(ratio, 0, 0, ratio, 0, 0);
+      onto.fillStyle = "#fff";
+      onto.fillRect(0, 0, cw, ch);
+      onto.imageSmoothingEnabled = view.scale < 2;
+      const { missing } = layer({ ...view, context: onto }, tiles, slideSource(model), wanted, (tile) => tile.image);
+      pane.slide = { key: missing ? "" : key, sheet, missing }; // what is missing is asked for in every frame
+    }
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.drawImage(pane.slide.sheet, 0, 0);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    return pane.slide.missing;
+  }
+
   function drawPane(pane, wanted) {
     const { canvas } = pane;
     const view = viewOf(pane);
     const { context, scale, ratio } = view;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, ...view.size);
-    context.imageSmoothingEnabled = scale < 2;
-    let { missing } = layer(view, tiles, slideSource(model), wanted, (tile) => tile.image);
+    let missing = slideLayer(pane, view, wanted);
     const maps = model.get("maps");
     pane.index = pane.follow ? model.get("active") : pane.map;
     const map = maps[pane.index];
@@ -178,10 +196,13 @@ function render({ model, el }) {
       const edge = model.get("outlines");
       const look = makeLook(cutOf(model.get("threshold")), model.get("opacity"), model.get("layer"), edge && !fat);
       context.imageSmoothingEnabled = false;
+      context.save();
+      if (look.cut === 0) keepOut(view, map); // what was not looked at holds 0, and is no answer
       const found = layer(view, tiles, source, wanted, (tile) => paintMap(tile, look));
       missing += found.missing;
       positive = found.used.reduce((sum, tile) => sum + tile.positive, 0);
       if (fat && edge) vectorEdges(view, tiles, source, level, look.cut);
+      context.restore();
       canvas.dataset.cut = look.cut;
       canvas.dataset.level = level;
       hatch(view, map);

@@ -101,6 +101,17 @@ export function vectorEdges(view, tiles, source, level, cut) {
   stroke(context, path, `rgb(${YELLOW})`, 1);
 }
 
+export function keepOut(view, map) {
+  // Clip to what the network looked at.
+  const { context, scale, origin, size } = view;
+  const area = new Path2D();
+  area.rect(0, 0, ...size);
+  for (const [x, y, w, h] of [...map.lost, ...map.unseen]) {
+    area.rect((x - origin[0]) * scale, (y - origin[1]) * scale, w * scale, h * scale);
+  }
+  context.clip(area, "evenodd");
+}
+
 export function hatch(view, map) {
   // Where the network did not look there is no answer: stripes, dark red where pixels were lost, grey where a screen
   // kept it away.

@@ -20,7 +20,7 @@ function ramp(q) {
 export class Tiles {
   // What has been asked of the kernel and what has come, by "source/level/x/y"; source is "s" or a map's number.
   constructor() { this.clear(); }
-  clear() { this.found = new Map(); this.lost = new Set(); }
+  clear() { this.found = new Map(); this.lost = new Set(); this.came = 0; } // `came`: pieces of the slide so far
   get(key) {
     const tile = this.found.get(key);
     if (tile) { this.found.delete(key); this.found.set(key, tile); } // most recently used last
@@ -30,6 +30,7 @@ export class Tiles {
   put(key, tile) {
     this.found.set(key, tile);
     const kind = key[0] === "s" ? "slide" : "map";
+    if (kind === "slide") this.came++;
     const same = [...this.found.keys()].filter((k) => (k[0] === "s") === (kind === "slide"));
     for (const old of same.slice(0, Math.max(0, same.length - KEEP[kind]))) {
       this.found.get(old).image?.close?.();
