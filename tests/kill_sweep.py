@@ -259,7 +259,7 @@ def kill_launches(
                     time.sleep(0.1)
                     continue
                 ran_s = run_for(process, rng.uniform(0.1, 0.9) * seconds.get(step, 1.0))
-                killed = _kill_one(process.pid, run, number=len(rows) + len(here), rng=rng)
+                killed = _kill_one(process.pid, run, number=len(rows) + len(here), step=step, rng=rng)
                 if not killed:
                     continue
                 targets.pop(0)
@@ -283,13 +283,14 @@ def kill_launches(
     return pd.DataFrame(rows)
 
 
-def _kill_one(launcher_pid: int, run: Path, *, number: int, rng: np.random.Generator) -> dict | None:
-    """SIGKILL a worker, a helper or the launcher; None where no worker is at anything."""
+def _kill_one(launcher_pid: int, run: Path, *, number: int, step: str, rng: np.random.Generator) -> dict | None:
+    """SIGKILL a worker (one at `step`, if any still is), a helper or the launcher; None where none is at anything."""
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(launcher_pid)
         claimed = _at_work(run)
         workers = [one for one in parent.children() if "spawn_main" in " ".join(one.cmdline())]
         busy = [one for one in workers if one.pid in claimed]
+        at_step = [one for one in busy if any(words.split()[1] == step for words in claimed[one.pid])]
         children = [one for worker in workers for one in worker.children() if one.pid in claimed]
         helpers = [one for one in children if helping.PROGRAM in one.cmdline()]
         if not busy:
@@ -297,7 +298,7 @@ def _kill_one(launcher_pid: int, run: Path, *, number: int, rng: np.random.Gener
         if number % 3 == 2:
             parent.kill()
             return {"killed": "launcher", "at_work": ", ".join(claimed[one.pid][0] for one in busy)}
-        kind, among = ("helper", helpers) if number % 3 == 1 and helpers else ("worker", busy)
+        kind, among = ("helper", helpers) if number % 3 == 1 and helpers else ("worker", at_step or busy)
         victim = among[rng.integers(len(among))]
         victim.kill()
         return {"killed": kind, "at_work": ", ".join(claimed[victim.pid])}

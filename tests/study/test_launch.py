@@ -55,9 +55,7 @@ def test_a_launch_whose_workers_and_launcher_are_killed_leaves_what_a_serial_swe
     )  # fmt: skip
     assert (table["differing"] == "none").all() and (table["exit_code"] == 0).all(), table.to_string()
     assert list(table["killed"]) == ["worker", "worker", "launcher"]
-    assert {"01_tiling", "02_patient_split"} <= {
-        words.split()[1] for words in table["at_work"]
-    }  # spread over the steps
+    assert table["at_work"].str.contains(" ").all()  # each while something was being run
 
 
 @pytest.mark.slow
