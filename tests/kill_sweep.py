@@ -39,7 +39,8 @@ CLOCK_COLUMNS = {
     "03_history": ["tiles_per_s", "seconds", "threads"],
     # A map that the killed run had finished is kept by the resumed one, and has no times.
     "05_maps": ["kept", "wall_s", "max_dprob", "compile_s", "check_s", "*_s"],
-    "pareto": ["minutes*", "slides_per_minute"],
+    "pareto": ["minutes*", "s_per_cm2", "slides_per_minute"],
+    "answer": ["minutes*"],
 }  # fmt: skip
 #: Tables of nothing but times.
 CLOCK_TABLES = ("06_stages", "06_summary", "06_projection", "minutes")
