@@ -133,15 +133,17 @@ def merged(base: Sequence[dict], mine: Sequence[dict], theirs: Sequence[dict]) -
         As they stand in the file.
     """
     known = {_key(one) for one in base}
-    here = {_key(one): one for one in mine}
-    there = {_key(one): one for one in theirs}
+    here = [_key(one) for one in mine]  # lists: who draws one outline twice has two
+    there = [_key(one) for one in theirs]
+    written = dict(zip(there, theirs, strict=True))
     # What another program wrote beside an outline that nobody moved is newer in the file.
     left = [
-        there[key] | {"rings": one["rings"]} if key in there else one
-        for key, one in here.items()
-        if key in there or key not in known
+        written[key] | {"rings": one["rings"]} if key in written else one
+        for key, one in zip(here, mine, strict=True)
+        if key in written or key not in known
     ]
-    return left + [one for key, one in there.items() if key not in known and key not in here]
+    drawn = set(here)
+    return left + [one for key, one in zip(there, theirs, strict=True) if key not in known and key not in drawn]
 
 
 def difference(old: Sequence[dict], new: Sequence[dict]) -> tuple[list[dict], list[dict]]:
