@@ -30,6 +30,7 @@ from tlskit.figures.overlays import (
     draw_outlines,
     draw_scale_bar,
 )
+from tlskit.metrics import cut
 from tlskit.outlines import polygonise, rasterise, read_truth
 
 if TYPE_CHECKING:
@@ -142,16 +143,10 @@ def example_slides(per_slide: pd.DataFrame, maps: pd.DataFrame, *, by: str = "di
     ordered = ordered.merge(maps[["slide_id", "map_path"]], on="slide_id")
     n = len(ordered)
     wanted = {0: "best", (n - 1) // 2: "median", n - 1: "worst"} if n >= 3 else dict(enumerate(["best", "worst"][:n]))
-    rows = [
-        {
-            "slide_id": row.slide_id,
-            "map_path": row.map_path,
-            "title": f"{name}: {row.slide_id}\n{style.score_name(by)} {getattr(row, by):.2f}",
-        }
-        for place, name in wanted.items()
-        for row in [ordered.iloc[place]]
-    ]
-    return pd.DataFrame(rows, columns=["slide_id", "map_path", "title"])
+    chosen = ordered.iloc[list(wanted)]
+    scores = f"\n{style.score_name(by)} " + chosen[by].map("{:.2f}".format)
+    titles = pd.Series(list(wanted.values()), chosen.index, dtype=object) + ": " + chosen["slide_id"] + scores
+    return chosen[["slide_id", "map_path"]].assign(title=titles).reset_index(drop=True)
 
 
 def target_at_magnifications(
@@ -215,12 +210,7 @@ def target_at_magnifications(
 
 
 def tile_predictions(
-    checkpoint,
-    tiles: pd.DataFrame,
-    manifest: pd.DataFrame,
-    *,
-    threshold: float,
-    columns: int = 4,
+    checkpoint, tiles: pd.DataFrame, manifest: pd.DataFrame, *, threshold: float, columns: int = 4
 ) -> Figure:
     """Tiles with the truth's and the prediction's outlines, titled by IoU.
 
@@ -311,12 +301,11 @@ def slide_overlays(
         top.imshow(picture, extent=extent_mm, interpolation="antialiased")
         with probmaps.open_map(example.map_path) as probmap:
             overview, map_mpp = probmap.overview(max_px)
+            marked = probmap.marked(overview, cut(threshold), level=probmap.level_sizes_px.index(overview.shape[::-1]))
             without = {"unseen": probmap.unseen, "lost": probmap.invalid}
             per_px = probmap.mpp / 1000
         map_extent = (0, overview.shape[1] * map_mpp / 1000, overview.shape[0] * map_mpp / 1000, 0)
-        predicted = polygonise(
-            overview >= math.ceil(threshold * 255), mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2
-        )
+        predicted = polygonise(marked, mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2)
         words = [f"{example.title}, {len(polygons)} outlines of the truth, {len(predicted)} predicted"]
         told.append(", in part ".join([*words, *(HATCHED[kind][0] for kind, boxes in without.items() if boxes)]))
         # Truth last: it is the longer-lived line, and false outlines may be many.
@@ -397,13 +386,8 @@ def _field(ax: Axes, slide: Slide, x_px: int, y_px: int, size_px: int, *, mpp: f
     ax.imshow(pixels, extent=(0, size_px, size_px, 0), interpolation="antialiased")
     d = mpp / slide.mpp0
     here = box(x_px * d, y_px * d, (x_px + size_px) * d, (y_px + size_px) * d)
-    draw_outlines(
-        ax,
-        [polygon for polygon in polygons if polygon.intersects(here)],
-        scale=1 / d,
-        shift=(-x_px, -y_px),
-        colour=TRUTH_COLOUR,
-    )
+    inside = [polygon for polygon in polygons if polygon.intersects(here)]
+    draw_outlines(ax, inside, scale=1 / d, shift=(-x_px, -y_px), colour=TRUTH_COLOUR)
     ax.set_xlim(0, size_px)
     ax.set_ylim(size_px, 0)
     bare(ax)

@@ -139,6 +139,24 @@ class ProbMap:
         width, height = self.level_sizes_px[level]
         return self.read(0, 0, width, height, level=level), self.mpp * self.size_px[0] / width
 
+    def marked(self, values: np.ndarray, least: int, x_px: int = 0, y_px: int = 0, *, level: int = 0) -> np.ndarray:
+        """Where values that were read at (x_px, y_px) of a level are at least `least`, (H, W) bool.
+
+        Pixels that were not looked at, or could not be, hold 0 and are never marked: not where `least` is 0, either.
+        """
+        found = values >= least
+        if least > 0:
+            return found
+        scale = self.size_px[0] / self._levels[level][0][0]
+        x, y = (
+            (start + np.arange(count) + 0.5) * scale
+            for start, count in zip((x_px, y_px), found.shape[::-1], strict=True)
+        )
+        for left, top, width, height in (*self.invalid, *self.unseen):
+            across, down = (x >= left) & (x < left + width), (y >= top) & (y < top + height)
+            found[np.ix_(down, across)] = False
+        return found
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -160,7 +160,7 @@ def predict(
         here = all((out / name).is_file() for name in _files(slide_id))
         return (found["state"] == "done" and here) or (found["state"] == "failed" and launch == found["launch"] != "")
 
-    def turns(left: list) -> Iterator:
+    def turns(left: list, _how: dict) -> Iterator:
         while left:
             waiting = []
             for row in left:

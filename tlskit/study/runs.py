@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ import pandas as pd
 
 from tlskit.errors import RunError, TlskitError
 from tlskit.files import disk_full, is_disk_full, project_root, read_table, resolve, write_text, writing
-from tlskit.study import keys, params, standing
+from tlskit.study import keys, params, sharing, standing
 from tlskit.study.ledger import Ledger
 from tlskit.study.provenance import provenance
 from tlskit.study.status import STATUS_COLUMNS, read_status
@@ -199,6 +199,13 @@ class Run:
         if not path.is_file():
             raise RunError(f"Arm {self.arm} of run {self.dir.name} has no {name} yet: run {made_by} first.")
         return pd.read_parquet(path)
+
+    def turns(self, rows: Iterable, how: Mapping) -> Iterator:
+        """Slides of this step, each when it is claimed here; workers with nothing to run make others of them meanwhile.
+
+        For `maps.predict_cohort`. See `sharing.turns`.
+        """
+        return sharing.turns(self.ledger, rows, how)
 
     def failed(self, slide_id: str, error: Exception) -> None:
         """Note that one slide failed in this step, in the step's status. The run goes on without it.
