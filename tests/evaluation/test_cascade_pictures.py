@@ -6,6 +6,7 @@ import numpy as np
 import shapely
 
 from tlskit.evaluation import cascade_pictures
+from tlskit.maps import outside
 from tlskit.outlines import Truth
 
 LEAST = 128
@@ -14,7 +15,10 @@ LEAST = 128
 def a_map(values):
     """Of 2 um/px, seen at half the size."""
     return SimpleNamespace(
-        overview=lambda _: (values, 4.0), size_px=(2 * values.shape[1], 2 * values.shape[0]), mpp=2.0
+        overview=lambda _: (values, 4.0),
+        size_px=(2 * values.shape[1], 2 * values.shape[0]),
+        mpp=2.0,
+        answered=lambda x_px, y_px: outside([], x_px, y_px),
     )
 
 

@@ -220,6 +220,10 @@ def test_what_was_not_looked_at_is_marked_at_no_threshold_on_any_level(tmp_path)
         values = found.read(0, 0, 128, 128)
         assert np.array_equal(found.marked(values, 0), seen) and np.array_equal(found.marked(values, 90), values == 90)
         assert np.array_equal(found.marked(values[40:, 30:90], 0, 30, 40), seen[40:, 30:90])
+        at = found.under(-20, 30, 120, 90, mpp=2.5)  # a picture that begins left of the map and ends below it
+        pictured = np.pad(seen, 64)[np.ix_(at[1] + 64, at[0] + 64)]
+        assert np.array_equal(found.marked_at(*at, 0), pictured) and pictured.any() and not pictured.all()
+        assert np.array_equal(found.marked_at(*at, 90), np.pad(values == 90, 64)[np.ix_(at[1] + 64, at[0] + 64)])
         small, _ = found.overview(64)
         assert np.array_equal(found.marked(small, 0, level=1), seen[1::2, 1::2])
         everywhere = outline_map(tmp_path / "m.tif", mpp0=1.0, threshold=0, min_object_um2=0)[0]

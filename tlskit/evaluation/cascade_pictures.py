@@ -11,7 +11,7 @@ import pandas as pd
 
 from tlskit.cohort import open_row, slide_rows
 from tlskit.evaluation.cascades import maps_of, slides_of, truth_of
-from tlskit.maps import ProbMap, make_screen, open_map, windows_over
+from tlskit.maps import ProbMap, make_screen, open_map, outside, windows_over
 from tlskit.metrics import cut
 from tlskit.networks import load_checkpoint
 from tlskit.outlines import read_truth
@@ -95,8 +95,8 @@ def _taken_away(fine: ProbMap, unseen: list[tuple], truth, least: int):
     values, mpp = fine.overview(max(1, math.ceil(max(fine.size_px) * min(1.0, 2 * fine.mpp / _MPP))))
     height, width = values.shape
     at = [(np.arange(side) + 0.5) * mpp / fine.mpp for side in (width, height)]
-    marked = values >= least
-    still = marked & _seen(unseen, *at)
+    marked = (values >= least) & fine.answered(*at)
+    still = marked & outside(unseen, *at)
     for n, polygon in enumerate(truth.polygons):
         left, top, right, bottom = (v * truth.mpp0 for v in polygon.bounds)
         x0, y0 = max(0, int(left / mpp)), max(0, int(top / mpp))
@@ -115,15 +115,6 @@ def _taken_away(fine: ProbMap, unseen: list[tuple], truth, least: int):
         yield "false alarm, gone", tuple(v * mpp for v in (x, y, x + w, y + h)), area * mpp**2 / 1e6
 
 
-def _seen(unseen: list[tuple], x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
-    """Whether each place of a map (its columns and rows) lies in no box of `unseen`, (rows, columns) bool."""
-    seen = np.ones((len(y_px), len(x_px)), bool)
-    for left, top, width, height in unseen:
-        across, down = (x_px >= left) & (x_px < left + width), (y_px >= top) & (y_px < top + height)
-        seen[np.ix_(down, across)] = False
-    return seen
-
-
 def _field(slide, fine: ProbMap, unseen: list[tuple], truth, box_um: tuple, least: int, title: str) -> dict:
     """A square field round a box, as `lost_and_spared` returns it."""
     left, top, right, bottom = box_um
@@ -131,7 +122,7 @@ def _field(slide, fine: ProbMap, unseen: list[tuple], truth, box_um: tuple, leas
     middle = ((left + right) / 2, (top + bottom) / 2)
     field, at_x, at_y = square_field(slide, fine, truth, *(at - side_um / 2 for at in middle), side_um, least)
     area = (right - left) * (bottom - top) / 1e6
-    return {"title": f"{title}\nin a box of {area:.3f} mm2", **field, "seen": _seen(unseen, at_x, at_y)}
+    return {"title": f"{title}\nin a box of {area:.3f} mm2", **field, "seen": outside(unseen, at_x, at_y)}
 
 
 def square_field(
@@ -144,11 +135,9 @@ def square_field(
     mpp = max(side_um / _SIDE_PX, prob_map.mpp)
     side = math.ceil(side_um / mpp)
     x, y = round(left_um / mpp), round(top_um / mpp)
-    at_x, at_y = (np.floor((start + np.arange(side) + 0.5) * mpp / prob_map.mpp).astype(int) for start in (x, y))
-    x0, y0 = int(at_x[0]), int(at_y[0])
-    values = prob_map.read(x0, y0, int(at_x[-1]) - x0 + 1, int(at_y[-1]) - y0 + 1)
+    at_x, at_y = prob_map.under(x, y, side, side, mpp=mpp)
     picture = {
         "rgb": slide.read(x, y, side, side, mpp=mpp), "truth": truth.at(x, y, side, side, mpp=mpp),
-        "predicted": values[np.ix_(at_y - y0, at_x - x0)] >= least, "mpp": mpp,
+        "predicted": prob_map.marked_at(at_x, at_y, least), "mpp": mpp,
     }  # fmt: skip
     return picture, at_x, at_y

@@ -45,7 +45,7 @@ def corrected(old: Sequence[tuple[Polygon, str]], drawn: Sequence[tuple[Polygon,
     ----------
     old, drawn
         Polygons in level-0 px with their classes. A drawn one stands in the place of an old one of the same object; one
-        of the class ``no <class>`` takes it away.
+        of the class ``no <class>`` takes it away, unless that is itself a class of the old ones (``no data``).
 
     Returns
     -------
@@ -53,8 +53,9 @@ def corrected(old: Sequence[tuple[Polygon, str]], drawn: Sequence[tuple[Polygon,
     replaced : int
     """
     drawn = [(polygon.buffer(0), name) for polygon, name in drawn if not is_prediction(name)]
-    denied = [(polygon, name.removeprefix(NO)) for polygon, name in drawn if name.startswith(NO)]
-    drawn = [(polygon, name) for polygon, name in drawn if not name.startswith(NO)]
+    denials = {name for _, name in drawn if name.startswith(NO)} - {name for _, name in old}
+    denied = [(polygon, name.removeprefix(NO)) for polygon, name in drawn if name in denials]
+    drawn = [(polygon, name) for polygon, name in drawn if name not in denials]
     left = [
         (polygon, name)
         for polygon, name in old

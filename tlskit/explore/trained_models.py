@@ -34,11 +34,8 @@ def is_old(probmap, arm: Arm, screen: dict | None) -> bool:
     if not arm.checkpoint_path.is_file() or made_by != sha256_of_file(arm.checkpoint_path):
         return True
     under = probmap.metadata.get("parameters", {}).get("screen") or {}
-    wanted = screen or dict.fromkeys(("coarse_sha256", "screen_threshold", "grow_um"))
-    pairs = zip(
-        ("checkpoint_sha256", "threshold", "grow_um"), ("coarse_sha256", "screen_threshold", "grow_um"), strict=True
-    )
-    return any(under.get(made) != wanted[now] for made, now in pairs)
+    names = {"checkpoint_sha256": "coarse_sha256", "threshold": "screen_threshold", "grow_um": "grow_um"}
+    return any(under.get(made) != (screen or {}).get(now) for made, now in names.items())
 
 
 def screen_name(row: dict) -> str:
