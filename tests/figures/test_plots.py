@@ -41,7 +41,7 @@ def test_a_gallery_goes_from_the_least_to_the_most_target_and_draws_outlines(mad
 
 def test_with_a_context_each_tile_has_its_field_below_it_and_stands_framed_in_its_middle(made, tiles):
     options = {"magnification": 4, "tile_px": 128, "target_class": "TLS", "context_ratio": 4, "context_px": 96}
-    figure = plots.tile_gallery(tiles, made[1], n_tiles=12, **options)
+    figure = plots.tile_gallery(tiles, made[1], n_tiles=6, **options)
     shown = [ax for ax in figure.axes if ax.images]
     assert len(shown) == 12
     tile, context = shown[0], shown[4]  # six tiles: two lines of four, each of tiles above and contexts below

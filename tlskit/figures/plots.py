@@ -58,7 +58,7 @@ def tile_gallery(
     apply_icc: bool = False,
     context_ratio: int = 0,
     context_px: int = 256,
-    n_tiles: int = 12,
+    n_tiles: int | None = None,
     columns: int = 4,
     by: str = "target_fraction",
 ) -> Figure:
@@ -67,15 +67,15 @@ def tile_gallery(
     Parameters
     ----------
     tiles
-        Tile table; `n_tiles` of it are taken at even steps of the column `by`, and shown in its order. With a context
-        each tile has, below it, the field that the network is shown round it, and takes the room of two.
+        Tile table; `n_tiles` of it (None: 12, or 8 with a context) are taken at even steps of the column `by`, and
+        shown in its order. With a context each has below it the field that the network is shown round it.
     manifest
         Cohort that the tiles come from.
     magnification, tile_px, target_class, resolution_by, apply_icc, context_ratio, context_px
         As the tiles were cut.
     """
     high = 2 if context_ratio else 1
-    chosen = spread_tiles(tiles, n_tiles // high, by=by)
+    chosen = spread_tiles(tiles, n_tiles or (8 if context_ratio else 12), by=by)
     if chosen.empty:
         return style.words("No tile to show.", "double")
     mpp = units.mpp_for_magnification(magnification)
