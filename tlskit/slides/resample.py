@@ -197,8 +197,9 @@ def _groups(start: int, count: int, ratio: float, total: int, shift: float, chan
     """Weights, times `shift`, as stacks of small matrices, each for a few output pixels, whose inputs start evenly.
 
     Returns a list, an entry for every `_PIECE` input pixels or so, of (position of the group's first output pixel, its
-    number of output pixels, first input pixel, input pixels between blocks, matrices). For one channel matrices are (n, block, taps), applied from the left; for
-    three they are (n, 3 taps, 3 block), applied from the right to rows of interleaved colours.
+    number of output pixels, first input pixel, input pixels between blocks, matrices). For one channel matrices are
+    (n, block, taps), applied from the left; for three they are (n, 3 taps, 3 block), applied from the right to rows of
+    interleaved colours.
     """
     block = max(1, min(_BLOCK, round(16 / ratio)))
     apart = max(1, round(block * ratio))
