@@ -12,7 +12,7 @@ from shapely.geometry import Polygon
 
 from tlskit.errors import ParameterError, RunError
 from tlskit.evaluation import slide_findings as findings
-from tlskit.explore import app, drawings
+from tlskit.explore import app, drawings, drawn_files
 from tlskit.explore import explorers as explore
 from tlskit.explore import folder_chooser as chooser
 from tlskit.explore import static_views as views
@@ -373,8 +373,8 @@ def test_an_outline_is_given_a_class_and_another_windows_comes_along(desk, study
     path.unlink(missing_ok=True)
     desk.picker.value = "S2"
     desk.view.drawn = [{"rings": [[[10, 10], [300, 10], [300, 300]]], "class": "TLS"}]
-    there = drawings.read_drawn(path)
-    drawings.save_drawn(path, [*there, {"rings": [[[500, 10], [700, 10], [700, 300]]], "class": "stroma"}], there)
+    there = drawn_files.read_drawn(path)
+    drawn_files.save_drawn(path, [*there, {"rings": [[[500, 10], [700, 10], [700, 300]]], "class": "stroma"}], there)
     desk.view.selected = 0
     desk.class_name.value = "follicle"
     desk.hand.give.click()
