@@ -191,11 +191,14 @@ class TimeLeft:
         Those that have ended, by which that is told; 0 where nothing is.
     untold
         How many notebooks of each step are left of which none has ended: they are not counted in.
+    trainings
+        How many are under way that tell by their own steps what they need yet.
     """
 
     seconds: float
     notebooks: int
     untold: dict[str, int]
+    trainings: int = 0
 
 
 def time_left(progress: Progress) -> TimeLeft:
@@ -209,21 +212,21 @@ def time_left(progress: Progress) -> TimeLeft:
         if piece.seconds is not None and piece.state != "running":
             told.setdefault((piece.step, piece.magnification), []).append(piece.seconds)
             told.setdefault((piece.step,), []).append(piece.seconds)
-    total, kinds, untold = 0.0, set(), {}
+    total, trainings, kinds, untold = 0.0, 0, set(), {}
     for piece in progress.pieces:
         if piece.state == "done" or piece.same_as:
+            continue
+        if piece.left_s is not None:
+            total, trainings = total + piece.left_s, trainings + 1
             continue
         of_kind = told.get((piece.step, piece.magnification)) or told.get((piece.step,))
         if not of_kind:
             untold[piece.step] = untold.get(piece.step, 0) + 1
             continue
         kinds.add((piece.step,))
-        if piece.left_s is not None:
-            total += piece.left_s
-            continue
         gone = piece.seconds or 0.0 if piece.state == "running" else 0.0
         total += max(0.0, statistics.median(of_kind) - gone)
-    return TimeLeft(total, sum(len(told[kind]) for kind in kinds), untold)
+    return TimeLeft(total, sum(len(told[kind]) for kind in kinds), untold, trainings)
 
 
 def as_text(progress: Progress) -> str:
@@ -275,12 +278,11 @@ def _who(holder: Holder) -> str:
 
 def _guess(work: TimeLeft, workers: int) -> list[str]:
     lines = []
-    if work.notebooks:
+    by = [f"the median of the {work.notebooks} notebooks of these kinds that have ended"] if work.notebooks else []
+    by += ["the steps of what is being trained"] if work.trainings else []
+    if by:
         each = f", {_duration(work.seconds / workers)} with the {workers} at it now" if workers > 1 else ""
-        lines.append(
-            f"About {_duration(work.seconds)} of work left{each}. That is a guess, by the median of the "
-            f"{work.notebooks} notebooks of these kinds that have ended."
-        )
+        lines.append(f"About {_duration(work.seconds)} of work left{each}. That is a guess, by {' and '.join(by)}.")
     if work.untold:
         listed = ", ".join(f"{n} {step}" for step, n in work.untold.items())
         lines.append(f"Not counted in, as none of its kind has ended yet: {listed}.")
