@@ -32,7 +32,7 @@ def unsaved(page, number: int) -> None:
     page.wait_for_selector(f'.tlskit-view[data-unsaved="{number}"]')
 
 
-def test_outlines_that_a_read_only_folder_refuses_are_kept_and_written_when_it_takes_them(page, app_url, disk):
+def test_outlines_that_a_read_only_folder_refuses_are_kept_and_written_when_it_takes_them(page, app_url, project, disk):
     open_run(page, app_url)
     select_slide(page, "S1")
     draw(page)
@@ -46,6 +46,7 @@ def test_outlines_that_a_read_only_folder_refuses_are_kept_and_written_when_it_t
     select_slide(page, "S2")
     draw(page, kept=False)
     page.get_by_text("The outlines are NOT saved: S2.geojson cannot be written").wait_for()
+    page.screenshot(path=project / "refused.png", full_page=True)
     assert serious(page) == []
     # Through other slides they stay as they are; through a reload the browser keeps them, and asks before it.
     select_slide(page, "S1")
