@@ -118,6 +118,7 @@ def test_a_slide_of_the_run_that_is_gone_leaves_nothing_of_itself_on_the_page_an
     page = run_page
     path = project / "outputs" / "made" / "explore" / "geojson" / "S2.geojson"
     path.unlink(missing_ok=True)
+    select_slide(page, "S1")
     select_slide(page, "S2")
     draw(page)
     with moved(project / "outputs" / "cohorts" / "made" / "slides" / "S2.tiff"):
