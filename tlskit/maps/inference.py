@@ -35,6 +35,7 @@ __all__ = [
     "STAGES",
     "Prediction",
     "choose_engine",
+    "kept_map",
     "layout_for",
     "predict_cohort",
     "predict_row",
@@ -42,6 +43,7 @@ __all__ = [
     "predict_tiles",
     "reading_of",
     "typical_windows",
+    "with_less_memory",
 ]
 
 log = logging.getLogger(__name__)
@@ -313,9 +315,9 @@ def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: floa
     with open_row(row, **reading_of(checkpoint)) as slide:
         open_s = time.perf_counter() - screened
         expected = map_metadata(checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked, screen)
-        found = _kept(Path(path), expected)
+        found = kept_map(Path(path), expected)
         if found is None:
-            found = _row(_with_less_memory(
+            found = _row(with_less_memory(
                 predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source, screen=screen,
                 overlap=overlap, **options,
             ))  # fmt: skip
@@ -326,7 +328,7 @@ def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: floa
     return found
 
 
-def _with_less_memory(predict, *args, batch_size: int = 8, **options) -> Prediction:
+def with_less_memory(predict, *args, batch_size: int = 8, **options) -> Prediction:
     """Predict; where memory runs out, once more with half the batch.
 
     Raises
@@ -371,7 +373,7 @@ def _row(prediction: Prediction) -> dict:
     }
 
 
-def _kept(path: Path, expected: dict) -> dict | None:
+def kept_map(path: Path, expected: dict) -> dict | None:
     """The row of a map that is there already and is what would be made; None where there is no such map."""
     if not path.exists():
         return None
