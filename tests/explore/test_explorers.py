@@ -18,11 +18,13 @@ from tlskit.explore import folder_chooser as chooser
 from tlskit.explore import static_views as views
 from tlskit.explore.measures import Measures
 from tlskit.explore.widgets import Message, note
+from tlskit.figures import alt_text
 from tlskit.maps import ProbMap, open_map, probmaps
 from tlskit.metrics.scores import COUNTS
 from tlskit.outlines import reading as annotations
 from tlskit.slides import slide as slides
 from tlskit.study import archive
+from tlskit.units import counted
 
 HTML = "<b onclick=alert(1)>TLS</b>"
 
@@ -119,6 +121,12 @@ def test_the_context_that_a_network_saw_is_framed_on_request(desk, study, monkey
     assert context.get_width() == pytest.approx(2 * window.get_width())
     plain = views.slide_field(study, slide_id="S2", field=field, arms=["4x"])
     assert not [patch for patch in plain.axes[0].patches if type(patch).__name__ == "Rectangle"]
+    with study.open_slide("S2") as slide:
+        truth, wide_um = len(study.targets("S2", slide)), field[2] * slide.mpp0
+    predicted = len(plain.axes[0].patches) - truth
+    said = alt_text(plain)
+    assert said.startswith(f"A field {wide_um:,.0f} um wide of slide S2, {counted(truth, 'outline')} of the truth")
+    assert "; at 0.5: 4x IoU " in said and said.endswith(f", {counted(predicted, 'outline')} predicted here.")
 
 
 def test_side_by_side_the_scores_of_all_maps_stand_together(desk, study):

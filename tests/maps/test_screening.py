@@ -1,6 +1,7 @@
 """A screen decides where a network looks, and nothing else."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from made_slides import vips_slide
 from torch import nn
 
 from tlskit.errors import MapError, ParameterError, SlideError
-from tlskit.maps import inference, map_writer, probmaps, screening
+from tlskit.maps import inference, map_writer, probmaps, screening, windows
 from tlskit.slides import open_slide
 
 MPP0 = 1.0
@@ -167,6 +168,36 @@ def test_another_screen_is_another_map(slide, coarse, tmp_path):
     assert not first["kept"][0] and run(threshold=0.5, grow_um=10)["kept"][0]
     other = run(threshold=0.5, grow_um=80)
     assert not other["kept"][0] and other["windows"][0] > first["windows"][0]
+
+
+def test_both_networks_look_through_tissue_that_was_searched_once(tmp_path, monkeypatch):
+    from tlskit.maps import cascading
+    from tlskit.slides import tissue
+
+    image = np.full((700, 900, 3), 243, np.uint8)
+    image[100:600, 100:800] = (100, 60, 160)
+    image[200:300, 200:300] = (230, 120, 180)
+    slide = vips_slide(tmp_path / "s.svs", image, mpp=MPP0, power=10, quality=95)
+    searches, search = [], tissue._search
+    monkeypatch.setattr(tissue, "_search", lambda *how: searches.append(how) or search(*how))
+    row = SimpleNamespace(slide_id="s", slide_path=str(slide), mpp_override=None, annotation_path="")
+    options = {"overlap": 0.5, "engine": "torch", "precision": "exact", "progress": False}
+    screen_for = cascading.screens_of(
+        checkpoint("c" * 64, magnification=4), tmp_path / "coarse", threshold=0.5, grow_um=20, **options
+    )
+    made = inference.predict_cohort(checkpoint(), [row], tmp_path / "both", screen_for=screen_for, **options)
+    assert len(searches) == 1 and 0 < made["windows"][0] and made["windows_screened"][0] > 0
+    alone = inference.predict_cohort(checkpoint(), [row], tmp_path / "alone", screen_for=screen_for, **options)
+    assert len(searches) == 2 and not alone["kept"][0], "the coarse map was kept: the fine network searches"
+    maps = [Path(table["map_path"][0]).read_bytes() for table in (made, alone)]
+    assert maps[0] == maps[1]
+
+
+@pytest.mark.parametrize("planned", [0, 40, 250, 900, 5000])
+def test_checking_an_engine_again_takes_a_fiftieth_of_the_work(planned):
+    counts = [windows.count_to_check(planned, f"slides/{name}.svs") for name in range(2000)]
+    assert np.mean(counts) == pytest.approx(min(4, planned / 300), abs=0.05)
+    assert counts[0] == windows.count_to_check(planned, "elsewhere/0.svs"), "the same in every run, by the name"
 
 
 def test_impossible_screens_are_refused(slide, coarse, tmp_path):

@@ -8,7 +8,7 @@ from made_tissue import INKS, STAINS, TINTS, dice, pen, section, small, with_haz
 from made_tissue import slide_of as stained_slide
 
 from tlskit.errors import SlideError
-from tlskit.slides import tissue
+from tlskit.slides import glass, tissue
 from tlskit.slides.slide import open_slide
 from tlskit.slides.tissue import Tissue, tissue_mask
 
@@ -220,23 +220,59 @@ def test_lookup_takes_the_mask_pixel_under_each_centre(known, mpp):
             assert got[row, column] == (inside and known.mask[i, j])
 
 
-def test_no_tissue_is_guessed_where_the_slide_could_not_be_read(tmp_path, monkeypatch):
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """A slide full of tissue of which one tile cannot be read, and how often that was tried."""
     picture = field()
     picture[:] = EOSIN
     with slide_of(tmp_path, picture, pyramid=False) as slide:
         from tlskit.slides.bands import Lost
 
-        level = slide._level(0)
+        level, tried = slide._level(0), []
         original = level.tile
 
         def tile(column, row, buffer=None):
             pixels, lost = original(column, row, buffer)
             if (column, row) == (2, 2):
+                tried.append(1)
                 pixels[:] = 255
                 lost = [Lost(512, 512, 256, 256, "broken")]
             return pixels, lost
 
         monkeypatch.setattr(level, "tile", tile)
-        found = tissue.tissue_mask(slide)
-        assert len(slide.lost) == 1
-        assert not found.mask[140:180, 140:180].any() and found.mask[10:100, 10:100].all()
+        yield slide, tried
+
+
+def test_no_tissue_is_guessed_where_the_slide_could_not_be_read(broken):
+    slide, _ = broken
+    found = tissue.tissue_mask(slide)
+    assert len(slide.lost) == 1
+    assert not found.mask[140:180, 140:180].any() and found.mask[10:100, 10:100].all()
+
+
+def test_one_search_serves_all_who_ask_for_a_slide_that_was_read_whole(tmp_path, monkeypatch, broken):
+    slide, tried = broken
+    with tissue.searched_once():
+        tissue.tissue_mask(slide)
+        once = len(tried)
+        tissue.tissue_mask(slide)
+    assert len(tried) == 2 * once > 0, "what could not be read is tried again"
+    searches, search = [], tissue._search
+    monkeypatch.setattr(tissue, "_search", lambda slide, *how: searches.append(how) or search(slide, *how))
+    (tmp_path / "whole").mkdir()
+    with slide_of(tmp_path / "whole", field()) as slide:
+        with tissue.searched_once():
+            first = tissue.tissue_mask(slide)
+            with tissue.searched_once():
+                assert tissue.tissue_mask(slide) is first
+            assert tissue.tissue_mask(slide) is first and len(searches) == 1
+            assert tissue.tissue_mask(slide, mpp=16.0).mpp == 16.0, "asked for in another way, searched in another way"
+        again = tissue.tissue_mask(slide)
+    assert len(searches) == 3 and np.array_equal(again.mask, first.mask)
+
+
+def test_the_brightest_and_the_darkest_channel_are_numpys():
+    for dtype in (np.uint8, np.float32):
+        image = (np.random.default_rng(0).random((31, 17, 3)) * 255).astype(dtype)
+        for found, expected in ((glass.brightest(image), image.max(axis=2)), (glass.darkest(image), image.min(axis=2))):
+            assert found.dtype == dtype and np.array_equal(found, expected)

@@ -17,11 +17,12 @@ from matplotlib import patheffects
 
 from tlskit.errors import ParameterError, RunError
 from tlskit.evaluation import level_near, scores_at
-from tlskit.figures import arm_styles, curves, forest, person_band, plots, score_name
+from tlskit.figures import arm_styles, curves, done, forest, person_band, plots, score_name
 from tlskit.maps import frames_of, probmaps
 from tlskit.metrics import thresholds
 from tlskit.outlines import polygonise
 from tlskit.study import Archive, Arm, Run, open_archive
+from tlskit.units import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +102,7 @@ def slide_field(
         )
         for ax in axes.flat[len(chosen) or 1 :]:
             ax.set_axis_off()
-        hatched = set()
+        hatched, told = set(), []
         for ax, arm in zip(axes.flat, chosen or [None], strict=False):
             ax.imshow(pixels, extent=(0, size[0], size[1], 0), interpolation="antialiased")
             where = {"scale": 1 / d, "shift": (-left, -top)}
@@ -115,6 +116,7 @@ def slide_field(
                         if boxes:
                             hatched.add(kind)
                             plots.draw_hatched(ax, boxes, kind, **of_map)
+                told.append(f"{_title(arm, slide_id, threshold)}, {counted(len(predicted), 'outline')} predicted here")
                 if frames is not None:
                     plots.draw_context(ax, frames.at(x, y), **where)
                 plots.draw_outlines(ax, predicted, colour=plots.PREDICTION_COLOUR, **where)
@@ -123,9 +125,11 @@ def slide_field(
             ax.set_ylim(size[1], 0)
             plots.bare(ax)
             _scale_bar(ax, slide.mpp0 * d, size)
-    figure.suptitle(f"{slide_id}, threshold {threshold:g}", fontsize=10)
+        figure.suptitle(f"{slide_id}, threshold {threshold:g}", fontsize=10)
     plots.draw_legend(figure, truth=True, prediction=bool(chosen), hatched=hatched)
-    return figure
+    here = f"a field {across * slide.mpp0:,.0f} um wide of " if field is not None and len(field) else ""
+    words = f"{here}slide {slide_id}, {counted(len(polygons), 'outline')} of the truth on the slide"
+    return done(figure, f"{words[0].upper()}{words[1:]}; at {threshold:g}: {'; '.join(told) or 'no map'}.")
 
 
 def _outlines_in(probmap, box, d: float, mpp0: float, threshold: float) -> list:

@@ -55,6 +55,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "training_curves",
             "training_history",
         ],
-        "style": ["alt_text", "arm_styles", "same", "score_name", "set_theme"],
+        "style": ["alt_text", "arm_styles", "done", "same", "score_name", "set_theme"],
     },
 )

@@ -142,16 +142,10 @@ def example_slides(per_slide: pd.DataFrame, maps: pd.DataFrame, *, by: str = "di
     ordered = ordered.merge(maps[["slide_id", "map_path"]], on="slide_id")
     n = len(ordered)
     wanted = {0: "best", (n - 1) // 2: "median", n - 1: "worst"} if n >= 3 else dict(enumerate(["best", "worst"][:n]))
-    rows = [
-        {
-            "slide_id": row.slide_id,
-            "map_path": row.map_path,
-            "title": f"{name}: {row.slide_id}\n{style.score_name(by)} {getattr(row, by):.2f}",
-        }
-        for place, name in wanted.items()
-        for row in [ordered.iloc[place]]
-    ]
-    return pd.DataFrame(rows, columns=["slide_id", "map_path", "title"])
+    chosen = ordered.iloc[list(wanted)]
+    scores = f"\n{style.score_name(by)} " + chosen[by].map("{:.2f}".format)
+    titles = pd.Series(list(wanted.values()), chosen.index, dtype=object) + ": " + chosen["slide_id"] + scores
+    return chosen[["slide_id", "map_path"]].assign(title=titles).reset_index(drop=True)
 
 
 def target_at_magnifications(
@@ -215,12 +209,7 @@ def target_at_magnifications(
 
 
 def tile_predictions(
-    checkpoint,
-    tiles: pd.DataFrame,
-    manifest: pd.DataFrame,
-    *,
-    threshold: float,
-    columns: int = 4,
+    checkpoint, tiles: pd.DataFrame, manifest: pd.DataFrame, *, threshold: float, columns: int = 4
 ) -> Figure:
     """Tiles with the truth's and the prediction's outlines, titled by IoU.
 
@@ -397,13 +386,8 @@ def _field(ax: Axes, slide: Slide, x_px: int, y_px: int, size_px: int, *, mpp: f
     ax.imshow(pixels, extent=(0, size_px, size_px, 0), interpolation="antialiased")
     d = mpp / slide.mpp0
     here = box(x_px * d, y_px * d, (x_px + size_px) * d, (y_px + size_px) * d)
-    draw_outlines(
-        ax,
-        [polygon for polygon in polygons if polygon.intersects(here)],
-        scale=1 / d,
-        shift=(-x_px, -y_px),
-        colour=TRUTH_COLOUR,
-    )
+    inside = [polygon for polygon in polygons if polygon.intersects(here)]
+    draw_outlines(ax, inside, scale=1 / d, shift=(-x_px, -y_px), colour=TRUTH_COLOUR)
     ax.set_xlim(0, size_px)
     ax.set_ylim(size_px, 0)
     bare(ax)

@@ -29,6 +29,7 @@ from tlskit.maps.slide_inference import (
 )
 from tlskit.maps.windows import layout_for, typical_windows
 from tlskit.networks import engines, hardware, inputs
+from tlskit.slides import searched_once
 from tlskit.tiles import ahead
 
 __all__ = [
@@ -259,9 +260,8 @@ def predict_cohort(
     """
     from tlskit.cohort import slide_rows
 
-    if isinstance(manifest_rows, pd.DataFrame):
-        manifest_rows = slide_rows(manifest_rows)
-    manifest_rows, out_dir = list(manifest_rows), Path(out_dir)
+    manifest_rows = list(slide_rows(manifest_rows) if isinstance(manifest_rows, pd.DataFrame) else manifest_rows)
+    out_dir = Path(out_dir)
     source = engines.EngineSource(
         checkpoint, engine=engine, precision=precision, window_px=layout_for(checkpoint, overlap=overlap).window_px,
         device=device, threads=threads, note=engine_note,
@@ -296,6 +296,7 @@ def predict_cohort(
     return pd.DataFrame(rows)
 
 
+@searched_once()
 def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: float | None = None, **options) -> dict:
     """The map of one row of a manifest, kept where it is what would be made: a row of `predict_cohort`'s table.
 
@@ -305,7 +306,7 @@ def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: floa
     screen_for
         Of `predict_cohort`.
     path, overlap, options
-        Of `predict_slide`.
+        Of `predict_slide`. Tissue that both networks of a cascade look through is searched once.
     """
     from tlskit.cohort import open_row
 

@@ -76,7 +76,9 @@ def reduced(coarse: ProbMap, *, mpp: float = SCREEN_MPP) -> tuple[np.ndarray, fl
         for x, top, w, h in coarse.invalid:
             band[max(0, top - y) : max(0, top + h - y), x : x + w] = 255
         padded = np.pad(band, ((0, -len(band) % side), (0, -width % side)))
-        blocks = padded.reshape(len(padded) // side, side, -1, side).max(axis=(1, 3))
+        # rows against rows, then columns against columns: a tenth of the time of one maximum over two short axes
+        high = np.maximum.reduce([padded[row::side] for row in range(side)])
+        blocks = np.maximum.reduce([high[:, column::side] for column in range(side)])
         found[y // side : y // side + len(blocks)] = blocks
     return found, coarse.mpp * side
 

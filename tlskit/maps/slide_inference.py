@@ -20,7 +20,14 @@ from tlskit.errors import CheckpointError, ParameterError, SlideError
 from tlskit.maps import blending, streaming
 from tlskit.maps.context import facts_of, slide_context
 from tlskit.maps.map_writer import MapWriter
-from tlskit.maps.windows import invalid_boxes, layout_for, looked_at, plan_windows, spread_windows
+from tlskit.maps.windows import (
+    count_to_check,
+    invalid_boxes,
+    layout_for,
+    looked_at,
+    plan_windows,
+    spread_windows,
+)
 from tlskit.networks import engines
 from tlskit.slides import open_slide
 
@@ -318,9 +325,8 @@ class EngineChoice:
             # A map is made by one engine: what was chosen before the interruption holds for the rest.
             made = self._source.exactly(self.name, self.precision)
         else:
-            # A few where the engine was chosen before; never more than a fiftieth of the slide's own work.
             chosen = self._source.is_chosen
-            count = min(4, int(planned.sum()) // 50) if chosen else engines.CHECK_WINDOWS
+            count = count_to_check(int(planned.sum()), slide.path) if chosen else engines.CHECK_WINDOWS
             windows = spread_windows(slide, layout, mpp, planned, count, context)
             made = self._source.recheck(windows) if chosen else self._source.get(windows)
             self.name, self.precision, self.max_dprob = made.name, made.precision, made.max_dprob

@@ -14,6 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "identity": ["content_id"],
         "scale": ["PLAUSIBLE_MPP"],
         "slide": ["Slide", "open_slide"],
-        "tissue": ["Tissue", "tissue_mask"],
+        "tissue": ["Tissue", "searched_once", "tissue_mask"],
     },
 )

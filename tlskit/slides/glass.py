@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-__all__ = ["glass_colour", "haze", "not_bright_field", "roughness", "whitened"]
+__all__ = ["brightest", "darkest", "glass_colour", "haze", "not_bright_field", "roughness", "whitened"]
 
 #: Side of the window, in pixels, in which roughness is measured (at 8 um/px 40 um: some nuclei).
 _WINDOW_PX = 5
@@ -35,17 +35,30 @@ _COLOURED_SHARE = 0.002
 _LEAST_SEEN_PX = 200
 
 
+def brightest(image: np.ndarray) -> np.ndarray:
+    """The largest channel of each pixel, (H, W), of (H, W, 3): NumPy's own ``max(axis=2)`` takes ten times as long."""
+    red, green, blue = np.moveaxis(image, 2, 0)
+    return np.maximum(np.maximum(red, green), blue)
+
+
+def darkest(image: np.ndarray) -> np.ndarray:
+    """The smallest channel of each pixel, as `brightest`."""
+    red, green, blue = np.moveaxis(image, 2, 0)
+    return np.minimum(np.minimum(red, green), blue)
+
+
 def not_bright_field(image: np.ndarray) -> str:
     """Why a small picture of a slide, (H, W, 3) uint8, is not one of stained tissue in bright field; else empty."""
-    if np.quantile(image.min(axis=2), 1 - _BRIGHTEST_SHARE) < _DARK:
+    lowest = darkest(image)
+    if np.quantile(lowest, 1 - _BRIGHTEST_SHARE) < _DARK:
         return (
             "the background of this slide is dark, as in fluorescence. Tissue is looked for on bright-field slides "
             "(H&E) only: leave this slide out, or run without a tissue mask where that is offered."
         )
-    lowest = image.min(axis=2).astype(np.int16)
+    lowest = lowest.astype(np.int16)
     seen = lowest < np.quantile(lowest, 0.99) - _DARKER
     if seen.sum() >= _LEAST_SEEN_PX:
-        coloured = image.max(axis=2)[seen] - lowest[seen] > _NO_COLOUR
+        coloured = brightest(image)[seen] - lowest[seen] > _NO_COLOUR
         if coloured.mean() < _COLOURED_SHARE:
             return (
                 "nothing on this slide has colour: it is a grey picture in three channels, where H&E is pink and blue. "
@@ -58,13 +71,14 @@ def roughness(image: np.ndarray) -> np.ndarray:
     """Standard deviation of grey levels in a small window around each pixel, mean of the channels, (H, W) float32."""
     pixels, size = image.astype(np.float32), (_WINDOW_PX, _WINDOW_PX)
     mean = cv2.blur(pixels, size)
-    return np.sqrt(np.maximum(cv2.blur(pixels * pixels, size) - mean * mean, 0)).mean(axis=2)
+    red, green, blue = np.moveaxis(np.sqrt(np.maximum(cv2.blur(pixels * pixels, size) - mean * mean, 0)), 2, 0)
+    return (red + green + blue) / np.float32(3)
 
 
 def glass_colour(image: np.ndarray, rough: np.ndarray) -> np.ndarray:
     """RGB of the glass: the brightest smooth colour that covers some of the slide; near white where there is none."""
     smooth = rough <= _SMOOTH
-    blank = smooth & (image.min(axis=2) >= _NEVER_SCANNED)
+    blank = smooth & (darkest(image) >= _NEVER_SCANNED)
     tinted = image[smooth & ~blank]
     if len(tinted) >= _GLASS_SHARE * rough.size:
         light = tinted.mean(axis=1, dtype=np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from tlskit.slides.glass import roughness
+from tlskit.slides.glass import brightest, darkest, roughness
 
 __all__ = ["ink_mask", "large"]
 
@@ -46,7 +46,7 @@ def ink_mask(white: np.ndarray, smooth: np.ndarray, bare: np.ndarray, mpp: float
         um per pixel.
     """
     red, green, blue = (smooth[..., i] for i in range(3))
-    highest, lowest = smooth.max(axis=2), smooth.min(axis=2)
+    highest, lowest = brightest(smooth), darkest(smooth)
     strength = highest - lowest
     rough = roughness(white)
     ink = (green - red > _GREEN_OVER_RED) & (green - blue > _GREEN_OVER_BLUE)

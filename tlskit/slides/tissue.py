@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,11 +14,11 @@ from skimage.filters import threshold_otsu
 
 from tlskit import units
 from tlskit.errors import SlideError
-from tlskit.slides.glass import glass_colour, haze, not_bright_field, roughness, whitened
+from tlskit.slides.glass import brightest, darkest, glass_colour, haze, not_bright_field, roughness, whitened
 from tlskit.slides.ink import ink_mask, large
 from tlskit.slides.slide import Slide
 
-__all__ = ["Tissue", "tissue_mask"]
+__all__ = ["Tissue", "searched_once", "tissue_mask"]
 
 #: Bounds of the threshold on colourfulness (largest minus smallest of R, G, B, glass made white, 0-255). Below the
 #: lower lies the noise of JPEG and sensor, so that empty glass has no tissue; the upper is under the palest stroma,
@@ -25,6 +28,9 @@ COLOURFULNESS_BOUNDS = (9.0, 18.0)
 #: Shares of a stain that is not H&E: brown (DAB) on this much of the tissue; and H&E has eosin on at least this much.
 _BROWN_SHARE = 0.02
 _EOSIN_SHARE = 0.02
+
+#: Within `searched_once`: tissue by what was searched, and how.
+_FOUND: ContextVar[dict[tuple, Tissue] | None] = ContextVar("found", default=None)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,20 @@ class Tissue:
         return top * (1 - v) + (c[i + 1, j] * (1 - u) + c[i + 1, j + 1] * u) * v
 
 
+@contextlib.contextmanager
+def searched_once() -> Iterator[None]:
+    """A slide's tissue is searched once in here, however many ask for it: for networks one after the other over it.
+
+    A slide of which a part could not be read is searched each time.
+    """
+    token = _FOUND.set({}) if _FOUND.get() is None else None
+    try:
+        yield
+    finally:
+        if token:
+            _FOUND.reset(token)
+
+
 def tissue_mask(
     slide: Slide,
     *,
@@ -127,6 +147,17 @@ def tissue_mask(
     SlideError
         If the background is dark (fluorescence) or nothing has colour: there, colour does not tell tissue from glass.
     """
+    found, settings = _FOUND.get(), (mpp, min_object_um2, min_hole_um2, closing_um)
+    if found is None:
+        return _search(slide, *settings)
+    what = (slide.path, slide.mpp0, slide.apply_icc, *settings)
+    tissue = found.get(what) or _search(slide, *settings)
+    if not slide.lost:
+        found[what] = tissue
+    return tissue
+
+
+def _search(slide: Slide, mpp: float, min_object_um2: float, min_hole_um2: float, closing_um: float) -> Tissue:
     image, mpp = slide.thumbnail(mpp=max(mpp, slide.mpp0))
     fault = not_bright_field(image)
     if fault:
@@ -134,7 +165,7 @@ def tissue_mask(
     rough = roughness(image)
     white = whitened(image, glass_colour(image, rough))
     smooth = cv2.GaussianBlur(white, (0, 0), max(0.5, 8.0 / mpp))
-    colourfulness = smooth.max(axis=2) - smooth.min(axis=2)
+    colourfulness = brightest(smooth) - darkest(smooth)
     mask = colourfulness > _threshold(colourfulness)
     ink = ink_mask(white, smooth, ~mask, mpp)
     mask &= ~ink & ~haze(colourfulness, rough, ~mask)
