@@ -140,16 +140,11 @@ def _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir):
         ignore_class=getattr(checkpoint, "ignore_class", ""),
         region_class=getattr(checkpoint, "region_class", ""),
         **reading_of(checkpoint),
-        **_context_of(checkpoint),
+        **{f"context_{name}": value for name, value in facts_of(checkpoint).items()},
         tile_store=tile_store,
         tiles_dir=tiles_dir,
         normalisation=checkpoint.normalisation,
     )
-
-
-def _context_of(checkpoint) -> dict:
-    """What a dataset reads with every tile, as the checkpoint was trained; nothing where that was nothing."""
-    return {f"context_{name}": value for name, value in facts_of(checkpoint).items()}
 
 
 def _spread(order: np.ndarray, count: int) -> np.ndarray:

@@ -28,16 +28,8 @@ from tlskit.maps.context import slide_context
 from tlskit.maps.inference import kept_map, with_less_memory
 from tlskit.maps.map_writer import MapWriter
 from tlskit.maps.probmaps import open_map
-from tlskit.maps.slide_inference import (
-    BLOCK_PX,
-    STRIP_PX,
-    EngineChoice,
-    made_of,
-    map_metadata,
-    reading_of,
-    windows_key,
-)
-from tlskit.maps.windows import layout_for, plan_windows
+from tlskit.maps.slide_inference import BLOCK_PX, STRIP_PX, EngineChoice, map_metadata, reading_of
+from tlskit.maps.windows import layout_for, made_of, plan_windows, windows_key
 from tlskit.networks import engines
 from tlskit.slides import tissue_mask
 

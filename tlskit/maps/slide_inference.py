@@ -6,7 +6,6 @@ The checkpoint says how it must be applied: um/px, window, overlap, normalisatio
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,11 +21,12 @@ from tlskit.maps.context import facts_of, slide_context
 from tlskit.maps.map_writer import MapWriter
 from tlskit.maps.windows import (
     count_to_check,
-    invalid_boxes,
     layout_for,
     looked_at,
+    made_of,
     plan_windows,
     spread_windows,
+    windows_key,
 )
 from tlskit.networks import engines
 from tlskit.slides import open_slide
@@ -249,25 +249,6 @@ def predict_slide(
         tissue_mm2=tissue_mm2, map_px=size_px, invalid_px=sum(w * h for _, _, w, h in made["invalid"]),
         resumed_windows=resumed, events=clock.events,
     )  # fmt: skip
-
-
-def windows_key(planned: np.ndarray) -> dict:
-    """Which windows a map is to cover, as its metadata have it."""
-    return {"windows_sha256": hashlib.sha256(np.packbits(planned).tobytes()).hexdigest()}
-
-
-def made_of(slide, layout, size_px, on_tissue: np.ndarray, planned: np.ndarray, run: np.ndarray) -> dict:
-    """What became of the windows of a map, for its metadata: those with tissue, to be run, and run."""
-    return {
-        "windows": int(run.sum()),
-        "windows_skipped": int(on_tissue.size - on_tissue.sum()),
-        "windows_screened": int(on_tissue.sum() - planned.sum()),
-        "windows_lost": int(planned.sum() - run.sum()),
-        "invalid": invalid_boxes(layout, size_px, planned, run),
-        "unseen": invalid_boxes(layout, size_px, on_tissue, planned),
-        "lost": list(slide.lost),
-        "reader": slide.reader,
-    }
 
 
 def source_of(engine, checkpoint, *, window_px: int, **options) -> engines.EngineSource:
