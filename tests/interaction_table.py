@@ -8,6 +8,7 @@ cohorts and writes the page; `tests/evaluation/test_effects.py` does the same wi
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +34,19 @@ ARMS = pd.DataFrame(
 RECALL = np.array([0.0, 0.3, 0.2, 1.1])
 FALSE = np.array([0.0, -0.6, -0.3, -1.4])
 
+#: Trainings of each arm, where the two of the wide field were trained once.
+MIXED = (3, 3, 1, 1)
 #: Settings of the page: patients, trainings, and the spread of a training's own luck.
 ROWS = (
     (5, 3, 0.2), (9, 1, 0.0), (9, 3, 0.0), (9, 3, 0.2), (9, 3, 0.5), (23, 2, 0.2), (23, 3, 0.0), (23, 3, 0.2),
-    (23, 3, 0.5), (23, 5, 0.2), (60, 3, 0.2), (60, 5, 0.2),
+    (23, 3, 0.5), (23, 5, 0.2), (60, 3, 0.2), (60, 5, 0.2), (12, MIXED, 0.2), (12, MIXED, 0.5), (23, MIXED, 0.2),
 )  # fmt: skip
 _HEAD = """# How sure the interactions are
 
 Of simulated cohorts with a known interaction of negatives and field, the share (in %) in which the 95 % interval of
 `tlskit.evaluation.effects.two_by_two` holds it. Patients and trainings (seeds) are both random: *luck* is the standard
-deviation of a training's own luck on the logit scale. The last columns: coverage of a simple effect, the mean
+deviation of a training's own luck on the logit scale; *3, 3, 1, 1* are trainings of the four arms: those trained once
+are lent the spread of the others. The last columns: coverage of a simple effect, the mean
 half-width of the interaction's interval, and how often the interval excludes 0 (the true interaction is {truth:+.3f}).
 `python tests/interaction_table.py` draws the cohorts again and writes this page.
 
@@ -83,12 +87,18 @@ def truth(luck: float) -> tuple[float, float]:
     return d - c - b + a, b - a
 
 
-def simulate(n_patients: int, n_seeds: int, luck: float, *, cohorts: int, seed: int = 0) -> dict[str, float]:
+def simulate(
+    n_patients: int, trainings: int | Sequence[int], luck: float, *, cohorts: int, seed: int = 0
+) -> dict[str, float]:
     """Shares of cohorts whose intervals hold the truth, the mean half-width, and how often 0 is excluded."""
-    (interaction, effect), rng = truth(luck), np.random.default_rng([seed, n_patients, n_seeds])
+    of_arms = np.broadcast_to(trainings, len(ARMS))
+    (interaction, effect), rng = truth(luck), np.random.default_rng([seed, n_patients, *np.unique(of_arms)])
     found = []
     for _ in range(cohorts):
-        table = effects.two_by_two(counts_table(draw(n_patients, n_seeds, luck, rng)), ARMS)
+        counts = counts_table(draw(n_patients, int(of_arms.max()), luck, rng))
+        if len(set(of_arms)) > 1:
+            counts = counts[counts["seed"] < counts["arm"].map(dict(zip(ARMS["arm"], of_arms, strict=True)))]
+        table = effects.two_by_two(counts, ARMS)
         last, first = table.iloc[-1], table[table["what"] == "effect"].iloc[0]
         found.append(
             (last["low"] <= interaction <= last["high"], first["low"] <= effect <= first["high"],
@@ -100,10 +110,11 @@ def simulate(n_patients: int, n_seeds: int, luck: float, *, cohorts: int, seed: 
 
 def main() -> int:
     cohorts, lines = int(sys.argv[1]) if len(sys.argv) > 1 else 2000, []
-    for n_patients, n_seeds, luck in ROWS:
-        found = simulate(n_patients, n_seeds, luck, cohorts=cohorts)
+    for n_patients, trainings, luck in ROWS:
+        found = simulate(n_patients, trainings, luck, cohorts=cohorts)
+        each = ", ".join(map(str, np.atleast_1d(trainings)))
         lines.append(
-            f"| {n_patients} | {n_seeds} | {luck:g} | {cohorts} | {100 * found['interaction']:.1f} "
+            f"| {n_patients} | {each} | {luck:g} | {cohorts} | {100 * found['interaction']:.1f} "
             f"| {100 * found['effect']:.1f} | {found['half_width']:.3f} | {100 * found['excludes']:.1f} |"
         )
         print(lines[-1], flush=True)

@@ -4,7 +4,8 @@
 each run four times in succession, prints a row for each kill and writes ``outputs/kill_sweep/rows.csv``.
 `tests/test_kill_sweep.py` does the same to a study of seconds. Half of the kills take the sweep and all its kernels at
 once, as a power cut does; the other half take the sweep alone, as a user's ``kill -9`` does, and it is resumed while
-the orphaned kernel may still be at work. With ``--on local:3`` workers and launchers of launches are killed instead.
+the orphaned kernel may still be at work. With ``--on local:3`` workers, their helpers and launchers of launches are
+killed instead, spread over all steps.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import yaml
 
 from tlskit.files import Claims, write_text
 from tlskit.maps import probmaps
-from tlskit.study import keys
+from tlskit.study import helping, keys
 from tlskit.study.runs import read_status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,8 @@ CLOCK_COLUMNS = {
     "03_history": ["tiles_per_s", "seconds", "threads"],
     # A map that the killed run had finished is kept by the resumed one, and has no times.
     "05_maps": ["kept", "wall_s", "max_dprob", "compile_s", "check_s", "*_s"],
-    "pareto": ["minutes*", "slides_per_minute"],
+    "pareto": ["minutes*", "s_per_cm2", "slides_per_minute"],
+    "answer": ["minutes*"],
 }  # fmt: skip
 #: Tables of nothing but times.
 CLOCK_TABLES = ("06_stages", "06_summary", "06_projection", "minutes")
@@ -210,49 +212,59 @@ def kill_runs(
 
 
 def kill_launches(
-    command: Callable[[str], list[str]], undisturbed: Path, *, kills: int, per_run: int, pause_s: tuple[float, float],
-    seed: int = 0, cwd: Path = ROOT, env: dict | None = None, report: Callable[[str], None] = print,
+    command: Callable[[str], list[str]], undisturbed: Path, *, kills: int, per_run: int, seed: int = 0,
+    cwd: Path = ROOT, env: dict | None = None, until: float = np.inf, report: Callable[[str], None] = print,
 ) -> pd.DataFrame:  # fmt: skip
     """Kill workers of a launch (``--on local:N``), or whoever launched them; compare as `kill_runs` does.
 
-    A launch whose worker is killed goes on by itself; one that is killed with its scheduler is given again. Every third
-    kill takes the launcher, the others a worker that has a notebook's kernel (or, where none has, any).
+    The kills of a run are spread over its steps: each waits until a worker is at its step, or a later one, and comes at
+    a random moment of the time that the step took undisturbed. A launch whose worker is killed goes on by itself; one
+    that is killed with its scheduler is given again. In turn a worker that runs a notebook is killed, the process by
+    which a worker helps another with slides (or, where none does, a worker), and the launcher.
 
     Parameters
     ----------
     command
         Gives the command that launches the sweep of a run of that name.
-    pause_s
-        Seconds between that a worker has begun something and the next kill, at least and at most.
+    until
+        By `time.monotonic`: from then on nothing is killed, and no other run is begun.
 
     Returns
     -------
     DataFrame
-        One row a kill: kill, run, after_s, killed, at_work; and of its run: launches, exit_code, identical,
-        identical_but_times, differing.
+        One row a kill: kill, run, after_s (in the step), killed, at_work; and of its run: launches, exit_code,
+        identical, identical_but_times, differing.
     """
-    rng, rows = np.random.default_rng(seed), []
-    while len(rows) < kills:
+    seconds: dict[str, float] = {}
+    for row in read_status(undisturbed).itertuples():
+        if row.seconds:  # the longest: others took it over from an equal arm
+            seconds[row.step] = max(seconds.get(row.step, 0.0), float(row.seconds))
+    steps, rng, rows = sorted(seconds), np.random.default_rng(seed), []
+    while len(rows) < kills and time.monotonic() < until:
         run = undisturbed.with_name(f"launched_{len(rows) + 1}")
         shutil.rmtree(run, ignore_errors=True)
         here, launches, code = [], 0, None
+        count = min(per_run, kills - len(rows))
+        targets = [steps[number * len(steps) // count] for number in range(count)]
         while code is None:
             with open(undisturbed.with_name(f"{run.name}.log"), "a") as out:
                 process = subprocess.Popen(command(run.name), cwd=cwd, env=env, stdout=out, stderr=out)
             launches += 1
             while process.poll() is None:
-                more = len(here) < min(per_run, kills - len(rows))
-                while more and process.poll() is None and not _at_work(run):
-                    time.sleep(0.2)  # until a worker has begun something: what is killed before that loses nothing
-                ran_s = run_for(process, rng.uniform(*pause_s) if more else np.inf)
-                if process.poll() is not None or not more:
+                if not targets or time.monotonic() > until:
+                    run_for(process)
                     continue
-                killed = _kill_one(process.pid, run, launcher=(len(rows) + len(here)) % 3 == 2, rng=rng)
-                if killed:
-                    here.append(
-                        {"kill": len(rows) + len(here) + 1, "run": run.name, "after_s": round(ran_s, 1)} | killed
-                    )
-                if killed and killed["killed"] == "launcher":
+                step = max(_steps_at_work(run), default="")
+                if step < targets[0]:
+                    time.sleep(0.1)
+                    continue
+                ran_s = run_for(process, rng.uniform(0.1, 0.9) * seconds.get(step, 1.0))
+                killed = _kill_one(process.pid, run, number=len(rows) + len(here), step=step, rng=rng)
+                if not killed:
+                    continue
+                targets.pop(0)
+                here.append({"kill": len(rows) + len(here) + 1, "run": run.name, "after_s": round(ran_s, 1)} | killed)
+                if killed["killed"] == "launcher":
                     process.wait()
                     break
             else:
@@ -266,27 +278,36 @@ def kill_launches(
         first = not rows
         rows += [kill | result for kill in here]
         if not here:
-            raise RuntimeError(f"{run.name} came to its end before a kill: shorten the pauses")
+            raise RuntimeError(f"{run.name} came to its end before a kill")
         report(pd.DataFrame(rows[-len(here) :]).to_string(index=False, header=first))
     return pd.DataFrame(rows)
 
 
-def _kill_one(launcher_pid: int, run: Path, *, launcher: bool, rng: np.random.Generator) -> dict | None:
-    """SIGKILL a worker or the launcher; None where there is no worker yet."""
-    parent = psutil.Process(launcher_pid)
+def _kill_one(launcher_pid: int, run: Path, *, number: int, step: str, rng: np.random.Generator) -> dict | None:
+    """SIGKILL a worker (one at `step`, if any still is), a helper or the launcher; None where none is at anything."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        workers = [one for one in parent.children() if "spawn_main" in " ".join(one.cmdline())]
+        parent = psutil.Process(launcher_pid)
         claimed = _at_work(run)
+        workers = [one for one in parent.children() if "spawn_main" in " ".join(one.cmdline())]
         busy = [one for one in workers if one.pid in claimed]
-        if not workers:
+        at_step = [one for one in busy if any(words.split()[1] == step for words in claimed[one.pid])]
+        children = [one for worker in workers for one in worker.children() if one.pid in claimed]
+        helpers = [one for one in children if helping.PROGRAM in one.cmdline()]
+        if not busy:
             return None
-        if launcher:
+        if number % 3 == 2:
             parent.kill()
-            return {"killed": "launcher", "at_work": ", ".join(claimed[one.pid][0] for one in busy) or "-"}
-        victim = (busy or workers)[rng.integers(len(busy or workers))]
+            return {"killed": "launcher", "at_work": ", ".join(claimed[one.pid][0] for one in busy)}
+        kind, among = ("helper", helpers) if number % 3 == 1 and helpers else ("worker", at_step or busy)
+        victim = among[rng.integers(len(among))]
         victim.kill()
-        return {"killed": "worker", "at_work": ", ".join(claimed.get(victim.pid, [])) or "-"}
+        return {"killed": kind, "at_work": ", ".join(claimed[victim.pid])}
     return None
+
+
+def _steps_at_work(run: Path) -> set[str]:
+    """The steps that living workers are at."""
+    return {words.split()[1] for pieces in _at_work(run).values() for words in pieces}
 
 
 def _at_work(run: Path) -> dict[int, list[str]]:
@@ -304,7 +325,8 @@ def main() -> int:
     parser.add_argument("--per-run", type=int, default=4, help="kills of one run, one after the other")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments of the kills")
     parser.add_argument("--on", default="", help="local:3: kill workers of launches instead of sweeps")
-    given = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=np.inf, help="with --on: nothing is killed after so many")
+    given, begun = parser.parse_args(), time.monotonic()
     from tlskit.study import params
     from tlskit.synthetic import cohort as synthetic
 
@@ -332,9 +354,8 @@ def main() -> int:
         raise RuntimeError(f"the undisturbed sweep ended with {serial.returncode}")
     shared = {"kills": given.kills, "per_run": given.per_run, "seed": given.seed}
     if given.on:
-        table = kill_launches(
-            lambda name: [*command(name), "--on", given.on], undisturbed, pause_s=(4, duration_s / 6), **shared
-        )
+        until = begun + 60 * given.minutes
+        table = kill_launches(lambda name: [*command(name), "--on", given.on], undisturbed, until=until, **shared)
     else:
         table = kill_runs(command, undisturbed, moments_s=(2, duration_s / 2), **shared)
     table.to_csv(work / "rows.csv", index=False)

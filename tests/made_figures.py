@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.text import Annotation, Text
 
 
@@ -40,22 +40,30 @@ def _out_of_sight(ax):
 def check_layout(figure):
     assert not plt.get_fignums(), "an open figure would be shown twice in a notebook"
     found = texts(figure)
-    for n, (text, box) in enumerate(found):
-        assert box.x0 >= -2 and box.x1 <= figure.bbox.x1 + 2, f"{text!r} leaves the figure"
-        assert box.y0 >= -2 and box.y1 <= figure.bbox.y1 + 2, f"{text!r} leaves the figure"
-        for other, there in found[n + 1 :]:
-            across = min(box.x1, there.x1) - max(box.x0, there.x0)
-            down = min(box.y1, there.y1) - max(box.y0, there.y0)
-            assert across <= 1 or down <= 1, f"{text!r} and {other!r} lie on one another"
+    x0, y0, x1, y1 = np.array([box.extents for _, box in found]).T
+    for n, (text, _) in enumerate(found):
+        assert x0[n] >= -2 and x1[n] <= figure.bbox.x1 + 2, f"{text!r} leaves the figure"
+        assert y0[n] >= -2 and y1[n] <= figure.bbox.y1 + 2, f"{text!r} leaves the figure"
+    across = np.minimum(x1[:, None], x1) - np.maximum(x0[:, None], x0)
+    down = np.minimum(y1[:, None], y1) - np.maximum(y0[:, None], y0)
+    for one, other in np.argwhere(np.triu((across > 1) & (down > 1), 1)):
+        raise AssertionError(f"{found[one][0]!r} and {found[other][0]!r} lie on one another")
+
+
+def boxes(ax):
+    """Left, width, middle and height of each bar of a panel, from the top to the bottom and from left to right."""
+    ends = [
+        path.get_extents().bounds for c in ax.collections if isinstance(c, PolyCollection) for path in c.get_paths()
+    ]
+    return sorted(((x, wide, y + high / 2, high) for x, y, wide, high in ends), key=lambda box: (box[2], box[0]))
 
 
 def lines(ax):
     """x and y of every line of a panel that is drawn: of paths, trends and intervals."""
-    found = [np.column_stack(line.get_data()).astype(float) for line in ax.lines if len(line.get_xdata())]
+    found = [line.get_xydata().astype(float) for line in ax.lines if len(line.get_xdata())]
     for collection in ax.collections:
         if isinstance(collection, LineCollection):
-            found += [np.asarray(path, float) for path in collection.get_segments()]
-    # seaborn pads a path with nan at its ends
+            found += [np.asarray(path, float) for path in collection.get_segments() if len(path)]
     known = [xy[np.flatnonzero(ok)[0] : np.flatnonzero(ok)[-1] + 1] for xy in found
              if (ok := np.isfinite(xy).all(axis=1)).any()]  # fmt: skip
     return [xy for xy in known if np.isfinite(xy).all()]

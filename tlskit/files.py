@@ -37,6 +37,7 @@ __all__ = [
     "sha256_of_file",
     "temporary_beside",
     "without_machine",
+    "worker_name",
     "write_text",
     "writing",
 ]
@@ -107,7 +108,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
 def temporary_beside(path: str | Path) -> Path:
     """A name beside `path`, with its suffix, that no other writer takes: it says whose it is, and is random."""
     path = Path(path)
-    return path.with_name(f"{TEMPORARY}{_machine()}-{os.getpid()}-{secrets.token_hex(5)}-{path.stem[:80]}{path.suffix}")
+    return path.with_name(f"{TEMPORARY}{worker_name()}-{secrets.token_hex(5)}-{path.stem[:80]}{path.suffix}")
 
 
 def clean_temporaries(folder: str | Path) -> None:
@@ -124,6 +125,11 @@ def clean_temporaries(folder: str | Path) -> None:
                 dead = time.time() - path.stat().st_mtime > 86400
             if dead:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def worker_name() -> str:
+    """This process, by a hash of its machine's name and its number: what an archive may say of it."""
+    return f"{_machine()}-{os.getpid()}"
 
 
 def _machine() -> str:
@@ -334,9 +340,9 @@ class Claims:
                 self._held.discard(piece)
                 with contextlib.suppress(OSError):
                     self._leases[piece].release()
-                for folder in (self._path(piece).parent, self.folder):
+                for folder in self._path(piece).relative_to(self.folder).parents:
                     with contextlib.suppress(OSError):  # others have claims in it
-                        folder.rmdir()
+                        (self.folder / folder).rmdir()
 
     @contextlib.contextmanager
     def releasing(self, piece: str) -> Iterator[None]:

@@ -10,14 +10,30 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import io
-import tokenize
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["bare", "code_state", "reached"]
+__all__ = ["bare", "code_state", "reached", "without_comments"]
 
 _PACKAGE = Path(__file__).parent
+#: Strings, which may hold what looks like a comment, and comments.
+_STRING_OR_COMMENT = re.compile(
+    r'''"""(?:\\.|[^\\])*?"""|\'\'\'(?:\\.|[^\\])*?\'\'\'|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|#[^\n]*''', re.DOTALL
+)
+
+
+class _Source(NamedTuple):
+    """What one reading of a source tells: every kernel of a sweep reads all that its notebook reaches.
+
+    What it imports from tlskit, (below, name, alias) each; attributes by name; names used otherwise; the source `bare`.
+    """
+
+    imported: list[tuple[str, str, str]]
+    used: dict[str, set[str]]
+    handed_on: set[str]
+    bare: str
 
 
 def code_state(start: str, *, without: Iterable[str] = ()) -> dict[str, str]:
@@ -53,7 +69,7 @@ def reached(start: str, *, without: Iterable[str] = ()) -> dict[str, Path]:
 
 def _imported(source: str) -> set[str]:
     """Dotted names of the modules that a source imports from tlskit, doors opened."""
-    names, used, handed_on = _asked_for(source)
+    names, used, handed_on, _ = _read(source)
     found = set()
     for below, name, alias in names:
         if not below and (_PACKAGE / name / "__init__.py").is_file():
@@ -68,11 +84,19 @@ def _imported(source: str) -> set[str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _asked_for(source: str) -> tuple[list[tuple[str, str, str]], dict[str, set[str]], set[str]]:
-    """What a source imports from tlskit, (below, name, alias) each; attributes by name; names used otherwise."""
+def _read(source: str) -> _Source:
+    lines = without_comments(source).splitlines()
     names, used, values, plain = [], {}, [], set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Name):
+            values.append(node)
+            continue
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used.setdefault(node.value.id, set()).add(node.attr)
+            plain.add(id(node.value))
+        elif isinstance(node, ast.Import):
             for alias in node.names:
                 head, *rest = alias.name.split(".")
                 if head == "tlskit" and rest:
@@ -80,12 +104,19 @@ def _asked_for(source: str) -> tuple[list[tuple[str, str, str]], dict[str, set[s
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tlskit" and not node.level:
             below = node.module.partition(".")[2]
             names += [(below, alias.name, alias.asname or alias.name) for alias in node.names]
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            used.setdefault(node.value.id, set()).add(node.attr)
-            plain.add(id(node.value))
-        elif isinstance(node, ast.Name):
-            values.append(node)
-    return names, used, {node.id for node in values if id(node) not in plain}
+        elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
+                for row in range(first.lineno, first.end_lineno + 1):
+                    lines[row - 1] = ""
+        for name in node._fields:
+            inside = getattr(node, name, None)
+            if isinstance(inside, list):
+                waiting += [one for one in inside if isinstance(one, ast.AST)]
+            elif isinstance(inside, ast.AST) and not isinstance(inside, (ast.expr_context, ast.Constant)):
+                waiting.append(inside)
+    text = "\n".join(line.rstrip() for line in lines if line.strip())
+    return _Source(names, used, {node.id for node in values if id(node) not in plain}, text)
 
 
 def _of_name(below: str, name: str) -> set[str]:
@@ -134,18 +165,11 @@ def _state(path: Path) -> str:
     return hashlib.sha256((bare(text) if path.suffix == ".py" else text).encode()).hexdigest()[:16]
 
 
-@functools.lru_cache(maxsize=1024)
+def without_comments(source: str) -> str:
+    """A source as it is, without what follows a ``#`` that stands in no string."""
+    return _STRING_OR_COMMENT.sub(lambda found: "" if found[0][0] == "#" else found[0], source)
+
+
 def bare(source: str) -> str:
     """A source without comments, docstrings and blank lines: what is left decides what it does."""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
-            first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
-                for row in range(first.lineno, first.end_lineno + 1):
-                    lines[row - 1] = ""
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+    return _read(source).bare

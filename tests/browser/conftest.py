@@ -4,7 +4,8 @@ import shutil
 import sys
 
 import pytest
-from serving import ROOT, app, chromium, chromium_path, install_chromium, lab
+from looking import painted
+from serving import ROOT, app, chromium, chromium_path, install_chromium, lab, tab
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -22,14 +23,17 @@ def browser():
 @pytest.fixture
 def page(browser):
     """A tab of 1280 x 900 px; `page.requests` are what it has asked for, `page.errors` what was thrown."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    tab = context.new_page()
-    tab.set_default_timeout(120_000)  # of a busy machine
-    tab.requests, tab.errors = [], []
-    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
-    tab.on("request", lambda request: tab.requests.append(request.url))
-    yield tab
-    context.close()
+    with tab(browser) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def run_page(browser, app_url):
+    """The page as it opens, once for all tests of a file that only look at it."""
+    with tab(browser) as opened:
+        opened.goto(app_url)
+        painted(opened)
+        yield opened
 
 
 @pytest.fixture(scope="session")

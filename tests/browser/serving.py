@@ -61,6 +61,19 @@ def chromium() -> Iterator:
 
 
 @contextmanager
+def tab(browser) -> Iterator:
+    """A tab of 1280 x 900 px; `page.requests` are what it has asked for, `page.errors` what was thrown."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(120_000)  # of a busy machine
+    page.requests, page.errors = [], []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
+    yield page
+    context.close()
+
+
+@contextmanager
 def serving(command: list[str], *, cwd: Path, log: Path, pattern: str, **environment: str) -> Iterator[tuple[str, int]]:
     """Run a server; gives the address that it writes to its log, and its process id."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"} | environment

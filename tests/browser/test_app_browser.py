@@ -20,10 +20,8 @@ def open_folder_page(page, url):
     page.get_by_role("button", name="Segment", exact=True).wait_for()
 
 
-def test_the_page_asks_nothing_of_any_other_machine(page, app_url):
-    page.goto(app_url)
-    painted(page)
-    hosts = {urlsplit(address).hostname for address in page.requests if address.startswith(("http", "ws"))}
+def test_the_page_asks_nothing_of_any_other_machine(run_page):
+    hosts = {urlsplit(address).hostname for address in run_page.requests if address.startswith(("http", "ws"))}
     assert hosts == {"127.0.0.1"}
 
 
@@ -33,9 +31,8 @@ def test_without_the_token_there_is_no_page(page, app_url):
     assert "/login" in page.url
 
 
-def test_nothing_runs_over_the_side_of_a_1280_px_window(page, app_url):
-    page.goto(app_url)
-    painted(page)
+def test_nothing_runs_over_the_side_of_a_1280_px_window(run_page):
+    page = run_page
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     over = page.eval_on_selector_all(
         "button, input, select, canvas, table, pre",
@@ -44,8 +41,8 @@ def test_nothing_runs_over_the_side_of_a_1280_px_window(page, app_url):
     assert over == []
 
 
-def test_the_threshold_moves_layer_scores_and_objects_to_what_python_computes(page, app_url, project):
-    page.goto(app_url)
+def test_the_threshold_moves_layer_scores_and_objects_to_what_python_computes(run_page, project):
+    page = run_page
     painted(page, cut=128)
     handle = slider(page, "Threshold")
     handle.focus()

@@ -2,7 +2,7 @@
 
 import pytest
 from looking import objects, painted, scores, slider
-from serving import open_notebook
+from serving import open_notebook, tab
 
 from tlskit.evaluation import slide_findings as findings
 from tlskit.maps import probmaps
@@ -11,9 +11,14 @@ from tlskit.study import archive
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture
-def notebook(page, lab_url, project):
-    """explore.ipynb, opened and run to its end."""
+@pytest.fixture(scope="module")
+def notebook(browser, lab_url, project):
+    """explore.ipynb, opened and run to its end, once for all tests."""
+    with tab(browser) as page:
+        yield open_explore(page, lab_url, project)
+
+
+def open_explore(page, lab_url, project):
     path = project / "notebooks" / "explore.ipynb"
     path.write_text(path.read_text().replace('run_name = \\"demo\\"', 'run_name = \\"made\\"'))
     open_notebook(page, lab_url, "notebooks/explore.ipynb")

@@ -71,6 +71,74 @@ def test_outlines_are_kept_through_other_slides_and_a_reload_and_the_kernel_ends
         time.sleep(0.2)
 
 
+def test_going_back_takes_away_what_was_done_here_and_not_what_another_window_drew(page, app_url, project):
+    path = project / "outputs" / "made" / "explore" / "geojson" / "S2.geojson"
+    path.unlink(missing_ok=True)
+    other = page.context.new_page()
+    for tab in (page, other):
+        tab.goto(app_url)
+        select_slide(tab, "S2")
+    draw(page)
+    by_first = drawings.read_drawn(path)
+    other.locator(VIEW).first.focus()
+    other.keyboard.press("ArrowUp")
+    for key in TRIANGLE:
+        other.keyboard.press(key)
+    painted(other, drawn=2)  # what the first window drew is seen as soon as this one has written its own
+    other.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+    (by_other,) = [one for one in drawings.read_drawn(path) if one not in by_first]
+    page.locator(VIEW).first.focus()
+    page.keyboard.press("ArrowDown")
+    for key in TRIANGLE:
+        page.keyboard.press(key)
+    painted(page, drawn=3)
+    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+    for left in (2, 1):  # its own two steps
+        page.get_by_role("button", name="Undo").click()
+        painted(page, drawn=left)
+    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+    (kept,) = drawings.read_drawn(path)
+    assert kept == by_other
+    assert page.get_by_role("button", name="Undo").is_disabled()
+    other.close()
+    path.unlink()
+    assert page.errors == []
+
+
+def test_what_was_drawn_while_the_kernel_was_gone_is_offered_again(page, app_server, project):
+    url, pid = app_server
+    path = project / "outputs" / "made" / "explore" / "geojson" / "S2.geojson"
+    path.unlink(missing_ok=True)
+    there = {kernel.pid for kernel in kernels(pid)}
+    page.goto(url)
+    select_slide(page, "S2")
+    for kernel in kernels(pid):
+        if kernel.pid not in there:
+            kernel.suspend()  # it answers no more, and nothing stands in its place
+            mine = kernel
+    page.locator(VIEW).first.focus()
+    for key in TRIANGLE:
+        page.keyboard.press(key)
+    painted(page, drawn=1)
+    page.wait_for_selector('.tlskit-view[data-kept="1"]')
+    mine.kill()
+    page.on("dialog", lambda asked: asked.accept())
+    page.goto("about:blank")
+    page.goto(url)
+    select_slide(page, "S2")
+    page.get_by_text("1 outline(s) of this slide were drawn in this browser and could not be saved").wait_for()
+    assert not path.exists()
+    page.get_by_role("button", name="Take them in").click()
+    painted(page, drawn=1)
+    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
+    assert len(drawings.read_drawn(path)) == 1
+    page.goto(url)
+    select_slide(page, "S2")
+    painted(page, drawn=1)
+    assert page.get_by_text("could not be saved").count() == 0
+    path.unlink()
+
+
 def test_the_page_asks_before_an_unfinished_outline_is_left(page, app_url):
     page.goto(app_url)
     painted(page)

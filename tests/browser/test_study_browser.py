@@ -40,7 +40,8 @@ def test_from_an_empty_folder_to_the_report_by_clicks_alone(page, tmp_path_facto
     taken = []
 
     def picture(name: str) -> None:
-        page.wait_for_timeout(400)
+        # Two frames: what was said last is laid out and drawn.
+        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         page.screenshot(path=row / f"{len(taken) + 1:02d}_{name}.png")
         taken.append(name)
         assert serious(page) == [], name
@@ -113,7 +114,7 @@ def test_from_an_empty_folder_to_the_report_by_clicks_alone(page, tmp_path_facto
             button("Report").click()
             report = page.frame_locator("iframe.tlskit-report")
             report.get_by_role("heading", level=1).wait_for()
-            page.wait_for_timeout(1500)
+            report.locator("img").evaluate_all("all => Promise.all(all.map(image => image.decode().catch(() => 0)))")
             picture("report")
             button("Its slides").click()
             painted(page)

@@ -75,6 +75,12 @@ def test_slides_without_any_target_measure_no_score_and_false_areas_are_said():
     assert "Falsely marked of 24.8 mm2 of tissue: 1x 1.8 mm2 and 4x 22.4 mm2." in words and "best" not in words
 
 
+def test_an_arm_that_marks_nothing_is_said_to_because_a_difference_from_it_is_the_other_arms_score():
+    words = decision.choice(decided(made({"1x": 0.0, "4x": 0.6, "20x": 0.9}), {"1x": 1, "4x": 5, "20x": 60}))
+    assert "1x finds nothing of the target at this threshold: another may change that." in words
+    assert "finds nothing" not in decision.choice(decided(made({"4x": 0.6, "20x": 0.9})))
+
+
 def test_an_arm_below_what_is_usable_is_not_chosen():
     front = decided(made({"1x": 0.02, "4x": 0.05}), {"1x": 1, "4x": 5}, usable=0.1)
     assert front["reason"].iloc[0] == "none usable" and "None is chosen" in decision.choice(front)

@@ -116,3 +116,10 @@ def test_a_hole_is_cut_and_outlines_that_touch_become_one():
     one, number = drawings.joined_at([plain, far, other], 0)
     assert number == 2 and one[0] == far and drawings.polygon_of(one[1]).area == 200 and one[1]["class"] == "TLS"
     assert drawings.joined_at([plain, far], 1)[1] == 1
+
+
+def test_one_outline_that_is_drawn_twice_is_kept_twice(tmp_path):
+    one = {"rings": [[[0, 0], [9, 0], [0, 9]]], "class": "TLS"}
+    first = drawings.save_drawn(tmp_path / "a.geojson", [one], [])
+    assert len(drawings.save_drawn(tmp_path / "a.geojson", [one, one], first)) == 2
+    assert len(drawings.read_drawn(tmp_path / "a.geojson")) == 2

@@ -10,7 +10,7 @@ import tifffile
 from made_run import make_run, write_map
 
 from tlskit.evaluation import stored_screens
-from tlskit.explore import app, folder_page
+from tlskit.explore import app, drawings, folder_page
 from tlskit.files import sha256_of_file
 from tlskit.maps import open_map
 
@@ -317,3 +317,77 @@ def test_a_page_that_is_loaded_again_finds_the_segmentation_that_runs(page, outp
     until(lambda: "Segmenting S2.tiff: 1 of 2 windows" in page.status.value)
     page.cancel.click()
     until(lambda: page.job is None and "cancelled" in page.status.value)
+
+
+def test_what_another_window_drew_stays_when_a_change_had_not_heard_of_it(page, outputs):
+    page.take(slide_path(outputs))
+    view, path = page.desk.view, page._drawn_path("")
+
+    def say(outlines):
+        """As the browser does: the whole list, and the number of the change."""
+        with view.hold_trait_notifications():
+            view.drawn, view.change = outlines, view.change + 1
+
+    first, other, second, third = (
+        {"rings": [[[x, 0], [x + 50, 0], [x, 50]]], "class": "TLS"} for x in range(0, 400, 100)
+    )
+    say([first])
+    drawings.save_drawn(path, [other], [])
+    say([first, second])  # the kernel finds the other window's outline in the file, and tells of it
+    assert len(view.drawn) == 3 and len(view.edits[-1]["added"]) == 1 and not view.edits[-1]["own"]
+    say([first, second, third])  # on its way before that was heard
+    assert len(drawings.read_drawn(path)) == 4
+    say([second, third])  # and what is taken away meanwhile is taken away
+    left = {one["rings"][0][0][0] for one in drawings.read_drawn(path)}
+    assert len(drawings.read_drawn(path)) == 3 and 0 not in left
+    view.heard = view.edits[-1]["number"]
+    say([one for one in view.drawn if one["rings"][0][0][0] != 100])  # seen, and deleted on purpose
+    assert {one["rings"][0][0][0] for one in drawings.read_drawn(path)} == {200, 300}
+
+
+def test_an_outline_that_was_copied_stays_when_another_was_drawn_at_the_same_moment(page, outputs):
+    page.take(slide_path(outputs))
+    view, hand = page.desk.view, page.desk.hand
+    first, copy, second = ({"rings": [[[x, 0], [x + 50, 0], [x, 50]]], "class": "TLS"} for x in range(0, 300, 100))
+    view.drawn, view.change = [first], 1
+    hand.put([first, copy])
+    assert view.edits[-1]["own"]
+    view.drawn, view.change = [first, second], 2
+    assert len(drawings.read_drawn(page._drawn_path(""))) == 3
+
+
+def test_a_true_outline_is_said_to_be_none(page, outputs):
+    page.take(slide_path(outputs))
+    hand = page.desk.hand
+    hand._copy_source = lambda: ([folder_page.polygon_of({"rings": [[[0, 0], [90, 0], [0, 90]]]})], 0.25)
+    page.desk.view.field = [20, 20, 100]
+    hand.deny.click()
+    assert [one["class"] for one in drawings.read_drawn(page._drawn_path(""))] == ["no TLS"]
+
+
+def test_thousands_of_outlines_are_taken_in_and_changed_without_losing_one(page, outputs):
+    page.take(slide_path(outputs))
+    view = page.desk.view
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    ring = np.stack([20 * np.cos(angles), 20 * np.sin(angles)], axis=1)
+    features = [
+        {"type": "Feature", "properties": {"classification": {"name": "TLS"}},
+         "geometry": {"type": "Polygon", "coordinates": [(np.vstack([ring, ring[:1]]) + [x, y]).tolist()]}}
+        for x in range(50, 3050, 50) for y in range(50, 2550, 50)
+    ]  # fmt: skip
+    file = json.dumps({"type": "FeatureCollection", "features": features}).encode()
+    start = time.process_time()
+    content = {"kind": "outlines", "name": "many.geojson", "source": view.source}
+    view._on_message(view, content, [file])
+    view.heard = view.edits[-1]["number"]
+    assert len(view.drawn) == 3000
+    taken_in = time.process_time() - start
+    angles = np.linspace(0, 2 * np.pi, 20_000, endpoint=False)
+    large = (5000 + 900 * np.stack([np.cos(angles), np.sin(angles)], axis=1)).round(2).tolist()
+    start = time.process_time()
+    view.drawn, view.change = [*view.drawn[1:], {"rings": [large], "class": "TLS"}], 1
+    changed = time.process_time() - start
+    saved = drawings.read_drawn(page._drawn_path(""))
+    assert view.saved == 1 and len(saved) == 3000 and max(len(one["rings"][0]) for one in saved) == 20_000
+    print(f"seconds of processor time: {taken_in:.1f} to take in, {changed:.1f} for a change")
+    assert changed < 8, "a change is written while one looks on"

@@ -32,6 +32,12 @@ def test_a_drawn_outline_stands_in_the_place_of_the_old_one_of_the_same_object()
     found, replaced = retraining.corrected(old, [smaller, other, (box(0, 0, 9, 9), "predicted TLS 1x")])
     # The region around it is another object; a prediction that nobody took over is no truth.
     assert replaced == 1 and [round(polygon.area) for polygon, _ in found] == [100, 1_000_000, 49, 100]
+    # One is said to be none, and goes; the tumour around it stays, and so does what is no follicle but a TLS.
+    denied, gone = retraining.corrected(old, [(box(1, 1, 10, 10), "no TLS"), (box(100, 0, 102, 2), "no follicle")])
+    assert gone == 1 and [(name, round(polygon.area)) for polygon, name in denied] == [("TLS", 100), ("tumour", 10**6)]
+    # A class of the run that merely begins so is one like any other.
+    kept, _ = retraining.corrected([*old, (box(300, 0, 310, 10), "no data")], [(box(400, 0, 410, 10), "no data")])
+    assert [name for _, name in kept] == ["TLS", "TLS", "tumour", "no data", "no data"]
     renamed, replaced = retraining.corrected(old, [(box(0, 0, 10, 10), "follicle")])
     assert replaced == 1 and [name for _, name in renamed] == ["TLS", "tumour", "follicle"]
 

@@ -14,7 +14,7 @@ ARMS = {n: [arm["arm"] for arm in made.arms_of(n)] for n in (1, 4, 20)}
 
 SHOWN = {
     "froc": lambda n: made.froc_table(n), "subgroup_intervals": lambda n: made.subgroup_table(n),
-    "training_curves": lambda n: made.training_table(n), "worst_fields": lambda n: made.field_panels(ARMS[n]),
+    "training_history": lambda n: made.training_table(n), "worst_fields": lambda n: made.field_panels(ARMS[n]),
     "cohort_flow": lambda n: made.flow_table().head(n), "screen_tradeoff": lambda n: made.cascade_table(min(n, 3)),
     "cascade_minutes": made.cascade_minutes_table, "screen_fields": lambda n: made.field_panels(ARMS[n], seen=True)[:n],
 }  # fmt: skip
@@ -62,13 +62,14 @@ def test_subgroups_show_the_tables_own_intervals_and_one_patient_has_none():
 
 def test_curves_of_training_stand_over_steps_and_the_kept_epoch_is_the_tables():
     table = made.training_table(4)
-    loss, val_loss, iou = figures.training_curves(table).axes
+    loss, val_loss, iou = figures.training_history(table, x="steps").axes
     for ax, column in ((loss, "train_loss"), (val_loss, "val_loss"), (iou, "val_iou")):
         drawn = sorted(map(tuple, np.concatenate([xy for xy in lines(ax) if len(xy) == 5]).tolist()))
         assert np.allclose(drawn, sorted(map(tuple, table[["steps", column]].to_numpy().tolist())))
     best = table[table["best"]]
-    assert sorted(marks(iou, zorder=4)[:, 1]) == pytest.approx(sorted(best["val_iou"]))
-    assert "nan" not in style.alt_text(figures.training_curves(made.training_table(4, scored=False)))
+    ringed = next(line.get_ydata() for line in iou.lines if line.get_markersize() == 11)
+    assert sorted(ringed) == pytest.approx(sorted(best["val_iou"]))
+    assert "nan" not in style.alt_text(figures.training_history(made.training_table(4, scored=False)))
 
 
 def test_boxes_of_the_flow_hold_the_numbers_and_what_was_left_out():

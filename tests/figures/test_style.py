@@ -3,7 +3,6 @@
 import functools
 import itertools
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tlskit import explore
+from tlskit.explore.viewer import SlideView
 from tlskit.figures import overlays, style
 
 # Machado, Oliveira and Fernandes, A physiologically-based model for simulation of color vision deficiency, IEEE
@@ -58,7 +57,7 @@ def test_truth_and_prediction_are_told_apart_on_tissue_without_red_and_green():
 
 
 def test_lines_over_a_slide_in_the_browser_are_told_apart_by_everybody():
-    text = (Path(explore.__file__).parent / "viewer.js").read_text(encoding="utf-8")
+    text = SlideView._esm
     truth, drawn = (re.search(rf'const {name} = "(#\w+)"', text)[1] for name in ("TRUTH", "DRAWN"))
     yellow = "#" + "".join(f"{int(v):02x}" for v in re.search(r"const YELLOW = \[(.*?)\]", text)[1].split(","))
     # Each line lies in a rim, a dark or a light one: line or rim is seen on every ground.

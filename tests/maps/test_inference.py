@@ -12,8 +12,9 @@ import torch
 from made_maps import WHITE, ArraySlide, Constant, Context, Pixelwise, checkpoint, picture, slide_row
 from torch import nn
 
-from tlskit.errors import CheckpointError, OutOfMemoryError, ParameterError, SlideError
+from tlskit.errors import CheckpointError, MapError, OutOfMemoryError, ParameterError, SlideError
 from tlskit.maps import blending, inference, probmaps
+from tlskit.maps import rows as rows_of_maps
 from tlskit.maps.windows import invalid_boxes
 from tlskit.outlines import reading as annotations
 from tlskit.slides.slide import open_slide
@@ -437,6 +438,41 @@ def test_a_cohort_survives_a_bad_slide_and_keeps_what_is_done(tmp_path, painted)
     assert list(changed["kept"]) == [False, False]
 
 
+def test_a_map_that_another_process_ended_meanwhile_is_taken(tmp_path, painted, monkeypatch):
+    """Whose claim was taken over, because it was held up for long, goes on beside who took it over."""
+    path, _ = painted
+    made, real = checkpoint(Constant(0.8), tile_px=256, magnification=4), rows_of_maps.predict_slide
+    options = {"engine": "torch", "precision": "exact", "progress": False}
+
+    def ended_by_another(*given, **more):
+        if path_there:
+            real(*given, **more)
+        raise MapError("the folder in which it was put together is gone")
+
+    monkeypatch.setattr(rows_of_maps, "predict_slide", ended_by_another)
+    path_there = False
+    with pytest.raises(MapError):
+        inference.predict_cohort(made, [slide_row("one", path)], tmp_path, **options)
+    path_there = True
+    assert inference.predict_cohort(made, [slide_row("one", path)], tmp_path, **options)["kept"].item()
+
+
+def test_turns_decide_who_comes_when_and_the_table_keeps_the_order(tmp_path, painted):
+    path, _ = painted
+    rows, told = [slide_row(name, path) for name in ("b", "a", "c")], []
+
+    def turns(given, how):
+        told.append(how)
+        yield from reversed(given)
+
+    table = inference.predict_cohort(
+        checkpoint(Constant(0.8), tile_px=256, magnification=4), rows, tmp_path, engine="torch", precision="exact",
+        overlap=0.25, progress=False, turns=turns,
+    )  # fmt: skip
+    assert list(table["slide_id"]) == ["b", "a", "c"]
+    assert told[0]["overlap"] == 0.25 and told[0]["subject"]["checkpoint_sha256"] == "0" * 64
+
+
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 
 
@@ -499,7 +535,7 @@ def greedy_cohort(tmp_path, most, monkeypatch, said="CUDA out of memory. Tried t
             raise RuntimeError(said)
         return real(*args, batch_size=batch_size, **options)
 
-    monkeypatch.setattr(inference, "predict_slide", predict_slide)
+    monkeypatch.setattr(rows_of_maps, "predict_slide", predict_slide)
     return rows, sizes
 
 
@@ -521,7 +557,7 @@ def test_memory_that_never_suffices_is_a_row_with_advice_and_a_cohort_without_a_
             checkpoint(Constant(0.5)), rows, tmp_path / "m", batch_size=8, progress=False, on_failure=failed.__setitem__
         )
     assert sizes == [8, 4] and "batch_size" in str(failed["a"]) and isinstance(failed["a"], OutOfMemoryError)
-    monkeypatch.setattr(inference, "predict_slide", lambda *_, **__: 1 / 0)  # any other fault is not tried again
+    monkeypatch.setattr(rows_of_maps, "predict_slide", lambda *_, **__: 1 / 0)  # any other fault is not tried again
     with pytest.raises(ZeroDivisionError):
         inference.predict_cohort(checkpoint(Constant(0.5)), rows, tmp_path / "m", progress=False)
 

@@ -8,7 +8,9 @@ import pytest
 import tifffile
 
 from tlskit.errors import MapError, ParameterError
+from tlskit.evaluation.predictions import outline_map
 from tlskit.maps import map_writer, probmaps
+from tlskit.outlines import rasterise
 
 
 def smooth(width, height, seed=0):
@@ -206,3 +208,24 @@ def test_a_map_that_was_cut_off_is_told_when_it_is_opened(tmp_path):
         probmaps.open_map(path)
     path.write_bytes(whole)
     probmaps.open_map(path)
+
+
+def test_what_was_not_looked_at_is_marked_at_no_threshold_on_any_level(tmp_path):
+    metadata = {"unseen": [[0, 0, 100, 64]], "invalid": [[96, 96, 32, 32]], "mpp0": 1.0}
+    with map_writer.MapWriter(tmp_path / "m.tif", (128, 128), mpp=2.0, block_px=32, metadata=metadata) as writer:
+        writer.write_block(32, 96, np.full((32, 32), 90, np.uint8))
+    seen = np.ones((128, 128), bool)
+    seen[:64, :100] = seen[96:, 96:] = False
+    with probmaps.open_map(tmp_path / "m.tif") as found:
+        values = found.read(0, 0, 128, 128)
+        assert np.array_equal(found.marked(values, 0), seen) and np.array_equal(found.marked(values, 90), values == 90)
+        assert np.array_equal(found.marked(values[40:, 30:90], 0, 30, 40), seen[40:, 30:90])
+        at = found.under(-20, 30, 120, 90, mpp=2.5)  # a picture that begins left of the map and ends below it
+        pictured = np.pad(seen, 64)[np.ix_(at[1] + 64, at[0] + 64)]
+        assert np.array_equal(found.marked_at(*at, 0), pictured) and pictured.any() and not pictured.all()
+        assert np.array_equal(found.marked_at(*at, 90), np.pad(values == 90, 64)[np.ix_(at[1] + 64, at[0] + 64)])
+        small, _ = found.overview(64)
+        assert np.array_equal(found.marked(small, 0, level=1), seen[1::2, 1::2])
+        everywhere = outline_map(tmp_path / "m.tif", mpp0=1.0, threshold=0, min_object_um2=0)[0]
+        outlined = rasterise(everywhere, x_px=0, y_px=0, width_px=128, height_px=128, mpp=2.0, mpp0=1.0) > 0
+    assert not outlined[:60, :96].any() and not outlined[100:, 100:].any() and outlined[70:90].all()

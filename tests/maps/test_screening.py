@@ -193,10 +193,10 @@ def test_both_networks_look_through_tissue_that_was_searched_once(tmp_path, monk
     assert maps[0] == maps[1]
 
 
-@pytest.mark.parametrize("planned", [0, 40, 250, 900, 5000])
+@pytest.mark.parametrize("planned", [0, 40, 250, 900, 1500, 5000])
 def test_checking_an_engine_again_takes_a_fiftieth_of_the_work(planned):
     counts = [windows.count_to_check(planned, f"slides/{name}.svs") for name in range(2000)]
-    assert np.mean(counts) == pytest.approx(min(4, planned / 300), abs=0.05)
+    assert np.mean(counts) == pytest.approx(min(4, planned / 500), abs=0.05)
     assert counts[0] == windows.count_to_check(planned, "elsewhere/0.svs"), "the same in every run, by the name"
 
 

@@ -1,9 +1,11 @@
 """An archive that cannot lie: what a step wrote stands under its key, whoever ran it."""
 
+import io
 import json
 import logging
 import os
 import shutil
+import tokenize
 
 import pandas as pd
 import pytest
@@ -365,3 +367,17 @@ def test_the_status_file_says_what_made_the_numbers(swept):
     assert found["provenance"]["packages"]["numpy"] and found["by"] == "hand"
     record = json.loads((swept / "outputs/r/4x/records/01_tiling.json").read_text())
     assert record["key"] == found["key"]
+
+
+def test_comments_are_what_the_tokenizer_says():
+    def plainly(source):
+        lines = source.splitlines()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column]
+        return lines
+
+    tricky = "a = '#' # b\nb = \"\"\"x # 'y\n\"\"\" # c'\nc = r'\\'# d\nd = f\"{a}#{'#'}\" # \"\"\"\ne = 'it\\'s # x'\n"
+    for source in [tricky, *(path.read_text(encoding="utf-8") for path in sources._PACKAGE.rglob("*.py"))]:
+        assert sources.without_comments(source).splitlines() == plainly(source)

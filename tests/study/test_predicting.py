@@ -35,9 +35,10 @@ def made(tmp_path_factory):
     return folder
 
 
-def save_network(path, *, magnification=1.0):
+def save_network(path, *, magnification=1.0, context_ratio=0):
     network = models.Checkpoint(
-        model=models.build_model(encoder="efficientnet-b0", encoder_weights="none"), encoder="efficientnet-b0",
+        model=models.build_model(encoder="efficientnet-b0", encoder_weights="none", context_ratio=context_ratio),
+        encoder="efficientnet-b0", context_ratio=context_ratio, context_px=64,
         magnification=magnification, mpp=10 / magnification, tile_px=64, overlap=0.5, normalisation="divide_255",
         threshold=0.5, target_class="TLS", resolution_by="mpp", split_hash="abc", history=pd.DataFrame({"epoch": [1]}),
     )  # fmt: skip
@@ -139,6 +140,24 @@ def windows(*args, **options):
 Slide.windows = windows
 __main__.main()
 """
+
+
+@pytest.mark.slow
+def test_a_slide_with_a_context_killed_twice_leaves_the_identical_map(made, monkeypatch):
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    save_network("context.pt", magnification=2.0, context_ratio=4)
+    words = ["predict", "S0.tiff", "--checkpoint", "context.pt", "--engine", "torch", "--precision", "exact", "--out"]
+    whole = CliRunner().invoke(app, [*words, "context"])
+    assert whole.exit_code == 0, whole.output
+    for _ in range(2):  # blocks of the context are read as windows are
+        killed = subprocess.run([sys.executable, "-c", DIES, "15", *words, "cut"], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        assert not (made / "cut/maps/S0.tif").exists()
+    again = CliRunner().invoke(app, [*words, "cut"])
+    assert again.exit_code == 0, again.output
+    for name in ("maps/S0.tif", "geojson/S0.geojson"):
+        assert (made / "context" / name).read_bytes() == (made / "cut" / name).read_bytes(), name
 
 
 @pytest.mark.slow

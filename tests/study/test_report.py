@@ -219,3 +219,26 @@ def test_rows_of_both_thresholds_are_named(page):
     assert "threshold by" in header
     names = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S)[:2] for row in rows]
     assert names == [["1x", "fixed"], ["1x", "validation"], ["4x", "fixed"], ["4x", "validation"]]
+
+
+def test_a_comparison_made_again_says_what_changed_since_its_notebook_and_stands_under_another_key(tmp_path, caplog):
+    from tlskit.study import keys, ledger, status
+
+    arm_dir, before = tmp_path / keys.COMPARE_ARM, {"4x/01_tiling": "a", "cascade/cascade": "b"}
+    made = {"parameters": {"margin": 0.05}, "inputs": before}
+    values = {"arm": keys.COMPARE_ARM, "step": keys.COMPARE, "key": "k", "slides": [], "by": "sweep", "products": {}}
+    status.write_step(arm_dir, keys.COMPARE, values | {"state": "done", "ingredients": made})
+
+    def again(inputs, **options):
+        caplog.clear()
+        ledger.Rebuilding(tmp_path, options, inputs).end()
+        found = status.read_step(arm_dir, keys.COMPARE)
+        return found["key"], found.get("reason", ""), caplog.text
+
+    assert again(before, margin=0.05) == ("k", "", "")
+    key, reason, said = again(before | {"cascade/cascade": "c"}, margin=0.05)
+    assert key != "k" and reason == "made again by `tlskit compare` after cascade/cascade changed"
+    assert "cascade/cascade changed" in said
+    assert status.read_step(arm_dir, keys.COMPARE)["ingredients"]["inputs"]["cascade/cascade"] == "c"
+    assert again(before | {"cascade/cascade": "c"}, margin=0.05) == (key, reason, ""), "nothing changed since"
+    assert "with `margin` 0.1" in again({"4x/01_tiling": "a"}, margin=0.1)[1]

@@ -45,12 +45,7 @@ def screen_counts(
     grow_um: Sequence[float] = GROW_UM,
     controls: bool = False,
     grid_mpp: float = 4.0,
-    target_class: str | list[str],
-    ignore_class: str | list[str] = "",
-    region_class: str | list[str] = "",
-    missing_target: str = "error",
-    resolution_by: str = "mpp",
-    on_failure=None,
+    **slides,
 ) -> pd.DataFrame:
     """What each setting of a screen keeps of each slide.
 
@@ -69,8 +64,9 @@ def screen_counts(
         each setting, a ``random`` screen: what is expected of as many windows drawn at random from those on tissue.
     grid_mpp
         um/px of the common grid.
-    target_class, ignore_class, region_class, missing_target, resolution_by, on_failure
-        Of `grid_counting.evaluate_grid`.
+    slides
+        What is read of them: target_class, ignore_class, region_class, missing_target, resolution_by, on_failure of
+        `grid_counting.evaluate_grid`.
 
     Returns
     -------
@@ -101,10 +97,7 @@ def screen_counts(
         with open_map(coarse[str(ids["slide_id"])]) as coarse_map:
             return _Table(pd.DataFrame(_rows(ids, case, coarse_map, opened, levels, grow_um, controls)))
 
-    return over_slides(
-        count, _Table, both, manifest, target_class=target_class, ignore_class=ignore_class, region_class=region_class,
-        missing_target=missing_target, resolution_by=resolution_by, on_failure=on_failure,
-    ).counts  # fmt: skip
+    return over_slides(count, _Table, both, manifest, **slides).counts
 
 
 class _Table(NamedTuple):

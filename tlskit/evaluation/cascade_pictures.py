@@ -11,10 +11,11 @@ import pandas as pd
 
 from tlskit.cohort import open_row, slide_rows
 from tlskit.evaluation.cascades import maps_of, slides_of, truth_of
-from tlskit.maps import ProbMap, open_map
+from tlskit.maps import ProbMap, make_screen, open_map, outside, windows_over
 from tlskit.metrics import cut
 from tlskit.networks import load_checkpoint
 from tlskit.outlines import read_truth
+from tlskit.slides import tissue_mask
 
 __all__ = ["lost_and_spared", "square_field"]
 
@@ -29,58 +30,73 @@ _SIDE_PX = 360
 
 
 def lost_and_spared(
-    run_dir: str | Path, manifest: pd.DataFrame, chosen: pd.DataFrame, maps: pd.DataFrame, *, threshold: float = 0.5
+    run_dir: str | Path, manifest: pd.DataFrame, chosen: pd.DataFrame, *, threshold: float = 0.5, on_failure=None
 ) -> list[dict]:
-    """Pictures of the largest true object that the cascade lost, and of the largest false alarm that it removed.
+    """Pictures of the largest true object that a cascade loses on test slides, and the largest false alarm it removes.
 
-    Lost is what the fine network marks of a true object, where the cascade marks none of that object; removed is a
+    All test slides are looked through, by both networks' full maps: of the cascade that `cascades.run_cascade` runs.
+    Lost is what the fine network marks of a true object where the cascade marks none of that object; removed is a
     connected piece that the fine network marks, that holds no target, and of which the cascade marks nothing.
 
     Parameters
     ----------
     run_dir, manifest
         Folder of the run; its cohort.
-    chosen, maps
-        Of `cascades.choose` and `cascades.run_cascade`.
+    chosen
+        Of `cascades.choose`.
     threshold
         Probability from which a pixel counts.
+    on_failure : callable, optional
+        Called with slide_id and exception for a slide that fails; without it the error is raised.
 
     Returns
     -------
     list of dict
-        title, rgb (H, W, 3 uint8), truth, predicted (by the fine network alone), seen (where the cascade looked; all
+        title, rgb (H, W, 3 uint8), truth, predicted (by the fine network alone), seen (where the cascade looks; all
         (H, W) bool), mpp (um per pixel of the picture). Empty where nothing above 1,000 um2 was taken away.
     """
     run_dir, row = Path(run_dir), chosen[chosen["is_run"]].iloc[0]
-    full = maps_of(run_dir / row["fine"]).set_index("slide_id")["map_path"]
+    if row["screen"] != "map":
+        return []
+    full, coarse = (maps_of(run_dir / row[side]).set_index("slide_id")["map_path"] for side in ("fine", "coarse"))
     arm_truth = truth_of(run_dir / row["fine"])
     checkpoint = load_checkpoint(run_dir / row["fine"] / "work" / "checkpoint.pt")
     reading = {"resolution_by": arm_truth.pop("resolution_by"), "apply_icc": checkpoint.apply_icc}
     missing = arm_truth.pop("missing_target", "error")
-    rows = {str(one.slide_id): one for one in slide_rows(slides_of(run_dir, row["fine"], manifest, "test"))}
     largest: dict[str, tuple] = {}
-    for made in maps.itertuples():
-        slide_id = str(made.slide_id)
-        with (
-            open_row(rows[slide_id], **reading) as slide,
-            open_map(full[slide_id]) as fine,
-            open_map(made.map_path) as run,
-        ):
-            truth = read_truth(rows[slide_id], slide, missing=missing, **arm_truth)
-            for kind, box, mm2 in _taken_away(fine, run, truth, cut(threshold)):
-                if mm2 > largest.get(kind, (_LEAST_MM2,))[0]:
-                    largest[kind] = (mm2, _field(slide, fine, run, truth, box, cut(threshold), f"{slide_id}: {kind}"))
+    for one in slide_rows(slides_of(run_dir, row["fine"], manifest, "test")):
+        slide_id = str(one.slide_id)
+        if slide_id not in full or slide_id not in coarse:
+            continue
+        try:
+            with (
+                open_row(one, **reading) as slide,
+                open_map(full[slide_id]) as fine,
+                open_map(coarse[slide_id]) as of_coarse,
+            ):
+                truth = read_truth(one, slide, missing=missing, **arm_truth)
+                screen = make_screen(of_coarse, threshold=row["screen_threshold"], grow_um=row["grow_um"])
+                unseen = windows_over(fine, tissue_mask(slide)).unseen(screen)
+                for kind, box, mm2 in _taken_away(fine, unseen, truth, cut(threshold)):
+                    if mm2 > largest.get(kind, (_LEAST_MM2,))[0]:
+                        title = f"{slide_id}: {kind}"
+                        largest[kind] = (mm2, _field(slide, fine, unseen, truth, box, cut(threshold), title))
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(slide_id, error)
     return [largest[kind][1] for kind in sorted(largest, reverse=True)]
 
 
-def _taken_away(fine: ProbMap, run: ProbMap, truth, least: int):
+def _taken_away(fine: ProbMap, unseen: list[tuple], truth, least: int):
     """What the cascade marks nothing of and the fine network does: kind, box in um (left, top, right, bottom), mm2."""
-    if not run.unseen:
-        return  # it looked at everything: what differs is a rounding
+    if not unseen:
+        return
     values, mpp = fine.overview(max(1, math.ceil(max(fine.size_px) * min(1.0, 2 * fine.mpp / _MPP))))
-    kept, _ = run.overview(max(values.shape))
     height, width = values.shape
-    marked, still = values >= least, kept >= least
+    at = [(np.arange(side) + 0.5) * mpp / fine.mpp for side in (width, height)]
+    marked = (values >= least) & fine.answered(*at)
+    still = marked & outside(unseen, *at)
     for n, polygon in enumerate(truth.polygons):
         left, top, right, bottom = (v * truth.mpp0 for v in polygon.bounds)
         x0, y0 = max(0, int(left / mpp)), max(0, int(top / mpp))
@@ -99,18 +115,14 @@ def _taken_away(fine: ProbMap, run: ProbMap, truth, least: int):
         yield "false alarm, gone", tuple(v * mpp for v in (x, y, x + w, y + h)), area * mpp**2 / 1e6
 
 
-def _field(slide, fine: ProbMap, run: ProbMap, truth, box_um: tuple, least: int, title: str) -> dict:
+def _field(slide, fine: ProbMap, unseen: list[tuple], truth, box_um: tuple, least: int, title: str) -> dict:
     """A square field round a box, as `lost_and_spared` returns it."""
     left, top, right, bottom = box_um
     side_um = max(_FIELD_UM, 1.6 * max(right - left, bottom - top))
     middle = ((left + right) / 2, (top + bottom) / 2)
     field, at_x, at_y = square_field(slide, fine, truth, *(at - side_um / 2 for at in middle), side_um, least)
-    seen = np.ones(field["truth"].shape, bool)
-    for bx, by, bw, bh in run.unseen:
-        across, down = (at_x >= bx) & (at_x < bx + bw), (at_y >= by) & (at_y < by + bh)
-        seen[np.ix_(down, across)] = False
     area = (right - left) * (bottom - top) / 1e6
-    return {"title": f"{title}\nin a box of {area:.3f} mm2", **field, "seen": seen}
+    return {"title": f"{title}\nin a box of {area:.3f} mm2", **field, "seen": outside(unseen, at_x, at_y)}
 
 
 def square_field(
@@ -123,11 +135,9 @@ def square_field(
     mpp = max(side_um / _SIDE_PX, prob_map.mpp)
     side = math.ceil(side_um / mpp)
     x, y = round(left_um / mpp), round(top_um / mpp)
-    at_x, at_y = (np.floor((start + np.arange(side) + 0.5) * mpp / prob_map.mpp).astype(int) for start in (x, y))
-    x0, y0 = int(at_x[0]), int(at_y[0])
-    values = prob_map.read(x0, y0, int(at_x[-1]) - x0 + 1, int(at_y[-1]) - y0 + 1)
+    at_x, at_y = prob_map.under(x, y, side, side, mpp=mpp)
     picture = {
         "rgb": slide.read(x, y, side, side, mpp=mpp), "truth": truth.at(x, y, side, side, mpp=mpp),
-        "predicted": values[np.ix_(at_y - y0, at_x - x0)] >= least, "mpp": mpp,
+        "predicted": prob_map.marked_at(at_x, at_y, least), "mpp": mpp,
     }  # fmt: skip
     return picture, at_x, at_y

@@ -106,6 +106,7 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
     missing = dict(missing or {})
     score, reason = score_word(first["score"]), first["reason"]
     n, k = int(first["n_patients"]), int(first["n_with_target"])
+    scored = reason not in ("no target", "nothing found")
     whom = units.counted(n, "test patient") + (f" ({k} with a target)" if k < n else "")
     none = "" if by_validation(front) else ", and none is chosen"
     if reason == "no target":
@@ -123,14 +124,25 @@ def choice(front: pd.DataFrame, missing: Mapping[str, str] | None = None) -> str
         # Names of arms keep their letters; the sentences' own beginnings go on after the colon.
         begins = ("No ", "The ", "Not ", "One ")
         text = f"The test patients alone: {text[0].lower() if text.startswith(begins) else text[0]}{text[1:]}"
+    if scored:
+        text += _found_nothing(front)
     text += "".join(f" {arm} is not compared: {why}." for arm, why in missing.items())
     no_time = front.loc[front["minutes"].isna(), "arm"].tolist() if "minutes" in front else []
-    if no_time and reason not in ("no target", "nothing found"):
+    if no_time and scored:
         why = next((str(w) for w in front.get("minutes_note", pd.Series(dtype=str)) if isinstance(w, str) and w), "")
         text += f" No time for {_listed(no_time)}" + (f": {why}" if why else "") + "."
-    if isinstance(first["warning"], str) and first["warning"] and reason not in ("no target", "nothing found"):
+    if isinstance(first["warning"], str) and first["warning"] and scored:
         text += f" Caution: {first['warning']}."
     return text
+
+
+def _found_nothing(front: pd.DataFrame) -> str:
+    """What an arm's 0 is: a difference from it is the whole score of the other arm, and its interval that score's."""
+    silent = front.loc[front["estimate"] == 0, "arm"].tolist()
+    if not silent:
+        return ""
+    verb = "finds" if len(silent) == 1 else "find"
+    return f" {_listed(silent)} {verb} nothing of the target at this threshold: another may change that."
 
 
 def by_validation(front: pd.DataFrame) -> bool:

@@ -9,14 +9,13 @@ import math
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import RunError
 from tlskit.evaluation.arm_tables import arms, collect, only_slides_of, test_counts
 from tlskit.evaluation.cascades import maps_of, truth_of
-from tlskit.maps import ProbMap, open_map
+from tlskit.maps import open_map
 from tlskit.metrics import cut, ratios
 from tlskit.outlines import read_truth
 
@@ -199,7 +198,13 @@ def _of_slide(row, one, maps: dict[str, tuple[str, Path]], thresholds: dict) -> 
         shared = {"title": _title(one), "rgb": slide.read(left, top, width, height, mpp=mpp), "mpp": mpp,
                   "truth": truth.at(left, top, width, height, mpp=mpp)}  # fmt: skip
         return [
-            shared | {"arm": arm, "predicted": _at(prob_map, left, top, width, height, mpp) >= cut(thresholds[folder])}
+            shared
+            | {
+                "arm": arm,
+                "predicted": prob_map.marked_at(
+                    *prob_map.under(left, top, width, height, mpp=mpp), cut(thresholds[folder])
+                ),
+            }
             for arm, (prob_map, folder) in opened.items()
         ]
 
@@ -220,17 +225,3 @@ def _title(one) -> str:
     if hasattr(one, "x_px0"):
         return f"{one.slide_id}: {one.kind}, {one.diameter_um:.0f} um"
     return f"{one.slide_id}\nmissed {one.missed_mm2:.2g}, false {one.false_mm2:.2g} mm2"
-
-
-def _at(prob_map: ProbMap, left: int, top: int, width: int, height: int, mpp: float) -> np.ndarray:
-    """Stored values of a map under the centres of a picture's pixels, ``(height, width) uint8``; 0 off the map."""
-    values = np.zeros((height, width), np.uint8)
-    x, y = (np.floor((start + np.arange(n) + 0.5) * mpp / prob_map.mpp).astype(int)
-            for start, n in ((left, width), (top, height)))  # fmt: skip
-    on_x, on_y = ((of >= 0) & (of < size) for of, size in zip((x, y), prob_map.size_px, strict=True))
-    if not (on_x.any() and on_y.any()):
-        return values
-    x0, y0 = int(x[on_x][0]), int(y[on_y][0])
-    here = prob_map.read(x0, y0, int(x[on_x][-1]) - x0 + 1, int(y[on_y][-1]) - y0 + 1)
-    values[np.ix_(on_y, on_x)] = here[np.ix_(y[on_y] - y0, x[on_x] - x0)]
-    return values

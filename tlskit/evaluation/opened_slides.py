@@ -36,8 +36,8 @@ class Opened(NamedTuple):
 
 
 def over_slides(
-    work, kind, maps: pd.DataFrame, manifest: pd.DataFrame, *, target_class, ignore_class, region_class,
-    missing_target, resolution_by, on_failure: OnFailure,
+    work, kind, maps: pd.DataFrame, manifest: pd.DataFrame, *, target_class, ignore_class="", region_class="",
+    missing_target="error", resolution_by="mpp", on_failure: OnFailure = None,
 ):  # fmt: skip
     """Tables of all slides stacked, as a tuple of `kind`; a slide that fails leaves no row in any of them."""
     known = {row.slide_id: row for row in slide_rows(manifest)}

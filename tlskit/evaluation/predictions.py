@@ -82,8 +82,11 @@ def outline_map(
     with probmaps.open_map(map_path) as probmap:
         longest = max(probmap.size_px) * min(1.0, probmap.mpp / OUTLINE_MPP)
         values, mpp = probmap.overview(max(1, math.ceil(longest)))
+        marked = probmap.marked(
+            values, thresholds.cut(threshold), level=probmap.level_sizes_px.index(values.shape[::-1])
+        )
     mask = objects.post_process(
-        values >= thresholds.cut(threshold),
+        marked,
         mpp=mpp,
         min_area_um2=min_object_um2,
         closing_um=closing_um,

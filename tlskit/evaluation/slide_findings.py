@@ -83,6 +83,7 @@ class Findings:
         self._processing = {"min_area_um2": min_object_um2, "closing_um": closing_um}
         width, height = probmap.level_sizes_px[self.level]
         self._values = probmap.read(0, 0, width, height, level=self.level)
+        self._answered = probmap.marked(self._values, 0, level=self.level)
         truth = Truth(self.polygons, mpp0=mpp0)
         # The truth does not move with the threshold: its mask is drawn once.
         self._truth = objects.post_process(
@@ -93,7 +94,7 @@ class Findings:
 
     def mask(self, threshold: float) -> np.ndarray:
         """Predicted objects after post-processing, ``(H, W) bool`` at `mpp`."""
-        return objects.post_process(self._values >= cut(threshold), mpp=self.mpp, **self._processing)
+        return objects.post_process((self._values >= cut(threshold)) & self._answered, mpp=self.mpp, **self._processing)
 
     def at(self, threshold: float) -> pd.DataFrame:
         """Table of objects, as `tlskit.metrics.objects.compare` gives it, with ``ok``: whether it has its match."""

@@ -28,11 +28,13 @@ __all__ = [
     "as_outline",
     "at_point",
     "cut_out",
+    "difference",
     "joined_at",
     "merged",
     "polygon_of",
     "read_drawn",
     "save_drawn",
+    "stepped",
     "tidied",
 ]
 
@@ -130,11 +132,35 @@ def merged(base: Sequence[dict], mine: Sequence[dict], theirs: Sequence[dict]) -
     theirs
         As they stand in the file.
     """
-    known, here = ({_key(one) for one in some} for some in (base, mine))
-    there = {_key(one): one for one in theirs}
+    known = {_key(one) for one in base}
+    here = [_key(one) for one in mine]  # lists: who draws one outline twice has two
+    there = [_key(one) for one in theirs]
+    written = dict(zip(there, theirs, strict=True))
     # What another program wrote beside an outline that nobody moved is newer in the file.
-    left = [there.get(_key(one), one) for one in mine if _key(one) in there or _key(one) not in known]
-    return left + [one for one in theirs if _key(one) not in known and _key(one) not in here]
+    left = [
+        written[key] | {"rings": one["rings"]} if key in written else one
+        for key, one in zip(here, mine, strict=True)
+        if key in written or key not in known
+    ]
+    drawn = set(here)
+    return left + [one for key, one in zip(there, theirs, strict=True) if key not in known and key not in drawn]
+
+
+def difference(old: Sequence[dict], new: Sequence[dict]) -> tuple[list[dict], list[dict]]:
+    """Outlines that were added and those that are gone, each as it stands to the last decimal."""
+    before, after = ({_as_it_stands(one): one for one in some} for some in (old, new))
+    return ([after[key] for key in after if key not in before], [before[key] for key in before if key not in after])
+
+
+def stepped(outlines: Sequence[dict], *, added: Sequence[dict], gone: Sequence[dict]) -> list[dict]:
+    """Outlines after a difference; what is there already is not added again."""
+    left = {_key(one) for one in gone}
+    found = {key: one for one in outlines if (key := _key(one)) not in left}
+    return list((found | {_key(one): one for one in added}).values())
+
+
+def _as_it_stands(outline: dict) -> tuple:
+    return outline["class"], *(np.asarray(ring, np.float64).tobytes() for ring in outline["rings"])
 
 
 def read_drawn(path: str | Path, origin_px0: tuple[float, float] = (0.0, 0.0)) -> list[dict]:
@@ -159,7 +185,9 @@ def read_drawn(path: str | Path, origin_px0: tuple[float, float] = (0.0, 0.0)) -
 
 
 def _shape(outline: dict) -> str:
-    return hashlib.sha256(_key(outline | {"class": ""}).encode()).hexdigest()[:16]
+    polygon = polygon_of(outline).normalize()
+    rings = [np.asarray(ring.coords)[:, :2].round(2).tolist() for ring in (polygon.exterior, *polygon.interiors)]
+    return hashlib.sha256(json.dumps(["", rings]).encode()).hexdigest()[:16]
 
 
 def _measurements(outline: dict) -> dict[str, float]:
@@ -173,7 +201,8 @@ def _measurements(outline: dict) -> dict[str, float]:
 def _not_areas(path: Path) -> list[dict]:
     """Points and lines that stand in a file: they are no outlines, and stay as they are."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if 'Point"' in text or 'LineString"' in text else []
     except (OSError, ValueError):
         return []
     features = data if isinstance(data, list) else data.get("features", []) if isinstance(data, dict) else []
@@ -203,7 +232,7 @@ def save_drawn(
         except AnnotationError as error:
             raise AnnotationError(f"{error} Nothing was written over it; move it away, then save again.") from error
         both = merged(base, tidied(mine), theirs)
-        if path.is_file() and json.dumps(both) == json.dumps(theirs):
+        if path.is_file() and [_whole(one) for one in both] == [_whole(one) for one in theirs]:
             return both
         if both or path.is_file():
             write_geojson(
@@ -231,8 +260,23 @@ def at_point(outlines: Sequence[dict], x_px0: float, y_px0: float) -> int:
     return -1
 
 
-def _key(outline: dict) -> str:
+def _key(outline: dict) -> tuple:
     """The same for two outlines that are the same: class and rings, wherever a ring begins and however it turns."""
-    polygon = polygon_of(outline).normalize()
-    rings = [np.asarray(ring.coords)[:, :2].round(2).tolist() for ring in (polygon.exterior, *polygon.interiors)]
-    return json.dumps([outline["class"], rings])
+    outer, *holes = (_turned(ring) for ring in outline["rings"])
+    return outline["class"], outer, *sorted(holes)
+
+
+def _whole(outline: dict) -> tuple:
+    return _key(outline), _extras(outline)
+
+
+def _turned(ring: Sequence) -> bytes:
+    """A ring from its first corner from the left, anticlockwise; to two decimals."""
+    points = np.asarray(ring, np.float64).round(2) + 0.0  # no negative zero
+    if len(points) > 1 and (points[0] == points[-1]).all():
+        points = points[:-1]
+    x, y = points.T
+    if np.dot(x[:-1], y[1:]) + x[-1] * y[0] < np.dot(y[:-1], x[1:]) + y[-1] * x[0]:
+        points = points[::-1]
+    first = np.lexsort(points.T[::-1])[0]
+    return np.concatenate([points[first:], points[:first]]).tobytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import logging
 import threading
 from pathlib import Path
 
@@ -17,15 +16,13 @@ from tlskit.explore.measures import Measures
 from tlskit.explore.score_tables import SETS
 from tlskit.explore.segmenting import Job
 from tlskit.explore.slide_explorer import Sheet, SlideDesk
+from tlskit.explore.trained_models import first_folder, is_old, model_name, screen_name, set_in, trained_models
 from tlskit.explore.widgets import Message, guarded
-from tlskit.files import portable, project_root, resolve, sha256_of_file
+from tlskit.files import portable, project_root, resolve
 from tlskit.maps import probmaps
 from tlskit.slides import content_id, open_slide
-from tlskit.study import Archive, Arm, find_runs, open_archive
 
 __all__ = ["FolderPage"]
-
-log = logging.getLogger(__name__)
 
 _STYLE = {"description_width": "60px"}
 
@@ -43,9 +40,9 @@ class FolderPage(ipywidgets.VBox):
         self.slide_id = ""
         self._turning = threading.RLock()
         self.job: Job | None = None
-        self._models = _models(outputs_dir)
+        self._models = trained_models(outputs_dir)
         self.model = ipywidgets.Dropdown(
-            options=[(_model_name(archive, arm), n) for n, (archive, arm) in enumerate(self._models)],
+            options=[(model_name(archive, arm), n) for n, (archive, arm) in enumerate(self._models)],
             description="Model", layout=ipywidgets.Layout(width="auto"), style=_STYLE,
         )  # fmt: skip
         self.mpp = ipywidgets.Text(
@@ -62,7 +59,7 @@ class FolderPage(ipywidgets.VBox):
         self.progress = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="auto"))
         self.status = ipywidgets.HTML("1. Open a slide. 2. Choose a model. 3. Press Segment.")
         self.chooser = SlideChooser(
-            _first_folder(outputs_dir), on_slide=self.take, message=message, known=self._known,
+            first_folder(outputs_dir), on_slide=self.take, message=message, known=self._known,
             outlines=self._outlines_of, reading=lambda path: self._reading(content_id(path)),
         )  # fmt: skip
         self.desk = SlideDesk(["map"], reproduce=self._reproduce, save_to=self._drawn_path)
@@ -123,7 +120,7 @@ class FolderPage(ipywidgets.VBox):
         archive, arm = self._models[self.model.value] if self._models else (None, None)
         screens = archive.screens(arm) if archive else []
         # The widget compares values: a row is one even where another one is equal.
-        self.screen.options = [("everywhere", None), *((_screen_name(row), row) for row in screens)]
+        self.screen.options = [("everywhere", None), *((screen_name(row), row) for row in screens)]
         self.screen.layout.display = "" if screens else "none"
 
     def _screen_of_job(self) -> tuple | None:
@@ -151,7 +148,7 @@ class FolderPage(ipywidgets.VBox):
                 sets = {arm.name: set_in(archive, arm, self.slide_path, self.slide_id)}
                 if self.map_path().is_file():
                     maps = {arm.name: probmaps.open_map(self.map_path())}
-                    old = tuple(maps) if _is_old(maps[arm.name], arm, self.screen.value) else ()
+                    old = tuple(maps) if is_old(maps[arm.name], arm, self.screen.value) else ()
                     chosen = {arm.name: arm.thresholds["validation"]} if "validation" in arm.thresholds else {}
             self.desk.show(
                 Sheet(
@@ -310,11 +307,11 @@ class FolderPage(ipywidgets.VBox):
         for archive, arm in self._models:
             of_model = folder / f"{archive.name}-{arm.name}"
             if any(of_model.glob(f"*-{slide_id}.tif")):
-                words.append(f"segmented by {_model_name(archive, arm)}")
+                words.append(f"segmented by {model_name(archive, arm)}")
             for under in folder.glob(f"{archive.name}-{arm.name}{_UNDER}*"):
                 if any(under.glob(f"*-{slide_id}.tif")):
                     first = under.name.rpartition(_UNDER)[2]
-                    words.append(f"segmented by {_model_name(archive, arm)} where {first} found something")
+                    words.append(f"segmented by {model_name(archive, arm)} where {first} found something")
         for drawn in (folder / "drawn").glob(f"*-{slide_id}.geojson"):
             if number := len(read_drawn(drawn)):
                 words.append(f"{number} outline(s) drawn")
@@ -342,67 +339,3 @@ def _of_slide(folder: Path, stem: str, slide_id: str, suffix: str) -> Path:
     """The slide's file, under whatever name it had when the file was made; else where one would be made."""
     found = sorted(folder.glob(f"*-{slide_id}{suffix}"))
     return found[0] if found else folder / f"{stem}-{slide_id}{suffix}"
-
-
-def set_in(archive: Archive, arm: Arm, path: Path, slide_id: str) -> str:
-    """What a slide was to an arm's network (``train``, ``val``, ``test``), found by its content; empty for none."""
-    try:
-        size = path.stat().st_size
-        for row in archive.manifest.itertuples():
-            other = Path(row.slide_path)
-            if other.is_file() and other.stat().st_size == size and content_id(other) == slide_id:
-                return archive.set_of(str(row.slide_id), arm)
-    except (TlskitError, OSError) as error:
-        log.info("Run %s does not say what %s was to it: %s", archive.name, path.name, error)
-    return ""
-
-
-def _is_old(probmap, arm: Arm, screen: dict | None) -> bool:
-    """Whether a map is of another network than the arm's present one, or under another screen."""
-    made_by = probmap.metadata.get("checkpoint_sha256", "")
-    if not arm.checkpoint_path.is_file() or made_by != sha256_of_file(arm.checkpoint_path):
-        return True
-    under = probmap.metadata.get("parameters", {}).get("screen") or {}
-    wanted = screen or dict.fromkeys(("coarse_sha256", "screen_threshold", "grow_um"))
-    pairs = zip(
-        ("checkpoint_sha256", "threshold", "grow_um"), ("coarse_sha256", "screen_threshold", "grow_um"), strict=True
-    )
-    return any(under.get(made) != wanted[now] for made, now in pairs)
-
-
-def _screen_name(row: dict) -> str:
-    """A stored screen in a few words."""
-    share = f", {row['windows_share']:.0%} of the windows" if row.get("windows_share") is not None else ""
-    return f"where {row['coarse']} finds something first{share}"
-
-
-def _models(outputs_dir: str | Path) -> list[tuple[Archive, Arm]]:
-    """Every trained network of every run."""
-    found = []
-    for folder in find_runs(outputs_dir):
-        try:
-            archive = open_archive(folder)
-        except Exception as error:  # whatever is broken in one run, the others are still to be had
-            log.warning("The run %s is left out: %s: %s", folder.name, type(error).__name__, error)
-            continue
-        found += [(archive, arm) for arm in archive.arms if arm.checkpoint_path.is_file()]
-    return found
-
-
-def _model_name(archive: Archive, arm: Arm) -> str:
-    return f"{archive.name}, {arm.name}" + (
-        "" if arm.name.startswith(f"{arm.magnification:g}x") else f" ({arm.magnification:g}x)"
-    )
-
-
-def _first_folder(outputs_dir: str | Path) -> Path:
-    """Where the newest run's slides lie; else the project."""
-    for folder in find_runs(outputs_dir):
-        try:
-            path = Path(open_archive(folder).manifest["slide_path"].iloc[0]).parent
-        except Exception as error:  # as above
-            log.debug("The run %s names no folder of slides: %s", folder.name, error)
-            continue
-        if path.is_dir():
-            return path
-    return project_root()

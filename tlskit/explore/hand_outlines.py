@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from filelock import Timeout
 
 from tlskit.errors import TlskitError
 from tlskit.explore import drawings
+from tlskit.explore.retraining import NO
 from tlskit.explore.viewer import SlideView
 from tlskit.explore.widgets import Message, guarded
 
@@ -43,7 +45,7 @@ class HandOutlines(ipywidgets.VBox):
 
     Attributes
     ----------
-    class_name, copy, give, save
+    class_name, copy, give, deny, save
         Widgets.
     state
         What became of the last change.
@@ -52,18 +54,23 @@ class HandOutlines(ipywidgets.VBox):
     def __init__(self, view: SlideView, *, copy_source: Callable[[], tuple[list, float]], message: Message):
         self.view, self.message, self._copy_source = view, message, copy_source
         self._shelves: dict[int, _Shelf] = {}
-        self._quiet = False
+        self._quiet = self._putting = False
+        self._edits = 0
         self.class_name = ipywidgets.Text(
             "TLS", description="Class", continuous_update=False, layout=ipywidgets.Layout(width="auto"),
             style={"description_width": "96px"},
         )  # fmt: skip
         self.give = _button("Give it this class", "the outline that was clicked gets the class above")
         self.copy = _button("Copy the outline in the middle", "copies the prediction, else the truth, to be corrected")
+        self.deny = _button(
+            "This is no TLS", "copies the true outline in the middle as 'no <class>': training leaves it out"
+        )
         self.save = _button("Save outlines", "they are saved at every change; this saves once more and says where")
         self.state = Message()
-        self.class_name.observe(lambda change: setattr(view, "draw_class", self.chosen_class), "value")
+        self.class_name.observe(self._named, "value")
         self.give.on_click(self._give)
-        self.copy.on_click(self._copy)
+        self.copy.on_click(lambda _: self._copy(self.chosen_class))
+        self.deny.on_click(lambda _: self._copy(f"{NO}{self.chosen_class.removeprefix(NO)}"))
         self.save.on_click(lambda _: self.keep(tell=True))
         view.on_edit = self._edit
         # What was drawn and taken back before the kernel heard of it has changed nothing, and is told as written, too.
@@ -71,12 +78,18 @@ class HandOutlines(ipywidgets.VBox):
         view.observe(self._selected, ["selected", "drawn"])
         self._selected()
         row = ipywidgets.Layout(flex_flow="row wrap", width="100%")
-        super().__init__([self.class_name, ipywidgets.HBox([self.copy, self.give, self.save], layout=row), self.state])
+        super().__init__(
+            [self.class_name, ipywidgets.HBox([self.copy, self.give, self.deny, self.save], layout=row), self.state]
+        )
 
     @property
     def chosen_class(self) -> str:
         """Class of the next outline."""
         return self.class_name.value.strip() or "TLS"
+
+    def _named(self, _) -> None:
+        self.view.draw_class = self.chosen_class
+        self.deny.description = f"This is no {self.chosen_class.removeprefix(NO)}"
 
     def take(self, path: Path, *, origin_px0: tuple[float, float], about: dict) -> list[dict]:
         """Take up the outlines of the slide that is shown next; returns them. To be called before `view.show`."""
@@ -90,15 +103,42 @@ class HandOutlines(ipywidgets.VBox):
         if shelf.base:
             self.state.say(f"{len(shelf.base)} saved outline(s) of this slide, from {path.name}.")
         self._shelves[self.view.source + 1] = shelf
+        self.view.shelf = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
         for old in sorted(self._shelves)[:-8]:  # a browser that is eight slides behind has long been told
             del self._shelves[old]
         return shelf.base
 
     def put(self, outlines: list[dict]) -> None:
-        """Show other outlines on the slide that is shown, and keep them."""
-        with self.view.hold_sync(), self.view.hold_trait_notifications():
-            self.view.drawn_source = self.view.source
-            self.view.drawn = outlines
+        """Show other outlines on the slide that is shown, and keep them: a step that can be taken back."""
+        self._putting = True
+        try:
+            with self.view.hold_sync(), self.view.hold_trait_notifications():
+                self._tell(self.view.drawn, outlines, own=True)
+                self.view.drawn_source = self.view.source
+                self.view.drawn = outlines
+        finally:
+            self._putting = False
+
+    def _tell(self, old: list[dict], new: list[dict], *, own: bool) -> None:
+        """Say what changes as a difference: the browser may be a few changes ahead, and these stand as well."""
+        added, gone = drawings.difference(old, new)
+        if added or gone:
+            self._edits += 1
+            edit = {"number": self._edits, "source": self.view.source, "added": added, "gone": gone, "own": own}
+            self.view.edits = [*(one for one in self.view.edits if one["number"] > self.view.heard), edit]
+
+    def _known(self, source: int) -> list[dict]:
+        """What stood in the file, as far as the one who made the last change knew: the kernel itself, or the browser.
+
+        What was added before the browser heard of it is not on its list, and has not been taken away by it.
+        """
+        known = self._shelves[source].base
+        if self._putting:
+            return known
+        for edit in reversed(self.view.edits):
+            if edit["number"] > self.view.heard and edit["source"] == source:
+                known = drawings.stepped(known, added=edit["gone"], gone=edit["added"])
+        return known
 
     @guarded
     def _drawn(self, _) -> None:
@@ -117,18 +157,17 @@ class HandOutlines(ipywidgets.VBox):
             self.view.saved = self.view.change
             return
         try:
-            kept = drawings.save_drawn(shelf.path, drawn, shelf.base, shelf.origin_px0, shelf.about)
+            kept = drawings.save_drawn(shelf.path, drawn, self._known(source), shelf.origin_px0, shelf.about)
         except (TlskitError, OSError, Timeout) as error:
             reason = "another window is writing them" if isinstance(error, Timeout) else str(error)
             self.state.say(f"The outlines are NOT saved: {reason}", "bad")
             return
         new = len(kept) - len(drawings.tidied(drawn))
         shelf.base, shelf.readable = kept, True
-        if source != self.view.source:
-            # The browser drew on the slide before while this one was on its way.
-            self._show(self._shelves[self.view.source].base)
-        else:
+        if source == self.view.source:
             self._show(kept)
+        else:  # the browser drew on the slide before while this one was on its way
+            self._show(self._shelves[self.view.source].base, same_slide=False)
         if tell and not kept:
             self.state.say("Nothing is drawn yet: press Draw outline above the slide.")
         else:
@@ -136,13 +175,16 @@ class HandOutlines(ipywidgets.VBox):
             more = f" {new} of them came from another window." if new > 0 else ""
             self.state.say(f"{len(kept)} outline(s) saved as {place}; QuPath opens it.{more}", "good")
 
-    def _show(self, outlines: list[dict]) -> None:
+    def _show(self, outlines: list[dict], *, same_slide: bool = True) -> None:
         self._quiet = True
         try:
-            with self.view.hold_sync():
+            with self.view.hold_sync(), self.view.hold_trait_notifications():
                 if [one["rings"] for one in outlines] != [one["rings"] for one in self.view.drawn]:
                     self.view.selected = -1  # it might be the number of another one now
-                self.put(outlines)
+                if same_slide:
+                    self._tell(self.view.drawn, outlines, own=False)
+                self.view.drawn_source = self.view.source
+                self.view.drawn = outlines
                 self.view.saved = self.view.change
         finally:
             self._quiet = False
@@ -161,19 +203,20 @@ class HandOutlines(ipywidgets.VBox):
         self.put(drawn)
 
     @guarded
-    def _copy(self, _) -> None:
+    def _copy(self, class_name: str) -> None:
+        """Copy what lies in the middle: a prediction before the truth, but the truth first where it is denied."""
         from shapely.geometry import Point
 
         if not self.view.field:
             return
         middle = Point(*self.view.field[:2])
         polygons, mpp0 = self._copy_source()
-        for polygon in polygons:
+        for polygon in reversed(polygons) if class_name.startswith(NO) else polygons:
             # In the middle of a hole one is still on the structure that it is a hole of.
             if polygon.contains(middle) or any(_inside(ring, middle) for ring in polygon.interiors):
                 # Corners a pixel or so apart would be too many to move by hand.
                 simple = polygon.simplify(max(mpp0, 4.0) / mpp0)
-                self.put([*self.view.drawn, drawings.as_outline(simple, self.chosen_class)])
+                self.put([*self.view.drawn, drawings.as_outline(simple, class_name)])
                 return
         self.state.say("Neither a prediction nor a true outline lies in the middle of the view.")
 
@@ -202,7 +245,7 @@ class HandOutlines(ipywidgets.VBox):
             path = Path(folder) / (Path(name).name or "outlines.geojson")
             path.write_bytes(content)
             found = drawings.read_drawn(path, shelf.origin_px0)
-        new = [one for one in found if one not in self.view.drawn]
+        new, _ = drawings.difference(self.view.drawn, found)
         self.message.say(f"{len(new)} of {len(found)} outline(s) of {name} were taken in.", "good" if new else "")
         return new
 

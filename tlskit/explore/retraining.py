@@ -1,7 +1,8 @@
 """Train again with what a person corrected: the slides of a run, and others that were outlined on the page.
 
 What counts as truth is the rule of the loop with QuPath (`tlskit.outlines.qupath`): only what a person drew or touched;
-a predicted outline that nobody took over is never truth. The run stays as it is: what is made is another cohort, with
+a predicted outline that nobody took over is never truth. Who draws an outline of the class ``no TLS`` over one of the
+class ``TLS`` says that it is none: it is left out. The run stays as it is: what is made is another cohort, with
 outlines of its own, for another run. Patients of the run stay in the set that they were in, so that nobody who was
 tested is learnt from; patients that are new are learnt from.
 """
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 #: Two outlines are of one object from this share on: of the smaller one where they have one class, else of their union.
 _SAME = 0.5
 
+#: Before the class of an outline that says: here is none.
+NO = "no "
+
 
 def corrected(old: Sequence[tuple[Polygon, str]], drawn: Sequence[tuple[Polygon, str]]) -> tuple[list, int]:
     """The outlines of a slide after a person's corrections, and how many old ones were replaced.
@@ -40,7 +44,8 @@ def corrected(old: Sequence[tuple[Polygon, str]], drawn: Sequence[tuple[Polygon,
     Parameters
     ----------
     old, drawn
-        Polygons in level-0 px with their classes. A drawn one stands in the place of an old one of the same object.
+        Polygons in level-0 px with their classes. A drawn one stands in the place of an old one of the same object; one
+        of the class ``no <class>`` takes it away, unless that is itself a class of the old ones (``no data``).
 
     Returns
     -------
@@ -48,7 +53,16 @@ def corrected(old: Sequence[tuple[Polygon, str]], drawn: Sequence[tuple[Polygon,
     replaced : int
     """
     drawn = [(polygon.buffer(0), name) for polygon, name in drawn if not is_prediction(name)]
-    left = [(polygon, name) for polygon, name in old if not any(_same(polygon, name, *one) for one in drawn)]
+    denials = {name for _, name in drawn if name.startswith(NO)} - {name for _, name in old}
+    denied = [(polygon, name.removeprefix(NO)) for polygon, name in drawn if name in denials]
+    drawn = [(polygon, name) for polygon, name in drawn if name not in denials]
+    left = [
+        (polygon, name)
+        for polygon, name in old
+        if not any(_same(polygon, name, *one) for one in drawn)
+        # Of its own class alone: that a place is no TLS says nothing of the tumour around it.
+        and not any(name == none and _same(polygon, name, area, none) for area, none in denied)
+    ]
     return [*left, *drawn], len(old) - len(left)
 
 
@@ -212,7 +226,7 @@ class Corrections(ipywidgets.VBox):
                 path, [polygon for polygon, _ in outlines], class_name=[name for _, name in outlines],
                 origin_px0=row["origin_px0"], about={"corrected": self.run.value},
             )  # fmt: skip
-            said.append(f"{row['slide_id']}: {len(row['drawn'])} by hand, {replaced} of them instead of an old one")
+            said.append(f"{row['slide_id']}: {len(row['drawn'])} by hand, {replaced} old one(s) replaced or taken away")
             found.append(row | {"annotation_path": path, "outline_origin": ""})
         self.said.value = note("; ".join(said))
         return found

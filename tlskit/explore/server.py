@@ -17,6 +17,9 @@ OUTPUTS = "TLSKIT_OUTPUTS"
 #: Seconds after which a kernel without a page is ended.
 ABANDONED_S = 20 * 60
 
+#: Bytes of a message between browser and kernel: some million corners.
+LONGEST_MESSAGE = 256 << 20
+
 
 def serve(*, port: int = 8866, open_browser: bool = True, outputs_dir: str | Path | None = None) -> None:
     """Show the page in a browser, until Ctrl+C. It is served to this machine only, and asks for a token.
@@ -68,8 +71,11 @@ def serve(*, port: int = 8866, open_browser: bool = True, outputs_dir: str | Pat
     own = "'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
     sockets = "ws://127.0.0.1:* ws://localhost:*"
     config.Voila.tornado_settings = {
-        "headers": {"Content-Security-Policy": f"default-src {own}; connect-src 'self' {sockets} data: blob:"}
+        "headers": {"Content-Security-Policy": f"default-src {own}; connect-src 'self' {sockets} data: blob:"},
+        # A slide's outlines are one message: one that is too long would end the connection, and be lost with it.
+        "websocket_max_message_size": LONGEST_MESSAGE,
     }
+    config.ZMQChannelsWebsocketConnection.limit_rate = False  # nor is any left out because there are many
     config.VoilaConfiguration.template = "tlskit"
     config.VoilaConfiguration.file_allowlist = []
     config.VoilaConfiguration.show_tracebacks = False

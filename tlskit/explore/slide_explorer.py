@@ -110,6 +110,7 @@ class SlideDesk(Explorer):
         self._reproduce, self._save_to = reproduce, save_to
         self._findings: dict[str, Findings] = {}
         self._jumps = {"misses": 0, "false_alarms": 0}
+        self._polygons: tuple[list, list] = ([], [])
         self._ticket = 0
         self._counting = threading.Lock()
         self.view = viewer.slide_view(height_px=height_px)
@@ -338,7 +339,10 @@ class SlideDesk(Explorer):
 
     def polygons(self) -> list:
         """Outlines drawn by hand, as valid polygons in level-0 px."""
-        return [polygon_of(one) for one in tidied(self.view.drawn)]
+        drawn = self.view.drawn
+        if self._polygons[0] is not drawn:  # a tick of a slider asks again and again
+            self._polygons = drawn, [polygon_of(one) for one in tidied(drawn)]
+        return self._polygons[1]
 
     def _copyable(self) -> tuple[list, float]:
         """Predictions of the map that is shown, then true outlines; um per level-0 px."""

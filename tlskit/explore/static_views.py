@@ -139,7 +139,8 @@ def _outlines_in(probmap, box, d: float, mpp0: float, threshold: float) -> list:
     x, y = (math.floor(v * ratio) - 1 for v in box[:2])
     width, height = (math.ceil(v * ratio) + 3 for v in box[2:])
     values = probmap.read(x, y, width, height, level=level)
-    return polygonise(values >= thresholds.cut(threshold), mpp=mpp, mpp0=mpp0, x_px=x, y_px=y)
+    marked = probmap.marked(values, thresholds.cut(threshold), x, y, level=level)
+    return polygonise(marked, mpp=mpp, mpp0=mpp0, x_px=x, y_px=y)
 
 
 def _scale_bar(ax, mpp: float, size: tuple[int, int]) -> None:

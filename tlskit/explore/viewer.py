@@ -1,7 +1,7 @@
 """The zoomable slide in JupyterLab and Voila: one widget, behind one function, so that it can be replaced.
 
 `slide_view` is all that the explorers know of it. The widget is an `anywidget` without other dependencies: the
-browser (``viewer.js``) asks for tiles of the slide and of its probability maps, at the level that fits the screen,
+browser (``viewer.js`` and its parts) asks for tiles of the slide and of its maps, at the level that fits the screen,
 and applies the threshold itself. A tick of a slider therefore reads nothing: no map, and never the slide.
 """
 
@@ -11,14 +11,13 @@ import logging
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import traitlets
 
 from tlskit.errors import TlskitError
-from tlskit.explore.look import with_look
+from tlskit.explore.look import joined, with_look
 from tlskit.explore.wishes import NewestWishes
 from tlskit.maps import frames_of
 
@@ -37,7 +36,7 @@ __all__ = ["SlideView", "slide_view"]
 
 log = logging.getLogger(__name__)
 
-#: Side of a tile sent to the browser, px; ``viewer.js`` has the same number.
+#: Side of a tile sent to the browser, px; ``viewer_pixels.js`` has the same number.
 TILE_PX = 256
 _JPEG_QUALITY = 88
 #: Encoded tiles kept in the kernel, so that going back and forth between slides and views reads nothing twice.
@@ -67,6 +66,13 @@ class SlideView(anywidget.AnyWidget):
         `source` of the slide that they were drawn on.
     change, saved : int
         Number of the browser's last change of what is drawn, and of the last one that has been written.
+    edits : list of dict
+        Changes of what is drawn that the kernel made, newest last: ``number``, ``source``, outlines ``added`` and
+        ``gone``, ``own`` (it was asked for in this window; else another one did it).
+    heard : int
+        Number of the last of them that the browser has taken in.
+    shelf : str
+        The same for the same slide's outlines: what could not be written is kept in the browser under it.
     selected : int
         Number of the outline that was clicked, or -1.
     draw_class : str
@@ -79,7 +85,7 @@ class SlideView(anywidget.AnyWidget):
         Frame the map's window in the middle, and the context that the network saw with it, where it saw one.
     """
 
-    _esm = Path(__file__).with_name("viewer.js")
+    _esm = joined("viewer_pixels.js", "viewer_marks.js", "viewer_layers.js", "viewer_hands.js", "viewer.js")
     _css = with_look("viewer.css")
 
     source = traitlets.Int(0).tag(sync=True)
@@ -100,6 +106,9 @@ class SlideView(anywidget.AnyWidget):
     drawn_source = traitlets.Int(0).tag(sync=True)
     change = traitlets.Int(0).tag(sync=True)
     saved = traitlets.Int(0).tag(sync=True)
+    edits = traitlets.List([]).tag(sync=True)
+    heard = traitlets.Int(0).tag(sync=True)
+    shelf = traitlets.Unicode("").tag(sync=True)
     selected = traitlets.Int(-1).tag(sync=True)
     draw_class = traitlets.Unicode("TLS").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)

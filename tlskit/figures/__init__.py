@@ -47,12 +47,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "stepcharts": [
             "cascade_minutes",
             "cohort_flow",
+            "overlap_tradeoff",
             "screen_tradeoff",
             "split_bars",
             "stage_bars",
             "stage_timeline",
             "tiles_per_slide",
-            "training_curves",
             "training_history",
         ],
         "style": ["alt_text", "arm_styles", "done", "same", "score_name", "set_theme"],

@@ -7,15 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import seaborn.objects as so
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tlskit import units
 from tlskit.evaluation import beaten_by_none, choice
 from tlskit.figures import style
-from tlskit.figures.charts import FEW, curves, forest, trend
-from tlskit.figures.panels import dots, draw, name_right, person_band, ring, span, unit
+from tlskit.figures.charts import FEW, UNIT, chart, curves, forest, trend
+from tlskit.figures.panels import name_right, person_band, span, unit
 from tlskit.figures.style import POOLINGS, score_name
 from tlskit.metrics import PERSON_MINUTES_PER_SLIDE, SIZE_CLASSES, audit_published_table, published
 from tlskit.metrics import agreement as agree
@@ -49,22 +48,26 @@ def iou_by_magnification(table: pd.DataFrame, *, color: str | None = None, **opt
     if "value" in implied and not ours.all():
         implied = implied.assign(_who="published, pooled (implied by its precision and recall)", source="")
         table = pd.concat([table, implied[["level", "magnification", "value", "_who", "source"]]])
-    theirs, own = (sorted(who for who in table["_who"].unique() if (who[0] == "p") == of) for of in (True, False))
-    grey = ({"color": style.GREY, "marker": mark, "linestyle": dashes} for mark, dashes in (("p", "--"), ("X", ":")))
-    looks = style.styles_of("", own) | dict(zip(theirs, grey, strict=False))
-    table = table.assign(_who=pd.Categorical(table["_who"], list(looks)))
-    return trend(table, y="value", color="_who", looks=looks, group=[], **options)
+    who = sorted(table["_who"].unique(), key=lambda of: (of.startswith("published"), of))
+    looks = style.styles_of("", who)
+    looks |= {of: looks[of] | {"color": style.GREY} for of in who if of.startswith("published")}
+    return trend(
+        table.assign(_who=pd.Categorical(table["_who"], who)), y="value", color="_who", looks=looks, group=[], **options
+    )
 
 
 def score_intervals(table: pd.DataFrame, **options) -> Figure:
     """Scores of each arm with their intervals, one panel a score; `table` of `evaluation.comparison.intervals`."""
-    words, under = f"score\n{_stands_on(table)}", ()
-    if "repeat_sd" in table and table["repeat_sd"].notna().any():
-        table = table.assign(_less=table["estimate"] - table["repeat_sd"], _more=table["estimate"] + table["repeat_sd"])
-        under = ((so.Range(linewidth=5, alpha=0.35), {"xmin": "_less", "xmax": "_more"}),)
-        words += f"\nwide, pale: one standard deviation of {style.same(table['n_repeats'])} trainings"
-    return forest(table, under=under, dodge=False, alt=f"Scores of the arms, {style.n_text(table)}.",
-                  **{"col": "score", "xlabel": words} | options)  # fmt: skip
+    words = f"score\n{stands_on(table)}"
+    repeated = "repeat_sd" in table and table["repeat_sd"].notna().any()
+    words += f"\npale: one standard deviation of {style.same(table['n_repeats'])} trainings" * bool(repeated)
+
+    def spread(ax, rows) -> None:
+        low, high = rows["estimate"] - rows["repeat_sd"], rows["estimate"] + rows["repeat_sd"]
+        ax.hlines(rows["_at"], low, high, color=style.GREY, alpha=0.35, linewidth=5, zorder=0.5)
+
+    return chart(forest, table, options, dodge=False, col="score", xlabel=words, each=spread if repeated else None,
+                 alt=f"Scores of the arms, {style.n_text(table)}.")  # fmt: skip
 
 
 @style.unless_empty("One arm alone has no difference to another.")
@@ -87,21 +90,36 @@ def difference_intervals(
         swapped = {"first": "second", "low": "high", "low_all": "high_all"}
         turned = table.rename(columns=swapped | {b: a for a, b in swapped.items()})
         turned[["difference", "low", "high", "low_all", "high_all"]] *= -1
-        both = pd.concat([table, turned])
-        note += f"; {(both['second'] == against).sum()} of {len(table)} pairs, all with {against}"
-        table = both[both["second"] == against].set_index("first")
-        table = table.loc[style.levels(table.index.to_series(name="arm"))].reset_index()
-    table = table.assign(pair=table["first"] + " - " + table["second"])
-    words = f"difference in {score_name(score)}, same patients in both arms ({note})\n{_stands_on(table)}"
-    return differences(table, y="pair", alt=f"Paired differences in {score_name(score)}.", xlabel=words, **options)
+        ours = pd.concat([table, turned]).query("second == @against").set_index("first")
+        note += f"; {len(ours)} of {len(table)} pairs, all with {against}"
+        table = ours.loc[style.levels(ours.index.to_series(name="arm"))].reset_index()
+    words = f"difference in {score_name(score)}, same patients in both arms ({note})\n{stands_on(table)}"
+    return chart(differences, table.assign(pair=table["first"] + " - " + table["second"]), options, y="pair",
+                 alt=f"Paired differences in {score_name(score)}.", xlabel=words)  # fmt: skip
 
 
 def differences(table: pd.DataFrame, *, x: str = "difference", **options) -> Figure:
     """A `forest` of differences with both intervals; filled where the one of all rows at once excludes 0."""
     table = table.assign(shown=(table["low_all"] > 0) | (table["high_all"] < 0))
-    return forest(table, x=x, wide=("low_all", "high_all"), color="shown", fill="shown", dodge=False, zero=True,
-                  number="{:+.2f}".format, looks=style.plain(yes=style.BLUE, no=style.GREY),
-                  **{"show_legend": False} | options)  # fmt: skip
+    looks = style.plain(yes=style.BLUE, no=style.GREY)
+    return chart(forest, table, options, x=x, wide=("low_all", "high_all"), color="shown", fill="shown", dodge=False,
+                 zero=True, number="{:+.2f}".format, looks=looks, show_legend=False)  # fmt: skip
+
+
+def stands_on(table: pd.DataFrame) -> str:
+    """What intervals stand on: patients, pixels, trainings; in words."""
+    first, fewest = table.iloc[0], table["n_repeats"].min()
+    patients = counted(first["n_patients"], "test patient")
+    patients += f", {first['n_with_target']} with a target" * int(first["n_with_target"] < first["n_patients"])
+    where = {"grid": "common grid, tissue and target", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
+    pixels = ", ".join(filter(None, (POOLINGS.get(first.get("pooling"), ""), where)))
+    folds = f" in each of {first['n_folds']:g} folds" if first["n_folds"] > 1 else ""
+    trained = {"other arms": f"arms trained once{folds} with the spread of the others",
+               "none": f"arms trained once{folds}: another training is not in it"}  # fmt: skip
+    trained = [words for spread, words in trained.items() if (table["spread"] == spread).any()]
+    text = f"{100 * first.get('level', 0.95):g} % t intervals over {patients}" + f" ({pixels})" * bool(pixels)
+    text += f"\n{[*trained, f'{fewest:g} trainings an arm{folds}'][0]}"
+    return text + (f"\nCaution: {first['warning']}." if isinstance(first["warning"], str) and first["warning"] else "")
 
 
 def ceilings(table: pd.DataFrame, *, score: str = "iou", readers: pd.DataFrame | None = None, **options) -> Figure:
@@ -114,10 +132,14 @@ def ceilings(table: pd.DataFrame, *, score: str = "iou", readers: pd.DataFrame |
     words = f"{score_name(score)} on a common grid of {table['grid_mpp'].iloc[0]:g} um/px, tissue and target "
     words += "(no target: undefined)" if table[top].isna().all() else (
         f"(bar: the outlines themselves as such pixels, {table[top].min():.3f} to {table[top].max():.3f})")  # fmt: skip
-    under = ((so.Range(color="0.8", linewidth=1), {"xmin": score, "xmax": top, "color": None}),
-             (so.Dot(color=style.BLACK, marker="|", pointsize=9, edgewidth=2), {"x": top, "color": None}))  # fmt: skip
-    return forest(table, x=score, low=None, high=None, under=under, number="{:.3f}".format, each=band,
-                  **{"limits": (0, 1), "xlabel": words + people, "alt": f"{words}{people}."} | options)  # fmt: skip
+
+    def each(ax, rows) -> None:
+        ax.hlines(rows["_at"], rows[score], rows[top], color="0.8", linewidth=1, zorder=0.9)
+        ax.plot(rows[top], rows["_at"], "|", color=style.BLACK, markersize=9, markeredgewidth=2)
+        band(ax, rows)
+
+    return chart(forest, table, options, x=score, low=None, high=None, number="{:.3f}".format, each=each,
+                 limits=(0, 1), xlabel=words + people, alt=f"{words}{people}.")  # fmt: skip
 
 
 def _two_people(readers: pd.DataFrame | None, score: str, axis: str) -> tuple[str, Callable]:
@@ -150,22 +172,22 @@ def object_recall(table: pd.DataFrame, *, rule: str = "iou10", **options) -> Fig
     `table` of `tlskit.evaluation.comparison.object_table`.
     """
     table, false = table[table["rule"] == rule], "false objects\nper cm² of tissue"
-    columns = {f"recall,\n{size}": (f"recall_{of}", f"n_{of}") for size, _ in SIZE_CLASSES
-               for of in [size.replace(" ", "_").replace("-", "_")]}  # fmt: skip
+    keys = {size: size.replace(" ", "_").replace("-", "_") for size, _ in SIZE_CLASSES}
+    columns = {f"recall,\n{size}": (f"recall_{of}", f"n_{of}") for size, of in keys.items()}
     columns |= {"recall, all": ("recall", "n_truth"), "precision": ("precision", "n_predicted"),
                 "F1": ("f1", "n_truth"), false: ("false_objects_per_cm2", "n_slides")}  # fmt: skip
-    long = pd.concat([table.assign(what=k, share=table[v], _n=table[n], _of="slide" if k == false else "object")
-                      for k, (v, n) in columns.items()])  # fmt: skip
+    long = pd.concat([table.assign(what=k, share=table[v], _n=table[n]) for k, (v, n) in columns.items()])
+
+    def n(rows) -> str:
+        return f"n = {counted(style.same(rows['_n']), 'slide' if set(rows['what']) == {false} else 'object')}"
 
     def each(ax, rows) -> None:
         if set(rows["what"]) == {false}:
-            span(ax, [*rows["share"], 0.0], room=0.5)
+            span(ax, [*rows["share"], 0.0], room=0.8)
 
-    return forest(
-        long, x="share", low=None, high=None, limits=(0, 1), each=each, alt="Objects found by size, precision, and "
-        "false objects.", **{"col": "what", "share": (False, True), "xlabel": f"share (a match is: {_RULES[rule]})",
-        "n": lambda rows: f"n = {counted(style.same(rows['_n']), rows['_of'].iloc[0])}"} | options,
-    )  # fmt: skip
+    return chart(forest, long, options, x="share", low=None, high=None, limits=(0, 1), each=each, n=n, col="what",
+                 share=(False, True), xlabel=f"share (a match is: {_RULES[rule]})",
+                 alt="Objects found by size, precision, and false objects.")  # fmt: skip
 
 
 def agreement(points: pd.DataFrame, *, what: str = "area_mm2", **options) -> Figure:
@@ -173,31 +195,29 @@ def agreement(points: pd.DataFrame, *, what: str = "area_mm2", **options) -> Fig
 
     `points` of `tlskit.evaluation.comparison.agreement_points`; `what` is ``area_mm2`` or ``number``.
     """
-    columns = {"area_mm2": ("predicted_mm2", "truth_mm2"), "number": ("n_predicted", "n_truth")}[what]
-    found = {arm: agree(*(rows[c].to_numpy(float) for c in columns)) for arm, rows in points.groupby("arm")}
-    told = {arm: {key: "undefined" if np.isnan(of[key]) else f"{of[key]:{form}}" for key, form in
-                  {"bias": ".3g", "concordance": ".2f"}.items()} for arm, of in found.items()}  # fmt: skip
-    predicted, truth = (points[c].astype(float) for c in columns)
+    columns = {"area_mm2": ["predicted_mm2", "truth_mm2"], "number": ["n_predicted", "n_truth"]}[what]
     measure = "area of objects, mm²" if what == "area_mm2" else "number of objects"
+    found = {arm: agree(*rows[columns].to_numpy(float).T) for arm, rows in points.groupby("arm", sort=False)}
+    told = {arm: f"bias {of['bias']:.3g}, concordance {of['concordance']:.2f}".replace("nan", "undefined")
+            for arm, of in found.items()}  # fmt: skip
+    predicted, truth = points[columns].to_numpy(float).T
+    points = points.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth)
+    limits = pd.DataFrame(found).loc[["bias", "limit_low", "limit_high"]]
+    heights = [*points["_apart"], *limits.to_numpy(float).ravel(), 0.0]
 
-    def n(rows: pd.DataFrame) -> str:
-        return f"n = {counted(len(rows), 'patient')}\nconcordance {told[rows['arm'].iloc[0]]['concordance']}"
-
-    made = draw(
-        points.assign(_mean=(predicted + truth) / 2, _apart=predicted - truth), [(dots(4, alpha=0.8), {})], x="_mean",
-        y="_apart", color="arm", show_legend=False, **{"col": "arm", "panel_in": (1.5, 1.4), "n": n, "ylabel":
-        "predicted - true", "xlabel": f"mean of predicted and true ({measure}; one point a patient; line: bias; "
-        "dashes: 95 % of new patients)"} | options,
-    )  # fmt: skip
-    for ax, rows in made:
-        span(ax, made.table["_mean"])
-        limits = pd.DataFrame(found).loc[["limit_low", "limit_high"]].to_numpy(float).ravel()
-        span(ax, [*made.table["_apart"], *limits, 0.0], axis="y", ticks=4)
+    def each(ax, rows) -> None:
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-        for key, dashes in {"bias": "-", "limit_low": "--", "limit_high": "--"}.items():
-            ax.axhline(found[rows["arm"].iloc[0]][key], color=style.BLACK, linewidth=0.9, linestyle=dashes)
-    said = ", ".join(f"{arm} {of['bias']} (concordance {of['concordance']})" for arm, of in told.items())
-    return style.done(made.figure, f"Predicted minus true {measure}, one point a patient. Bias: {said}.")
+        for at, dashes in zip(limits[rows["arm"].iloc[0]], ("-", "--", "--"), strict=True):
+            ax.axhline(at, color=style.BLACK, linewidth=0.9, linestyle=dashes)
+
+    return chart(
+        curves, points, options, x="_mean", y="_apart", color="arm", col="arm", join=None, marks=(("_apart", True),),
+        mark_pt=4, told=told, each=each, show_legend=False, panel_in=(1.5, 1.4), ylabel="predicted - true",
+        n=lambda rows: f"n = {counted(len(rows), 'patient')}\n{told[rows['arm'].iloc[0]]}",
+        frame={"x": {"values": points["_mean"]}, "y": {"values": heights, "ticks": 4}},
+        xlabel=f"mean of predicted and true ({measure}; line: bias; dashes: 95 % of new patients)",
+        alt=f"Predicted minus true {measure}, one point a patient.",
+    )  # fmt: skip
 
 
 def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options) -> Figure:
@@ -207,19 +227,18 @@ def minutes_bars(table: pd.DataFrame, *, with_published: bool = True, **options)
     """
     facts = published.facts().set_index("magnification")["minutes_per_slide"] if with_published else {}
     table = table.assign(_published=table["magnification"].map(facts).astype(float))
-    words, under = f"projected to a slide of {table['slide'].iloc[0]}; line: by the fastest and the slowest pass", ()
-    if table["_published"].notna().any():
-        words += "; hollow: published, a laptop GPU and other slides"
-        mark = so.Dot(color=style.GREY, marker="D", fill=False, pointsize=5)
-        under = ((mark, {"x": "_published", "color": None}),)
+    words = f"projected to a slide of {table['slide'].iloc[0]}; line: by the fastest and the slowest pass"
+    words += "; hollow: published, a laptop GPU and other slides" * bool(table["_published"].notna().any())
     ends = np.append(table[["minutes_min", "minutes_max", "_published"]], PERSON_MINUTES_PER_SLIDE)
-    return forest(
-        table, x="minutes", low="minutes_min", high="minutes_max", under=under, log=True, number=units.minutes_text,
-        limits=(np.nanmin(ends), np.nanmax(ends)), alt="Minutes per slide, least to most.",
-        each=lambda ax, _: person_band(ax),
-        **{"xlabel": f"minutes per slide ({words}; {_PERSON})",
-           "n": lambda rows: f"timed: n = {counted(style.same(rows['n_slides']), 'slide')}"} | options,
-    )  # fmt: skip
+
+    def each(ax, rows) -> None:
+        ax.plot(rows["_published"], rows["_at"], "D", color=style.GREY, markersize=5, markerfacecolor="none")
+        person_band(ax)
+
+    return chart(forest, table, options, x="minutes", low="minutes_min", high="minutes_max", log=True, each=each,
+                 limits=(np.nanmin(ends), np.nanmax(ends)), number=units.minutes_text,
+                 n=lambda rows: f"timed: n = {counted(style.same(rows['n_slides']), 'slide')}",
+                 xlabel=f"minutes per slide ({words}; {_PERSON})", alt="Minutes per slide, least to most.")  # fmt: skip
 
 
 def pareto_front(
@@ -240,42 +259,36 @@ def pareto_front(
     if front["chosen"].any():
         why = f"{', '.join(front.loc[front['chosen'], 'arm'])}: {by}. {why}"
     if cascades is not None and len(cascades):
-        front, why = _with_cascades(front, cascades), f"{why} Cascades: {', '.join(cascades['arm'])}."
+        why = f"{why} Cascades: {', '.join(cascades['arm'])}."
         if cascades["chosen"].any():
             why = f"In its place, {', '.join(cascades.loc[cascades['chosen'], 'arm'])} (ringed). {why}"
+            front = front.assign(chosen=False)
+        front = pd.concat([front, cascades.reindex(columns=front.columns)], ignore_index=True)
+        front["on_front"] = beaten_by_none(front["estimate"], front["minutes"])
     front = front[front["minutes"].notna()].astype({"on_front": bool, "chosen": bool})
     if front["estimate"].isna().all():
         return style.words(f"No arm has both a time and a score to draw. {why}", options.get("size", "double"))
-    slides, words = front["slide"].dropna().unique(), f"ringed: {by}; " if front["chosen"].any() else ""
-    words = (f"for a slide of {slides[0]}; " if len(slides) == 1 else "") + words
+    slides, words = front["slide"].dropna().unique(), f"ringed: {by}; " * bool(front["chosen"].any())
+    words = f"for a slide of {slides[0]}; " * (len(slides) == 1) + words
     words += f"line: fastest to slowest pass; dashes: no arm is both better and faster; {_PERSON}"
     ends = front[["estimate", "low", "high"]].to_numpy(float)
     least, most = np.nanmin(ends), np.nanmax(ends)  # arms that score alike have a tenth around them, within 0 to 1
-    line, passes = so.Range(linewidth=1.1), {"orient": "y", "xmin": "minutes_min", "xmax": "minutes_max"}
-    made = draw(
-        front, [(line, passes), (line, {"ymin": "low", "ymax": "high"}), (dots(6), {})], x="minutes", y="estimate",
-        color=color, **{"show_legend": color != "arm", "panel_in": (3.0, 3.0), "ylabel":
-        f"{score} (line: 95 % interval)", "xlabel": f"minutes per slide ({words}){people}"} | options,
-    )  # fmt: skip
-    for ax, rows in made:
-        span(ax, front[["minutes", "minutes_min", "minutes_max"]], log=True)
-        span(ax, [], limits=(min(least, 0.9), max(most, min(least + 0.1, 1.0))), axis="y", ticks=6)
+    frame = {"x": {"values": front[["minutes", "minutes_min", "minutes_max"]], "log": True},
+             "y": {"limits": (min(least, 0.9), max(most, min(least + 0.1, 1.0))), "ticks": 6}}  # fmt: skip
+
+    def each(ax, rows) -> None:
         best = rows[rows["on_front"]].sort_values("minutes")
         ax.plot(best["minutes"], best["estimate"], color="0.6", linewidth=0.9, linestyle="--", zorder=0.9)
-        ring(ax, rows, "minutes", "estimate", "chosen")
         person_band(ax)
         band(ax, rows)
-    name_right(made, "minutes", "estimate", "chosen")
-    return style.done(made.figure, f"{score} against minutes. {why} {made.told('estimate', 'arm', 'low', 'high')}")
+        name_right(ax, rows, "minutes", "estimate")
 
-
-def _with_cascades(front: pd.DataFrame, cascades: pd.DataFrame) -> pd.DataFrame:
-    """Arms and cascades in one table, with the front and the ring of both together."""
-    arms = front.assign(chosen=front["chosen"] & (not cascades["chosen"].any()))
-    columns = ["arm", "magnification", "score", "estimate", "low", "high", "minutes", "minutes_min", "minutes_max",
-               "chosen", "n_slides", "n_patients", "n_with_target"]  # fmt: skip
-    both = pd.concat([arms, cascades[[c for c in columns if c in cascades]]], ignore_index=True)
-    return both.assign(on_front=beaten_by_none(both["estimate"], both["minutes"]))
+    return chart(
+        curves, front, options, x="minutes", y="estimate", color=color, join=None, low="low", high="high", each=each,
+        left="minutes_min", right="minutes_max", marks=(("estimate", True),), chosen="chosen", frame=frame,
+        show_legend=color != "arm", panel_in=(3.0, 3.0), ylabel=f"{score} (line: 95 % interval)",
+        xlabel=f"minutes per slide ({words}){people}", alt=f"{score} against minutes. {why}",
+    )  # fmt: skip
 
 
 def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure:
@@ -290,25 +303,26 @@ def audit_chart(table: pd.DataFrame, *, score: str = "iou", **options) -> Figure
     alike["rule"] = alike["pooling"].map(POOLINGS) + (", empty: " + alike["empty"].map(" or ".join)).where(several, "")
     alike["empty"] = alike["empty"].str[0]
     rows = alike[["pooling", "empty", "rule"]].merge(table, on=["pooling", "empty"])
-    won = rows.loc[rows[best], "arm"].unique()
-    who = rows["arm"].where(rows["arm"].isin(won) | (len(arms) <= FEW), "no winner")
-    names = rows[rows[best]].groupby(["level", "rule"])["arm"].agg(
+    winners = rows[rows[best]].groupby(["level", "rule"])["arm"].agg(
         lambda of: " = ".join(of) if len(of) < 3 else f"{len(of)} arms").rename("_winner")  # fmt: skip
-    rows = rows.merge(names, how="left", on=["level", "rule"]).fillna({"_winner": "n/a"})
-    rows = rows.assign(_who=pd.Categorical(who, [*arms, "no winner"]), _won=rows[score].where(rows[best]))
+    rows = rows.merge(winners, how="left", on=["level", "rule"]).fillna({"_winner": "n/a"})
+    seen = rows["arm"].isin(rows.loc[rows[best], "arm"]) | (len(arms) <= FEW)
+    rows["_who"] = pd.Categorical(rows["arm"].where(seen, "no winner"), [*arms, "no winner"])
+    told = [f"{score_name(level)}: {', '.join(of['arm'].unique())}" for level, of in rows[rows[best]].groupby("level")]
 
-    def n(here: pd.DataFrame) -> str:
+    def n(here) -> str:
         shares = here.loc[here["pooling"] == "pooled", "prevalence"].agg(["min", "max"]).map("{:.2%}".format)
         return f"{style.n_text(here)}\ntarget: {' to '.join(dict.fromkeys(shares))} of pixels"
 
-    ring = (so.Dot(color=style.BLACK, marker="o", fill=False, pointsize=11), {"x": "_won", "color": None})
-    told = [f"{score_name(level)}: {', '.join(of['arm'].unique())}" for level, of in rows[rows[best]].groupby("level")]
-    return forest(
-        rows, x=score, y="rule", color="_who", low=None, high=None, number="_winner", dodge=False, under=(ring,),
-        looks=style.arm_styles(arms) | style.plain(**{"no winner": "0.75"}), limits=unit(rows[score]),
+    def each(ax, here) -> None:
+        won = here[here[best]]
+        ax.scatter(won[score], won["_at"], s=121, facecolors="none", edgecolors=style.BLACK, zorder=2)
+
+    return chart(
+        forest, rows, options, x=score, y="rule", color="_who", low=None, high=None, number="_winner", dodge=False,
+        looks=style.arm_styles(arms) | style.plain(**{"no winner": "0.75"}), limits=unit(rows[score]), each=each, n=n,
+        col="level", xlabel=f"{score_name(score)} (ringed, and named at the right: the best)",
         alt=f"{score_name(score)} averaged in every way. Best in some row, {'; '.join(told)}.",
-        **{"col": "level", "n": n, "panel_in": (1.6, 0.2 + 0.2 * rows["rule"].nunique()),
-           "xlabel": f"{score_name(score)} (ringed, and named at the right: the best)"} | options,
     )  # fmt: skip
 
 
@@ -316,17 +330,17 @@ def published_audit_chart(**options) -> Figure:
     """The printed table beside what its own precision, recall and specificity imply (`audit_published_table`)."""
     table = audit_published_table()
     table["unit"] = table["level"].map({"tile": "tile ", "wsi": "slide "}) + table["magnification"].map("{:g}x".format)
-    parts = ("printed", "implied", "agrees")
-    long = pd.concat(table.assign(score=score, **{of: table[f"{score}_{of}"] for of in parts})
-                     for score in ("dice", "iou", "mcc"))  # fmt: skip
-    under = ((so.Range(color="0.75", linewidth=1.2), {"xmin": "printed", "xmax": "implied"}),
-             (so.Dot(color=style.ORANGE, fill=False, pointsize=8, edgewidth=1.2), {"x": "printed"}))  # fmt: skip
-    return forest(
-        long, x="implied", y="unit", low=None, high=None, number=None, limits=(0, 1), under=under,
-        alt="Published scores, as its printed precision, recall and specificity imply them.",
-        **{"col": "score", "xlabel": "score (hollow: as printed; filled: implied by precision, recall and specificity)",
-           "n": lambda rows: f"{rows['agrees'].sum()} of n = {len(rows)} rows agree"} | options,
-    )  # fmt: skip
+    scores, parts = ("dice", "iou", "mcc"), ("printed", "implied", "agrees")
+    long = pd.concat(table.assign(score=of, **{part: table[f"{of}_{part}"] for part in parts}) for of in scores)
+
+    def each(ax, rows) -> None:
+        ax.hlines(rows["_at"], rows["printed"], rows["implied"], color="0.75", linewidth=1.2, zorder=0.9)
+        ax.plot(rows["printed"], rows["_at"], "o", color=style.ORANGE, markersize=8, markerfacecolor="none")
+
+    return chart(forest, long, options, x="implied", y="unit", low=None, high=None, number=None, limits=(0, 1),
+                 each=each, col="score", n=lambda rows: f"{rows['agrees'].sum()} of n = {len(rows)} rows agree",
+                 xlabel="score (hollow: as printed; filled: implied by precision, recall and specificity)",
+                 alt="Published scores, as its printed precision, recall and specificity imply them.")  # fmt: skip
 
 
 def froc(table: pd.DataFrame, **options) -> Figure:
@@ -348,23 +362,20 @@ def froc(table: pd.DataFrame, **options) -> Figure:
         ax.set_xticks([0, *few], ["0", *(f"{ten:.3g}" for ten in few)])
         ax.minorticks_off()
 
-    hollow = bool((table["mark"] == "validation").any())
+    def n(rows) -> str:
+        return f"n = {counted(style.same(rows['n_truth']), 'object')}, {counted(style.same(rows['n_slides']), 'slide')}"
+
+    table = table.assign(**{f"_{of}": table["recall"].where(table["mark"] == of) for of in ("fixed", "validation")})
     fixed = table[table["mark"] == "fixed"].dropna(subset=["recall", "false_per_mm2"])
     told = ", ".join(f"{r.arm} {r.recall:.2f} at {r.false_per_mm2:.2g}" for r in fixed.itertuples())
-    figure = curves(
-        table.assign(**{f"_{mark}": table["recall"].where(table["mark"] == mark) for mark in ("fixed", "validation")}),
-        x="false_per_mm2", y="recall", marks=(("_fixed", True), ("_validation", False)), each=each,
-        frame={"y": {"limits": (0, 1), "ticks": 4}}, **{"n": _n_objects, "ylabel": "recall of objects", "xlabel":
-        "false objects per mm² of tissue (filled: the fixed threshold" + "; hollow: chosen on validation" * hollow + ")"
-        } | options,
+    hollow = "; hollow: chosen on validation" * bool(table["_validation"].notna().any())
+    figure = chart(
+        curves, table, options, x="false_per_mm2", y="recall", marks=(("_fixed", True), ("_validation", False)),
+        each=each, frame={"y": UNIT}, n=n, ylabel="recall of objects",
+        xlabel=f"false objects per mm² of tissue (filled: the fixed threshold{hollow})",
     )  # fmt: skip
     words = "Recall of objects against false objects per mm2 of tissue, over all thresholds."
     return style.done(figure, f"{words} At the fixed threshold: {told or 'undefined'}.")
-
-
-def _n_objects(rows: pd.DataFrame) -> str:
-    return "n = " + ", ".join(counted(style.same(rows[f"n_{of}"]), what) for of, what in
-                              (("truth", "object"), ("slides", "slide")))  # fmt: skip
 
 
 @style.unless_empty("No subgroup to show: all patients are of one group.")
@@ -373,30 +384,16 @@ def subgroup_intervals(table: pd.DataFrame, *, score: str = "", **options) -> Fi
 
     `table` has ``by`` (``cancer_type``, ``site``), ``group, arm, n_patients, n_with_target, estimate, low, high``.
     """
-    several, beside, groups = table["by"].nunique() > 1, table["arm"].nunique() <= _ARMS_BESIDE, []
+    several, groups = table["by"].nunique() > 1, []
     for (by, group), rows in table.groupby(["by", "group"], sort=False, dropna=False):
         name = f"{by.replace('_', ' ')}: " * several + style.level_name("group", group)
         n = f"n = {style.same(rows['n_patients'])} ({style.same(rows['n_with_target'])} with target)"
         groups.append(rows.assign(_group=f"{name}\n{n}"))
-    name = style.score_name(score or (table["score"].iloc[0] if "score" in table else "score"))
-
-    def n(rows: pd.DataFrame) -> str:
-        return f"n = {style.same(rows.groupby(['by', 'arm'])['n_patients'].sum())} patients"
-
-    return forest(
-        pd.concat(groups), y="_group", color="arm", limits=unit(table[["estimate", "low", "high"]]), dodge=beside,
-        **({} if beside else {"col": "arm"}) | {"n": n, "show_legend": beside and table["arm"].nunique() > 1,
-        "xlabel": f"{name} (line: 95 % interval over patients)", "alt": f"{name} in subgroups of patients."} | options,
+    name = score_name(score or (table["score"].iloc[0] if "score" in table else "score"))
+    beside = table["arm"].nunique() <= _ARMS_BESIDE
+    return chart(
+        forest, pd.concat(groups), options, y="_group", color="arm", limits=unit(table[["estimate", "low", "high"]]),
+        dodge=beside, col=None if beside else "arm", show_legend=beside and table["arm"].nunique() > 1,
+        n=lambda rows: f"n = {style.same(rows.groupby(['by', 'arm'], observed=True)['n_patients'].sum())} patients",
+        xlabel=f"{name} (line: 95 % interval over patients)", alt=f"{name} in subgroups of patients.",
     )  # fmt: skip
-
-
-def _stands_on(table: pd.DataFrame) -> str:
-    """What intervals stand on, in words."""
-    first = table.iloc[0]
-    where = {"grid": "common grid, tissue and target", "wsi": "whole slides, own pixels"}.get(first.get("on", ""), "")
-    patients = counted(first["n_patients"], "patient")
-    if first["n_with_target"] < first["n_patients"]:
-        patients += f", {first['n_with_target']} with a target"
-    text = f"{first['level'] * 100:g} % t intervals over {patients} "
-    text += f"({', '.join(filter(None, (POOLINGS.get(first['pooling'], ''), where)))})"
-    return text + (f"\nCaution: {first['warning']}." if isinstance(first["warning"], str) and first["warning"] else "")

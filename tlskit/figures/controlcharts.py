@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 
 from tlskit import units
 from tlskit.figures import style
-from tlskit.figures.charts import trend
-from tlskit.figures.comparecharts import differences
+from tlskit.figures.charts import chart, trend
+from tlskit.figures.comparecharts import differences, stands_on
 from tlskit.figures.panels import unit
 from tlskit.figures.style import score_name
-from tlskit.units import counted
 
 __all__ = ["context_effects", "control_effects", "control_scores", "detail_ladder", "two_by_two"]
 
@@ -23,9 +22,8 @@ _FILLED = "(thick: 95 % of this row; thin: of all rows at once; filled: shown)"
 @style.unless_empty("No arm of this run has scores.")
 def control_scores(table: pd.DataFrame, **options) -> Figure:
     """The score along magnification under each control, one panel a control; `table` of `effects.control_scores`."""
-    return _scores(table, "magnification", " by magnification under each control.",
-                   **{"col": "control", "xlabel": f"magnification\n{_stands_on(table)}", "size": "double"}
-                   | {"panel_in": (1.6, 1.5)} | options)  # fmt: skip
+    return _scores(table, "magnification", " by magnification under each control.", options, col="control",
+                   xlabel=f"magnification\n{stands_on(table)}", size="double", panel_in=(1.6, 1.5))  # fmt: skip
 
 
 @style.unless_empty("The run has no condition at two magnifications: there is no difference to explain.")
@@ -38,18 +36,18 @@ def control_effects(table: pd.DataFrame, **options) -> Figure:
     apart = f"{first['finer'].split('_')[0]} - {first['coarser'].split('_')[0]}"
     what = {"difference": f"difference, {apart}", "change": "change from the plain difference"}
     table = table.assign(what=pd.Categorical(table["what"].map(what), list(what.values())))
-    words = f"difference in {score_name(first['score'])} {_FILLED}\n{_stands_on(table)}"
-    return differences(table, x="estimate", y="control", alt="What controls change.",
-                       **{"col": "what", "xlabel": words} | options)  # fmt: skip
+    words = f"difference in {score_name(first['score'])} {_FILLED}\n{stands_on(table)}"
+    own = {"x": "estimate", "y": "control", "alt": "What controls change."}
+    return chart(differences, table, options, col="what", xlabel=words, **own)
 
 
 @style.unless_empty("No network of this run has context.")
 def context_effects(table: pd.DataFrame, **options) -> Figure:
     """What context in the network gains over its controls, one panel an arm; `table` of `effects.context_effects`."""
     table = table.assign(network=table["magnification"].map(units.magnification_name) + ", " + table["control"])
-    words = f"{score_name(table['score'].iloc[0])} with context, less that of each row {_FILLED}\n{_stands_on(table)}"
-    return differences(table, x="estimate", y="against", alt="What context in the network gains.",
-                       **{"col": "network", "xlabel": words} | options)  # fmt: skip
+    words = f"{score_name(table['score'].iloc[0])} with context, less that of each row {_FILLED}\n{stands_on(table)}"
+    own = {"x": "estimate", "y": "against", "alt": "What context in the network gains."}
+    return chart(differences, table, options, col="network", xlabel=words, **own)
 
 
 @style.unless_empty("No four arms of this run differ in negatives and in context, field or magnification alone.")
@@ -59,9 +57,9 @@ def two_by_two(table: pd.DataFrame, **options) -> Figure:
     first, second = (scores[f"{which}_level"].map(level_words(last[which])) for which in ("first", "second"))
     at = "" if pd.isna(last["magnification"]) else f" at {units.magnification_name(last['magnification'])}"
     interval = "no interval" if pd.isna(last["low"]) else f"{last['low']:+.3f} to {last['high']:+.3f}"
-    words = f"interaction{at}: {last['estimate']:+.3f} ({interval})\n{_stands_on(scores)}"
-    return _scores(scores.assign(first=first, _second=second), "first", f" of four arms; {words}.", color="_second",
-                   **{"xlabel": words} | options)  # fmt: skip
+    words = f"interaction{at}: {last['estimate']:+.3f} ({interval})\n{stands_on(scores)}"
+    table = scores.assign(first=first, _second=second)
+    return _scores(table, "first", f" of four arms; {words}.", options, color="_second", xlabel=words)
 
 
 @style.unless_empty("No arm of this run is blurred (`detail_mpp`) beside a sharp one of the same kind.")
@@ -73,16 +71,15 @@ def detail_ladder(table: pd.DataFrame, **options) -> Figure:
     at = units.magnification_name(table.loc[table["kind"] == "blurred", "magnification"].iloc[0])
     kinds = {"blurred": f"tiles of {at}, blurred", "own magnification": "coarser magnification, its own tiles"}
     table = table.assign(tiles=pd.Categorical(table["kind"].map(kinds), list(kinds.values())))
-    words = f"finest detail that is let through, um/px\n{_stands_on(table)}"
-    return _scores(table, "detail_mpp", " as detail is taken away.", color="tiles", log=True,
-                   **{"xlabel": words} | options)  # fmt: skip
+    words = f"finest detail that is let through, um/px\n{stands_on(table)}"
+    return _scores(table, "detail_mpp", " as detail is taken away.", options, color="tiles", log=True, xlabel=words)
 
 
-def _scores(table: pd.DataFrame, x: str, alt: str, **options) -> Figure:
+def _scores(table: pd.DataFrame, x: str, alt: str, options: dict, **own) -> Figure:
     """Scores with their intervals along a factor."""
-    name = score_name(table["score"].iloc[0])
-    return trend(table, x=x, group=[], limits=unit(table[["low", "high"]]), alt=name + alt,
-                 **{"ylabel": name, "panel_in": (2.4, 2.2), "size": "single"} | options)  # fmt: skip
+    name, limits = score_name(table["score"].iloc[0]), unit(table[["low", "high"]])
+    own = {"ylabel": name, "panel_in": (2.4, 2.2), "size": "single", "alt": name + alt} | own
+    return chart(trend, table, options, x=x, group=[], limits=limits, **own)
 
 
 def level_words(factor: str):
@@ -94,17 +91,3 @@ def level_words(factor: str):
         "field_um": ("a tile covers {:g} um", ""), "context_ratio": ("context {:g} times as coarse", "without context"),
     }.get(factor, (f"{factor.replace('_', ' ')} {{:g}}", ""))  # fmt: skip
     return lambda level: words.format(level) if level or not none else none
-
-
-def _stands_on(table: pd.DataFrame) -> str:
-    """What the intervals stand on, and whose spread between trainings they hold."""
-    first, fewest = table.iloc[0], int(table["n_repeats"].min())
-    n, k = int(first["n_patients"]), int(first["n_with_target"])
-    patients = counted(n, "test patient") + (f" ({k} with a target)" if k < n else "")
-    each = f" in each of {int(first['n_folds'])} folds" if first["n_folds"] > 1 else ""
-    trained = f"{fewest} trainings an arm{each}"
-    if (table["spread"] == "other arms").any():
-        trained = f"arms trained once{each} with the spread of the others"
-    elif (table["spread"] == "none").any():
-        trained = f"arms trained once{each}: another training is not in it"
-    return f"95 % t intervals over {patients}\n{trained}"

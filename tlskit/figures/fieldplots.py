@@ -12,7 +12,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tlskit.figures import style
-from tlskit.figures.overlays import PREDICTION_COLOUR, TRUTH_COLOUR, bare, draw_legend, draw_mask, draw_scale_bar
+from tlskit.figures.overlays import (
+    HATCHED,
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    bare,
+    draw_legend,
+    draw_mask,
+    draw_scale_bar,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +87,7 @@ def screen_fields(panels: Sequence[dict], *, size: str = "double") -> Figure:
         ax.set_title(style.wrap(panel["title"], 0.9 * figure.get_figwidth() / across, size=7), fontsize=7)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    draw_legend(figure, truth=True, prediction=True, hatched={"unseen"})
+    draw_legend(figure, truth=True, prediction="the fine network alone", hatched={"unseen"})
     told = "; ".join(f"{' '.join(p['title'].split())}: {np.asarray(p['seen']).mean():.0%} looked at" for p in panels)
     return style.done(figure, f"Where the cascade looked. {told}.")
 
@@ -108,11 +116,12 @@ def _show(ax: Axes, panel: dict) -> None:
     ax.imshow(panel["rgb"], extent=(0, width, height, 0), interpolation="antialiased")
     if "seen" in panel and not np.all(panel["seen"]):
         unseen = ~np.asarray(panel["seen"], bool)
-        ax.imshow(np.where(unseen, 0.55, 0.0)[..., None] * [0, 0, 0, 1.0] + [1, 1, 1, 0], extent=(0, width, height, 0),
+        ax.imshow(np.where(unseen, 0.4, 0.0)[..., None] * [0, 0, 0, 1.0] + [1, 1, 1, 0], extent=(0, width, height, 0),
                   interpolation="nearest")  # fmt: skip
         # A hatch besides the veil: white glass and white veil would be one.
-        ax.contourf(np.arange(width) + 0.5, np.arange(height) + 0.5, unseen.astype(float), levels=[0.5, 1.5],
-                    colors="none", hatches=["////"])  # fmt: skip
+        lines = ax.contourf(np.arange(width) + 0.5, np.arange(height) + 0.5, unseen.astype(float), levels=[0.5, 1.5],
+                            colors="none", hatches=["//"])  # fmt: skip
+        lines.set(edgecolor=HATCHED["unseen"][1], linewidth=0)
     draw_mask(ax, np.asarray(panel["predicted"], bool), PREDICTION_COLOUR, linewidth=1.0)
     draw_mask(ax, np.asarray(panel["truth"], bool), TRUTH_COLOUR, linewidth=1.0)
     ax.set(xlim=(0, width), ylim=(height, 0))

@@ -118,11 +118,12 @@ def draw_scale_bar(ax: Axes, mpp: float, size_px: int, height_px: int | None = N
 
 
 def draw_legend(
-    figure: Figure, *, truth: bool = False, prediction: bool = False, hatched: Collection[str] = ()
+    figure: Figure, *, truth: bool = False, prediction: bool | str = False, hatched: Collection[str] = ()
 ) -> None:
-    """What the lines of a picture are, and what is hatched (of `HATCHED`), below all axes."""
+    """What the lines of a picture are (`prediction`: or whose), and what is hatched (of `HATCHED`), below all axes."""
     rim = [patheffects.withStroke(linewidth=3.0, foreground="#202020")]
-    shown = [("truth", TRUTH_COLOUR)] * truth + [("prediction", PREDICTION_COLOUR)] * prediction
+    shown = [("truth", TRUTH_COLOUR)] * truth
+    shown += [(prediction if isinstance(prediction, str) else "prediction", PREDICTION_COLOUR)] * bool(prediction)
     handles = [Line2D([], [], color=colour, linestyle=_DASHES[colour], linewidth=1.6, path_effects=rim, label=label,
                       dash_capstyle="butt") for label, colour in shown]  # fmt: skip
     handles += [Patch(label=words, **_hatch(kind)) for kind, (words, _) in HATCHED.items() if kind in hatched]

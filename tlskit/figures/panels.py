@@ -1,8 +1,8 @@
-"""The drawing that all charts share: tidy table in, panels of marks out, through ``seaborn.objects``.
+"""The drawing that all charts share: tidy table in, panels of marks out, through seaborn's ``FacetGrid``.
 
-``seaborn.objects`` and not the figure-level functions (`relplot`, `catplot`): intervals here are columns of the table
-(over patients, paired), which ``so.Range`` draws as they are, where the others know only intervals that they compute
-themselves from rows. A factor becomes colour, column or row of panels by naming it.
+``FacetGrid``, on which seaborn's figure-level functions stand: intervals here are columns of the table (over patients,
+paired), which a mark draws as they are, where `relplot` and `catplot` know only those that they compute themselves from
+rows. A factor becomes colour, column or row of panels by naming it.
 
 Options that all charts take: `color`, `col` and `row`, each the name of any column of the table; `size`, ``single`` or
 ``double`` (`tlskit.figures.style.WIDTHS_IN`); `xlabel`, `ylabel` and the others of `draw`. Panels that are compared
@@ -10,145 +10,143 @@ have identical limits, and each says its n.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn.objects as so
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from tlskit.figures import style
-from tlskit.figures.style import level_name, levels
 from tlskit.metrics import PERSON_MINUTES_PER_SLIDE
 
 
 @dataclasses.dataclass
 class Panels:
-    """A figure; its axes by (level of row, level of column), "" where there is none; the table, levels as names."""
+    """A figure; axes and rows of its panels, their titles; the table, levels as names; a panel's width in inches."""
 
     figure: Figure
-    axes: dict[tuple[str, str], Axes]
+    panels: list[tuple[Axes, pd.DataFrame]]
+    titles: list[str]
     table: pd.DataFrame
-    keys: tuple[str | None, str | None]
-    orders: dict[str, list[str]]
+    wide_in: float
 
-    def __iter__(self):
-        """Axes and rows of each panel."""
-        for key, ax in self.axes.items():
-            rows = self.table
-            for column, level in zip(self.keys, key, strict=True):
-                rows = rows[rows[column] == level] if column else rows
-            yield ax, rows
+    def done(self, alt: str, each: Callable[[Axes, pd.DataFrame], None] | None = None) -> Figure:
+        """Draw what else belongs in each panel, and close the figure."""
+        for ax, rows in self.panels if each else ():
+            each(ax, rows)
+        return style.done(self.figure, alt)
 
     def told(self, value: str, name: str, *ends: str | None, most: int = 12) -> str:
         """`style.listed` of every panel; of the first ones where there are many."""
-        titles = [", ".join(filter(None, reversed(key))) for key in self.axes]
-        parts = [(f"{title}: " if title else "") + style.listed(rows, value, name, *ends) + "."
-                 for title, (_, rows) in zip(titles[:most], self, strict=False)]  # fmt: skip
-        return " ".join(parts) + (f" {len(titles) - most} panels more." if len(titles) > most else "")
-
-
-def dots(size: float = 5, **look) -> so.Dot:
-    """Marks that lie over intervals and lines."""
-    return so.Dot({"zorder": 3}, pointsize=size, **look)
+        parts = [f"{title}: " * bool(title) + style.listed(self.table.loc[rows.index], value, name, *ends) + "."
+                 for title, (_, rows) in zip(self.titles[:most], self.panels, strict=False)]  # fmt: skip
+        more = len(self.panels) - most
+        return " ".join(parts) + f" {more} panels more." * (more > 0)
 
 
 def draw(
-    table: pd.DataFrame, layers: list[tuple], *, x: str, y: str, color: str | None = None, col: str | None = None,
-    row: str | None = None, size: str = "double", panel_in: tuple[float, float] = (1.5, 1.6), text: tuple = (),
-    xlabel: str = "", ylabel: str = "", looks: dict | None = None, show_legend: bool = True, told: dict | None = None,
-    share: tuple[bool, bool] = (True, True), n: Callable[[pd.DataFrame], str] = style.n_text, left_in: float = 0.5,
+    table: pd.DataFrame, mark: Callable[[Axes, pd.DataFrame, dict], None], *, color: str | None = None,
+    col: str | None = None, row: str | None = None, names: str | None = None, size: str = "double",
+    panel_in: tuple[float, float] | None = None, row_in: float = 0.0, xlabel: str = "", ylabel: str = "",
+    looks: dict | None = None, show_legend: bool = True, told: dict | None = None,
+    share: tuple[bool, bool] = (True, True), keys: tuple = ("color", "marker"), n: Callable = style.n_text,
 ) -> Panels:  # fmt: skip
     """Marks of a tidy table in panels.
 
     Parameters
     ----------
-    layers
-        ``(mark, options, *moves)`` each, as `seaborn.objects.Plot.add` takes them.
-    panel_in, left_in
-        Least width, and height, of a panel in inches (panels that do not fit beside each other go below), and what
-        labels take at the left.
-    text
-        Columns besides color, col and row whose values are names (a nominal axis).
-    looks, told
-        Colour, marker and dashes by level of `color` (by default `style.styles_of`); what the legend adds to its name.
+    mark
+        Draws rows of one level of `color` in axes, with the level's look (colour, marker and dashes).
+    names
+        Column whose values stand below each other at the left; their places are the column ``_at``.
+    panel_in, row_in
+        Least width, and height, of a panel in inches (panels that do not fit beside each other go below); by default
+        names have the room that their lines, or `row_in`, take.
+    looks, told, keys
+        Looks by level of `color` (by default `style.styles_of`), what the legend adds to its name, and shows of it.
     share
         Whether panels share x and y.
     n
         Function from a panel's rows to the words that say what it stands on.
     """
-    table, orders, width = table.reset_index(drop=True).infer_objects(), {}, style.WIDTHS_IN[size]
-    for column in dict.fromkeys(c for c in (*text, color, col, row) if c):
-        values = [*levels(table[column]), *[None] * int(table[column].isna().any())]
-        # A number or a yes above a panel says nothing without the name of its factor.
-        bare = column in (col, row) and column != "magnification" and not any(isinstance(v, str) for v in values)
-        named = {v: f"{column.replace('_', ' ')}: " * bare + level_name(column, v) for v in values}
-        table[column] = [named[None if pd.isna(v) else v] for v in table[column].astype(object)]
-        orders[column] = list(dict.fromkeys(named.values()))
-    fits = max(1, int((width - left_in) / panel_in[0]))
-    if color:  # seaborn breaks a path at the rows of other levels
-        table = table.sort_values(color, key=lambda of: of.map(orders[color].index), kind="stable", ignore_index=True)
-    if row and (not col or len(orders[col]) > fits):
-        if col:  # rows and columns that do not fit: one panel after the other
-            both = f"{col}, {row}"
-            table[both] = table[col] + ", " + table[row]
-            orders[both] = [v for r in orders[row] for c in orders[col] if (table[both] == (v := f"{c}, {r}")).any()]
-        col, row = both if col else row, None
-    across = min(fits, len(orders[col])) if col else 1
-    down = len(orders[row]) if row else -(-len(orders[col]) // across) if col else 1
-    looks = looks or (style.styles_of(color, orders[color]) if color else {})
-    entries = {v + (told or {}).get(v, ""): looks[v] for v in orders.get(color, [])} if show_legend else {}
-    foot = style.wrap(xlabel, width)
-    legend_rows = 1 - (-len(entries) // style.legend_columns(entries, width)) if entries else 0
-    height = down * (panel_in[1] + 0.45) + 0.15 * foot.count("\n") + 0.45 + 0.16 * legend_rows
+    table, width = table.reset_index(drop=True), style.WIDTHS_IN[size]
+    for column in dict.fromkeys(filter(None, (names, color, col, row))):
+        table[column] = _named(table[column], column in (col, row))
+    table["_at"] = table[names].cat.codes.astype(float) if names else np.nan
+    at_left = [name.split("\n") for name in table[names].cat.categories] if names else []
+    left_in = 0.25 + 0.056 * min(max(len(line) for name in at_left for line in name), 34) if at_left else 0.5
+    tallest = max(0.05 + 0.14 * max(map(len, at_left), default=0), row_in)
+    panel_in = panel_in or ((1.25, 0.2 + tallest * len(at_left)) if names else (1.5, 1.6))
+    table = table.sort_values(color, kind="stable", ignore_index=True) if color else table
+    fits, levels = max(1, int((width - left_in) / panel_in[0])), table[color].cat.categories if color else [""]
+    if row and (not col or table[col].nunique() > fits):  # what does not fit: one panel after the other
+        titles = table[[c for c in (col, row) if c]].astype(str).agg(", ".join, axis=1)
+        order = titles[table.sort_values([row, col] if col else row, kind="stable").index].unique()
+        table["_panel"], col, row = pd.Categorical(titles, order), "_panel", None
+    across = min(fits, table[col].nunique()) if col else 1
+    wide_in = (width - left_in) / across
+    looks = looks or style.styles_of(color or "", levels)
     with plt.rc_context(style.THEME):
-        figure = plt.figure(figsize=(width, height), layout="constrained")
-        order = {"col": orders.get(col), "row": orders.get(row)}
-        plot = so.Plot(table, x=x, y=y).facet(col, row, order=order, wrap=None if row else across)
-        for layer in layers:
-            plot = _add(plot, table, layer, color, color in (col, row), orders, looks)
-        for key in ("color", "marker", "linestyle") if color else ():
-            plot = plot.scale(**{key: so.Nominal({v: looks[v][key] for v in orders[color]}, order=orders[color])})
-        plot = plot.scale(fill=so.Nominal({"filled": True, "hollow": False}, order=["filled", "hollow"]))
-        plot = plot.scale(**{a: so.Nominal(order=orders[c]) for a, c in (("x", x), ("y", y)) if c in text})
-        plot.share(x=share[0], y=share[1]).label(x="", y="").theme(style.THEME).on(figure).plot()
-        keys = [(r, c) for r in (orders[row] if row else [""]) for c in (orders[col] if col else [""])]
-        made = Panels(figure, dict(zip(keys, figure.axes, strict=True)), table, (row, col), orders)
-        for (ax, rows), key in zip(made, keys, strict=True):
-            said = (", ".join(filter(None, reversed(key))), n(rows) if len(rows) else "")
-            ax.set_title(style.wrap("\n".join(filter(None, said)), (width - left_in) / across))
-            for artist in [*ax.lines, *ax.collections]:
-                if what := artist.get_gid():
-                    look = looks[key[color == col]]
-                    artist.set(gid=None, **{"color": look["color"], what: look[what]})
-            ax.grid(False)
+        wrap = across if col and not row else None
+        grid = _Grid(table, row=row, col=col, hue=color, col_wrap=wrap, sharex=share[0], sharey=share[1])
+        parts = {}
+        for (i, j, k), rows in grid.facet_data():
+            parts.setdefault((i, j), []).append(rows)
+            if len(rows):
+                mark(grid.facet_axis(i, j), rows, looks[levels[k]])
+        levels_of = itertools.product(grid.row_names or [""], grid.col_names or [""])
+        titles = [", ".join(filter(None, (right, below))) for below, right in levels_of]
+        panels = [(grid.facet_axis(*at), pd.concat(rows)) for at, rows in parts.items()]
+        down = -(-len(panels) // across)
+        figure, foot = grid.figure, style.wrap(xlabel, width)
+        figure.set_layout_engine("constrained")
+        figure.set_size_inches(width, down * (panel_in[1] + 0.45) + 0.15 * foot.count("\n") + 0.45)
         figure.supxlabel(foot)
         figure.supylabel(ylabel)
-        if entries:
-            lines = {type(mark).__name__ in ("Line", "Path") for mark, *_ in layers}
-            kept = ["color", *["linestyle"] * (True in lines), *["marker"] * (False in lines)]
-            shown = {name: {key: look[key] for key in kept} for name, look in entries.items()}
-            style.legend(figure, shown, title="" if color == "arm" or color[0] == "_" else color.replace("_", " "))
-    return made
+        for at, ((ax, rows), title) in enumerate(zip(panels, titles, strict=True)):
+            said = "\n".join(filter(None, (title, n(rows) if len(rows) else "")))
+            ax.set_title(style.wrap(said, wide_in))
+            ax.set(xlabel="", ylabel="")
+            if names:
+                ax.set_yticks(range(len(at_left)), table[names].cat.categories)
+                ax.set_ylim(len(at_left) - 0.5, -0.5)
+            first, last = at % across == 0, at + across >= len(panels)
+            ax.tick_params(labelleft=first or not share[1], labelbottom=last or not share[0])
+        if color and show_legend:
+            entries = {v + (told or {}).get(v, ""): {key: looks[v][key] for key in keys} for v in levels}
+            words = "" if color == "arm" or color[0] == "_" else color.replace("_", " ")
+            rows = style.legend(figure, entries, title=words)
+            figure.set_figheight(figure.get_figheight() + 0.16 * (rows - 1))
+    return Panels(figure, panels, titles, table, wide_in)
 
 
-def _add(plot: so.Plot, table, layer: tuple, color: str | None, a_panel: bool, orders: dict, looks: dict) -> so.Plot:
-    """A layer in the looks of the levels of `color`, of which each has a panel or not."""
-    mark, options, *moves = layer
-    also = {"Dot": "marker", "Line": "linestyle", "Path": "linestyle"}.get(type(mark).__name__, "color")
-    if not color or options.get("color", color) is None:
-        return plot.add(mark, *moves, legend=False, **(options | {"color": None}))
-    if moves or also == "marker":  # levels that make room for each other are of one layer; so are dots
-        return plot.add(mark, *moves, legend=False, **({"color": color, also: color} | options))
-    if a_panel:  # one look a panel, given by `draw`: seaborn would try every level in every panel
-        return plot.add(dataclasses.replace(mark, artist_kws=mark.artist_kws | {"gid": also}), legend=False, **options)
-    for level in orders[color]:  # a layer a level: seaborn looks for every colour with every dash, group and panel
-        mark = dataclasses.replace(mark, **{key: looks[level][key] for key in ("color", also)})
-        plot = plot.add(mark, data=table[table[color] == level], legend=False, **options)
-    return plot
+class _Grid(sns.FacetGrid):
+    """Laid out once, when all is drawn, by matplotlib's constrained layout."""
+
+    def tight_layout(self) -> None:
+        pass
+
+
+def _named(column: pd.Series, above: bool) -> pd.Categorical:
+    """Levels as they are written, in their order; `above` a panel a number or a yes has the name of its factor."""
+    values = [*style.levels(column), *[None] * int(column.isna().any())]
+    alone = not above or column.name == "magnification" or any(isinstance(v, str) for v in values)
+    factor = "" if alone else f"{column.name.replace('_', ' ')}: "
+    names = {v: factor + style.level_name(column.name, v) for v in values}
+    return pd.Categorical([names[None if pd.isna(v) else v] for v in column], list(dict.fromkeys(names.values())))
+
+
+def dots(ax: Axes, x, y, look: dict, *, size: float = 5, filled=True) -> None:
+    """Marks over intervals and lines; `filled` of all, or of each."""
+    faces = [look["color"] if full else "white" for full in np.broadcast_to(filled, len(x))]
+    ax.scatter(
+        x, y, s=size**2, marker=look["marker"], edgecolors=look["color"], facecolors=faces, linewidths=1.2, zorder=3
+    )
 
 
 def span(ax: Axes, values, *, limits=None, log: bool = False, room: float = 0, axis: str = "x", ticks: int = 3) -> None:
@@ -170,7 +168,8 @@ def span(ax: Axes, values, *, limits=None, log: bool = False, room: float = 0, a
         low, high = (low - tenth, low) if 0.9 < low <= 1 else (low, low + tenth)
     wide = high - low
     at = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    on.set_ticks([v for v in at if low - 0.03 * wide <= v <= high + 0.03 * wide])
+    at = [v for v in at if low - 0.03 * wide <= v <= high + 0.03 * wide]
+    on.set_ticks(at if len(at) <= ticks + 1 else at[::-2])
     ax.set(**{f"{axis}lim": (low - 0.06 * wide, high + (0.06 + room) * wide)})
 
 
@@ -180,51 +179,23 @@ def unit(values) -> tuple[float, float]:
 
 
 def ring(ax: Axes, rows: pd.DataFrame, x: str, y: str, chosen: str) -> None:
-    """A ring around the marks of the rows that a column of bool calls chosen."""
-    one = rows[rows[chosen]]
+    """A ring around the marks of the rows that a column of bool calls chosen; what is below it ends at its edge."""
+    one = rows[rows[chosen].astype(bool)]
+    ax.scatter(one[x], one[y], s=11**2, color="white", zorder=0.5)
     ax.plot(one[x], one[y], "o", markersize=11, markerfacecolor="none", color=style.BLACK)
 
 
-def name_right(made: Panels, x: str, y: str, ringed: str) -> None:
-    """Arms in a column right of each panel, each with a line to its mark: room for twenty, and none over a mark.
-
-    A line goes around the rings (`ring`) of other arms, of which `ringed` is the column of bool.
-    """
-    named = []
-    made.figure.draw_without_rendering()
-    for ax, rows in made:
-        rows = rows.dropna(subset=[x, y]).sort_values(y)
-        marks = (ax.transData - ax.transAxes).transform(rows[[x, y]].to_numpy(float))
-        at, gap = marks[:, 1].copy(), 9 * _point(ax)[1]
-        for n in range(1, len(at)):
-            at[n] = max(at[n], at[n - 1] + gap)
-        for n in reversed(range(len(at))):
-            at[n] = min(at[n], (at[n + 1] if n + 1 < len(at) else 1.0 + gap) - gap)
-        for arm, place in zip(rows["arm"], at, strict=True):
-            ax.text(1.03, place, arm, va="center", fontsize=7, transform=ax.transAxes)
-        named.append((ax, marks, at, rows[ringed].to_numpy(bool)))
-    made.figure.draw_without_rendering()  # the names took room from the panels
-    for ax, marks, at, rings in named:
-        for n, (mark, place) in enumerate(zip(marks, at, strict=True)):
-            way = _around(mark, np.array([1.02, place]), marks[rings & (np.arange(len(marks)) != n)], 8 * _point(ax))
-            ax.plot(*way.T, color="0.8", linewidth=0.5, zorder=0, transform=ax.transAxes, clip_on=False)
-
-
-def _point(ax: Axes) -> np.ndarray:
-    """Width and height of a point (1/72 inch), as shares of a panel's."""
-    return ax.figure.dpi / 72 / np.array([ax.bbox.width, ax.bbox.height])
-
-
-def _around(start: np.ndarray, end: np.ndarray, centres: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """A way of straight lines that passes each circle; one that starts within a circle begins at its edge."""
-    way = [start]
-    for centre in centres:
-        a, b = (way[-1] - centre) / radius, (end - centre) / radius
-        nearest = a + np.clip(a @ (a - b) / max((a - b) @ (a - b), 1e-9), 0, 1) * (b - a)
-        if np.hypot(*nearest) < 1:
-            out = nearest if np.hypot(*nearest) > 1e-6 else (b - a)[::-1] * [-1, 1]
-            way = [*(way if np.hypot(*a) >= 1 else []), centre + 1.5 * radius * out / np.hypot(*out)]
-    return np.array([*way, end])
+def name_right(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
+    """Arms in a column right of a panel, each with a line to its mark: room for twenty, and none over a mark."""
+    rows = rows.dropna(subset=[x, y]).sort_values(y)
+    (low, high), gap, at = ax.get_ylim(), 9 / 72 / 2.6, -1.0  # 9 points of a panel that is 2.6 inches high or higher
+    wanted = (rows[y].to_numpy() - low) / (high - low)
+    line = {"arrowstyle": "-", "color": "0.8", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
+    for n, (arm, mark) in enumerate(zip(rows["arm"], rows[[x, y]].to_numpy(float), strict=True)):
+        at = max(at + gap, min(wanted[n], 1 - gap * (len(rows) - 1 - n)))
+        ax.annotate(
+            arm, mark, (1.03, at), textcoords="axes fraction", va="center", fontsize=7, zorder=0, arrowprops=line
+        )
 
 
 def person_band(ax: Axes, scale: float = 1.0) -> None:

@@ -30,6 +30,7 @@ from tlskit.figures.overlays import (
     draw_outlines,
     draw_scale_bar,
 )
+from tlskit.metrics import cut
 from tlskit.outlines import polygonise, rasterise, read_truth
 
 if TYPE_CHECKING:
@@ -300,12 +301,11 @@ def slide_overlays(
         top.imshow(picture, extent=extent_mm, interpolation="antialiased")
         with probmaps.open_map(example.map_path) as probmap:
             overview, map_mpp = probmap.overview(max_px)
+            marked = probmap.marked(overview, cut(threshold), level=probmap.level_sizes_px.index(overview.shape[::-1]))
             without = {"unseen": probmap.unseen, "lost": probmap.invalid}
             per_px = probmap.mpp / 1000
         map_extent = (0, overview.shape[1] * map_mpp / 1000, overview.shape[0] * map_mpp / 1000, 0)
-        predicted = polygonise(
-            overview >= math.ceil(threshold * 255), mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2
-        )
+        predicted = polygonise(marked, mpp=map_mpp, mpp0=slide.mpp0, min_area_um2=min_object_um2)
         words = [f"{example.title}, {len(polygons)} outlines of the truth, {len(predicted)} predicted"]
         told.append(", in part ".join([*words, *(HATCHED[kind][0] for kind, boxes in without.items() if boxes)]))
         # Truth last: it is the longer-lived line, and false outlines may be many.

@@ -6,21 +6,20 @@ Each takes the options of `tlskit.figures.charts` and `tlskit.figures.panels` be
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn.objects as so
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tlskit import units
 from tlskit.cohort import SPLITS
 from tlskit.figures import style
-from tlskit.figures.charts import FEW, bars, curves
-from tlskit.figures.panels import dots, draw, span
+from tlskit.figures.charts import FEW, bars, chart, curves
+from tlskit.figures.panels import span
 from tlskit.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from tlskit.units import counted
 
 __all__ = [
-    "cascade_minutes", "cohort_flow", "screen_tradeoff", "split_bars", "stage_bars", "stage_timeline",
-    "tiles_per_slide", "training_curves", "training_history",
+    "cascade_minutes", "cohort_flow", "overlap_tradeoff", "screen_tradeoff", "split_bars", "stage_bars",
+    "stage_timeline", "tiles_per_slide", "training_history",
 ]  # fmt: skip
 
 _PARTS = {
@@ -40,35 +39,43 @@ def cohort_flow(table: pd.DataFrame, *, size: str = "double") -> Figure:
         A row a stage: ``stage``, ``n_patients``, ``n_slides``; ``text`` (more words, or empty) and ``left_out_text``
         (what is left out between this stage and the next, or empty) where there are such columns.
     """
-    width, line_in, top, told = style.WIDTHS_IN[size], 0.135, 0.1, []
-    figure = plt.figure(figsize=(width, 1))
-    ax = figure.add_axes((0, 0, 1, 1))  # its units are inches
-    ax.axis("off")
-
-    def box(left: float, wide: float, words: str, top: float, colour: str) -> float:
-        high = line_in * (words.count("\n") + 1) + 0.14
-        ax.add_patch(plt.Rectangle((left, top), wide, high, facecolor=colour, edgecolor="0.35", linewidth=0.8))
-        ax.text(left + wide / 2, top + high / 2, words, ha="center", va="center", fontsize=7.5, linespacing=1.25)
-        return top + high
-
-    def arrow(start: tuple, end: tuple) -> None:
-        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.35", "shrinkA": 0, "shrinkB": 0})
-
-    for n, row in enumerate(table.fillna("").to_dict("records"), 1):
+    width, rows = style.WIDTHS_IN[size], table.fillna("").to_dict("records")
+    boxes, told = [], []
+    for row in rows:
         numbers = ", ".join(counted(row[f"n_{what}s"], what) for what in ("patient", "slide")
                             if row.get(f"n_{what}s", "") != "")  # fmt: skip
-        main, out = "\n".join(filter(None, (str(row["stage"]), numbers, row.get("text")))), row.get("left_out_text")
-        told.append(main.replace("\n", ", ") + (f" (left out: {out})" if out else ""))
-        bottom = box(0.05 * width, 0.5 * width, style.wrap(main, 0.5 * width - 0.3, size=7.5), top, "white")
-        top = bottom + 0.3
-        if out and n < len(table):
-            out = style.wrap(out, 0.42 * width - 0.3, size=7.5)
-            top = box(0.56 * width, 0.42 * width, out, bottom + 0.12, "0.95") + 0.12
-            arrow((0.3 * width, (bottom + top) / 2), (0.56 * width, (bottom + top) / 2))
-        if n < len(table):
-            arrow((0.3 * width, bottom), (0.3 * width, top))
-    figure.set_figheight(bottom + 0.1)
-    ax.set(xlim=(0, width), ylim=(bottom + 0.1, 0))
+        stage, out = (
+            "\n".join(filter(None, (str(row["stage"]), numbers, row.get("text")))),
+            row.get("left_out_text") or "",
+        )
+        told.append(stage.replace("\n", ", ") + (f" (left out: {out})" if out else ""))
+        boxes.append(
+            (style.wrap(stage, 0.46 * width, size=7.5), style.wrap(out, 0.36 * width, size=7.5) if out else "")
+        )
+    high, high_out = (0.14 + 0.135 * max(words[n].count("\n") + 1 for words in boxes) for n in (0, 1))
+    pitch = high + (high_out if any(out for _, out in boxes[:-1]) else 0) + 0.3
+    tall = pitch * (len(boxes) - 1) + high + 0.2
+    figure = plt.figure(figsize=(width, tall))
+    ax = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(tall, 0))  # its units are inches
+    ax.axis("off")
+
+    def box(left: float, wide: float, words: str, middle: float, high: float, colour: str) -> None:
+        ax.add_patch(
+            plt.Rectangle((left, middle - high / 2), wide, high, facecolor=colour, edgecolor="0.35", linewidth=0.8)
+        )
+        ax.text(left + wide / 2, middle, words, ha="center", va="center", fontsize=7.5)
+
+    arrow = {"arrowstyle": "-|>", "color": "0.35", "shrinkA": 0, "shrinkB": 0}
+    for n, (stage, out) in enumerate(boxes):
+        middle = 0.1 + high / 2 + n * pitch
+        box(0.05 * width, 0.5 * width, stage, middle, high, "white")
+        if n + 1 < len(boxes):
+            ax.annotate(
+                "", (0.3 * width, middle + pitch - high / 2), (0.3 * width, middle + high / 2), arrowprops=arrow
+            )
+            if out:
+                ax.annotate("", (0.58 * width, middle + pitch / 2), (0.3 * width, middle + pitch / 2), arrowprops=arrow)
+                box(0.58 * width, 0.4 * width, out, middle + pitch / 2, high_out, "0.95")
     return style.done(figure, f"Flow of the cohort: {'; '.join(told)}.")
 
 
@@ -76,86 +83,128 @@ def tiles_per_slide(slides: pd.DataFrame, **options) -> Figure:
     """Tiles of each slide: kept, and dropped for which reason; `slides` of `tlskit.tiles.tiling.tile_cohort`."""
     slides = slides.sort_values("slide_id")
     parts = {c: of for c, of in _PARTS.items() if c in slides and (c == "kept_tiles" or slides[c].any())}
-    long = slides.assign(_kept=slides["kept_tiles"].astype(str)).rename(columns={c: of[0] for c, of in parts.items()})
-    long = long.melt(["slide_id", "_kept"], [name for name, _ in parts.values()], "_part", "tiles")
-    sums = ", ".join(f"{name} {int(slides[c].sum())}" for c, (name, _) in parts.items())
-    return bars(long, x="tiles", y="slide_id", color="_part", looks=style.plain(**dict(parts.values())), number="_kept",
-                most=slides[list(parts)].sum(axis=1).max(), alt=f"Tiles of {len(slides)} slides. In sum: {sums}.",
-                **{"xlabel": "tiles (kept: number at the right)"} | options)  # fmt: skip
+    names = [name for name, _ in parts.values()]
+    long = slides.assign(_kept=slides["kept_tiles"].astype(str)).rename(columns=dict(zip(parts, names, strict=True)))
+    long = long.melt(["slide_id", "_kept"], names, "_part", "tiles")
+    sums = ", ".join(f"{name} {n}" for name, n in long.groupby("_part", sort=False)["tiles"].sum().items())
+    return chart(bars, long, options, x="tiles", y="slide_id", color="_part", looks=style.plain(**dict(parts.values())),
+                 number="_kept", xlabel="tiles (kept: number at the right)",
+                 alt=f"Tiles of {len(slides)} slides. In sum: {sums}.")  # fmt: skip
 
 
 def split_bars(summary: pd.DataFrame, *, color: str = "cancer_type", **options) -> Figure:
-    """Patients, slides and tiles in each set, stacked by cancer type; `summary` of `tlskit.cohort.split_summary`."""
-    columns = [c for c in ("patients", "slides", "tiles") if c in summary]
+    """Patients, slides and tiles in each set, one after the other by cancer type, and in sum at the right.
+
+    `summary` of `tlskit.cohort.split_summary`.
+    """
     parts = summary[summary[color] != "all"].sort_values(color)
+    columns = [c for c in ("patients", "slides", "tiles") if c in parts]
     every = pd.MultiIndex.from_product([SPLITS, parts[color].unique()], names=["split", color])
-    parts = parts.groupby(["split", color])[columns].sum().reindex(every, fill_value=0).reset_index()
-    totals = parts.groupby("split")[columns].sum().reindex(SPLITS)
-
-    def each(ax, rows) -> None:
-        of = totals[rows["what"].iloc[0]]
-        span(ax, [0, max(1, of.max())], axis="y", room=0.1, ticks=4)
-        for x, total in enumerate(of):
-            ax.text(x, total, f"{int(total)}", ha="center", va="bottom", fontsize=7)
-
-    told = "; ".join(f"{c}: " + ", ".join(f"{split} {int(n)}" for split, n in totals[c].items()) for c in columns)
-    return bars(
-        parts.melt(["split", color], columns, "what", "number"), x="split", y="number", color=color, each=each,
-        looks=style.plain(**dict(zip(parts[color].unique(), style.PALETTE * 9, strict=False))),
-        alt=f"What each set holds. {told}.", **{"col": "what", "n": lambda rows: f"n = {int(rows['number'].sum())}",
-        "panel_in": (1.6, 1.9), "share": (True, False), "ylabel": "number"} | options,
+    parts = parts.groupby(["split", color])[columns].sum().reindex(every, fill_value=0).astype(int).reset_index()
+    long = parts.melt(["split", color], columns, "what", "number")
+    long["_sum"] = long.groupby(["what", "split"])["number"].transform("sum").astype(str)
+    sums = long.drop_duplicates(["what", "split"]).assign(_told=lambda of: of["split"] + " " + of["_sum"])
+    told = "; ".join(f"{what}: {', '.join(of)}" for what, of in sums.groupby("what", sort=False)["_told"])
+    return chart(
+        bars, long, options, x="number", y="split", color=color, number="_sum", col="what", share=(False, True),
+        looks=style.plain(**dict(zip(parts[color].unique(), style.PALETTE * 9, strict=False))), xlabel="number",
+        n=lambda rows: f"n = {rows['number'].sum()}", row_in=0.24, alt=f"What each set holds. {told}.",
     )  # fmt: skip
 
 
-def training_history(
-    history: pd.DataFrame, *, x: str = "epoch", color: str | None = None, speed: bool = True, **options
-) -> Figure:
-    """Loss and validation IoU by epoch, the epoch that was kept, and (with `speed`) the tiles trained per second.
+def training_history(history: pd.DataFrame, *, x: str = "epoch", color: str | None = None, **options) -> Figure:
+    """Loss and validation IoU along training, the epoch that was kept, and by epoch the tiles trained per second.
 
-    `history` of `tlskit.networks.training.train`; of several arms, with the column arm, each arm has its colour, or of
-    more than eight each magnification. The epoch that was kept is that of the column ``best``, else of the highest
-    validation IoU.
+    `history` of `tlskit.networks.training.train`, or `tlskit.evaluation.reviewing.training_curves` of several arms, of
+    which each has its colour, or of more than eight each magnification; those have unlike numbers of steps an epoch,
+    and stand over ``steps``. The epoch that was kept is that of the column ``best``, else of the highest validation
+    IoU.
     """
     history = history.reset_index(drop=True)
     arm = history["arm"] if "arm" in history else pd.Series("", history.index)
     several, few = arm.nunique() > 1, arm.nunique() <= FEW
     score = history["best"].astype(float).replace(0, np.nan) if "best" in history else history["val_iou"]
     best = history.loc[score.dropna().groupby(arm, sort=False).idxmax()]
-    iou, rate = "validation IoU at 0.5,\nall pixels pooled", "training tiles per second"
-    losses = ("training loss", "validation loss") if several else ("loss", "loss")
-    parts = [(losses[0], "training", "train_loss"), (losses[1], "validation", "val_loss"),
-             (iou, "validation", "val_iou"), *[(rate, "training", "tiles_per_s")] * speed]  # fmt: skip
-    long = pd.concat([history.assign(what=what, _set=name, value=history[c]) for what, name, c in parts])
-    long["_kept"] = best["val_iou"].reindex(long.index).where(long["what"] == iou)
+    iou, losses = (
+        "validation IoU at 0.5,\nall pixels pooled",
+        ("training loss", "validation loss") if several else ("loss", "loss"),
+    )
+    parts = [
+        (losses[0], "training", "train_loss"),
+        (losses[1], "validation", "val_loss"),
+        (iou, "validation", "val_iou"),
+    ]
+    parts += [("training tiles per second", "training", "tiles_per_s")] * (x == "epoch" and "tiles_per_s" in history)
+    long = pd.concat([history.assign(what=what, _set=name, value=history[c], _run=arm) for what, name, c in parts])
+    long["_kept"] = (long["what"] == iou) & long.index.isin(best.index) & long["value"].notna()
+    ious = best["val_iou"].map(lambda iou: "undefined" if pd.isna(iou) else f"{iou:.3f}")
+    kept = [f"{arm[at]} epoch {best['epoch'][at]:g}, IoU {ious[at]}".strip() for at in best.index]
+    kept = kept or ["no epoch has a validation IoU"]
+
+    def n(rows) -> str:
+        told = f"; kept: {kept[0]}" * (not several and set(rows["what"]) == {iou})
+        return f"n = {counted(rows['epoch'].nunique(), 'epoch')}{told}"
+
+    def each(ax, rows) -> None:
+        ax.xaxis.set_major_locator(MaxNLocator(5 if x == "epoch" else 3, integer=True))
+        compared = long["what"].isin(losses if rows["what"].iloc[0] in losses else rows["what"].unique())
+        ends = {losses[0]: [], losses[1]: [], iou: [0.0, 1.0]}.get(rows["what"].iloc[0], [0.0])
+        span(ax, [*long.loc[compared, "value"], *ends], axis="y", ticks=5)
+
     by = "_set" if not several else "arm" if few or "magnification" not in history else "magnification"
-    group = {"group": "arm"} if several else {}
-    made = draw(
-        long, [(so.Line(linewidth=1.2 if few else 0.8), group), *[(dots(4), group)] * few,
-               (so.Dot({"zorder": 4}, marker="*", pointsize=10), {"y": "_kept", "marker": None})],
-        x=x, y="value", color=color or by, share=(True, False), xlabel=f"{x} (star: the epoch that was kept)",
-        **{"col": "what", "panel_in": (1.6, 1.7), "n": lambda rows: f"n = {rows['epoch'].nunique()} epochs"} | options,
+    return chart(
+        curves, long, options, x=x, y="value", color=color or by, join="_run", marks=(("value", True),) * few,
+        mark_pt=4, chosen="_kept", each=each, n=n, col="what", share=(True, False), panel_in=(1.6, 1.7),
+        told={"Kept:": "; ".join(kept)}, xlabel=f"{x} (ringed: the epoch that was kept)",
+        alt=f"Loss and validation IoU by {x}.",
     )  # fmt: skip
-    made.figure.axes[0].xaxis.set_major_locator(MaxNLocator(5 if x == "epoch" else 3, integer=True))
-    for ax, rows in made:
-        what = rows["what"].iloc[0]
-        values = long.loc[long["what"].isin(losses), "value"] if what in losses else [0, *rows["value"]]  # compared
-        span(ax, [*values, 1.0] if what == iou else values, axis="y", ticks=5)
-        for _, row in rows[rows["_kept"].notna()].iterrows() if not several else ():
-            side = "left" if row[x] <= history[x].median() else "right"  # above the mark: no other epoch lies higher
-            ax.annotate(f"kept: {row['_kept']:.3f}", (row[x], row["_kept"]), xytext=(0, 7), ha=side, fontsize=7,
-                        textcoords="offset points")  # fmt: skip
-    kept = [f"{arm[at]} epoch {row['epoch']:g} with IoU ".strip() + ("undefined" if pd.isna(row["val_iou"]) else
-            f"{row['val_iou']:.3f}") for at, row in best.iterrows()]  # fmt: skip
-    what = "Loss, validation IoU and speed" if speed else "Loss and validation IoU"
-    return style.done(made.figure, f"{what} by {x}. Kept: {', '.join(kept) or 'no epoch has a validation IoU'}.")
 
 
-def training_curves(table: pd.DataFrame, **options) -> Figure:
-    """Loss and validation IoU of all arms against the optimiser's steps, of which arms have unlike numbers an epoch.
+@style.unless_empty("No validation slide was run over to compare overlaps of windows.")
+def overlap_tradeoff(table: pd.DataFrame, *, taken: float, why: str, **options) -> Figure:
+    """What overlapping windows cost (windows a slide) and give: Dice, what is lost of it, pixels that change side.
 
-    `table` has ``arm, magnification, epoch, steps, train_loss, val_loss, val_iou, best`` and the factors' columns.
+    The overlap that is taken is ringed, where it was measured.
+
+    Parameters
+    ----------
+    table
+        Of `tlskit.evaluation.overlap_tradeoff`.
+    taken, why
+        Of `tlskit.evaluation.settle_overlap`; the words stand below.
     """
-    return training_history(table, **{"x": "steps", "speed": False} | options)
+    densest = f"{table['overlap'].iloc[-1]:g}"
+    dice, loss, flipped = (
+        "Dice against the outlines",
+        f"Dice lost against {densest} (line: the most that may be)",
+        f"tissue that changes side against {densest}, %",
+    )
+    parts = {dice: table[["dice", "dice_low", "dice_high"]], loss: table[["loss", "loss_low", "loss_high"]],
+             flipped: pd.DataFrame({"flipped": 100 * table["flipped"], "low": np.nan, "high": np.nan})}  # fmt: skip
+    long = pd.concat(
+        table.assign(what=what, **dict(zip(("value", "_low", "_high"), part.to_numpy(float).T, strict=True)))
+        for what, part in parts.items()
+    )  # fmt: skip
+    long = long.assign(what=pd.Categorical(long["what"], list(parts)), _taken=long["overlap"] == taken)
+    told = {f"{row.overlap:g}": f"{row.windows:.0f} windows, {row.times_windows:.2g} times" for row in table.itertuples()}
+    margin = table["margin"].iloc[-1]
+
+    def each(ax, rows) -> None:
+        what = rows["what"].iloc[0]
+        also = {loss: [0.0, margin], flipped: [0.0]}.get(what, [])
+        span(ax, [*rows[["value", "_low", "_high"]].to_numpy(float).ravel(), *also], axis="y", ticks=5)
+        if what == loss:
+            ax.axhline(margin, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
+
+    said = f"taken: {taken:g}, {why}"
+    return chart(
+        curves, long, options, x="times_windows", y="value", color="overlap", join=None, low="_low", high="_high",
+        marks=(("value", True),), chosen="_taken", each=each, col="what", share=(True, False), panel_in=(2.0, 1.9),
+        frame={"x": {"values": [1.0, *table["times_windows"]], "ticks": 4}}, told=told,
+        n=lambda rows: f"n = {counted(rows['n_patients'].iloc[0], 'validation patient')}",
+        xlabel=f"windows of a slide, times those without overlap\n{said}",
+        alt=f"Price and worth of overlapping windows. {said[0].upper()}{said[1:]}.",
+    )  # fmt: skip
 
 
 def stage_bars(timings: pd.DataFrame, **options) -> Figure:
@@ -174,13 +223,15 @@ def stage_bars(timings: pd.DataFrame, **options) -> Figure:
     table["stage"] = table["stage"].str.replace("wait_", "waiting: ").str.replace("_", " ")
     n = f"n = {counted(timings['slide_id'].nunique(), 'slide')}; line: the {wall:.3g} s that passed"
 
-    line = (so.Range(color="0.2", linewidth=1), {"xmin": "low", "xmax": "high", "color": None})
-    return bars(
-        table, x="seconds", y="stage", color="kind", over=(line,), looks=style.plain(work=BLUE, wait=LIGHT_GREY),
-        most=max(wall, table["high"].max()), each=lambda ax, _: ax.axvline(wall, color=VERMILION, linewidth=1.5),
+    def each(ax, rows) -> None:
+        ax.hlines(rows["_at"], rows["low"], rows["high"], color="0.2", linewidth=1)
+        ax.axvline(wall, color=VERMILION, linewidth=1.5)
+
+    return chart(
+        bars, table, options, x="seconds", y="stage", color="kind", looks=style.plain(work=BLUE, wait=LIGHT_GREY),
+        most=max(wall, table["high"].max()), each=each, show_legend=False, n=lambda _: n,
+        xlabel="seconds a slide (grey: waiting; stages run side by side)",
         alt=f"Seconds of each stage ({n}). {style.listed(table, 'seconds', 'stage', 'low', 'high')}.",
-        **{"show_legend": False, "n": lambda _: n,
-           "xlabel": "seconds a slide (grey: waiting; stages run side by side)"} | options,
     )  # fmt: skip
 
 
@@ -217,14 +268,14 @@ def stage_timeline(prediction, *, detail_s: float = 3.0, **options) -> Figure:
 
     def each(ax, rows) -> None:
         first, last = windows[rows["part"].iloc[0]]
+        span(ax, [first, min(last, end)], ticks=8)
         ax.set_xlim(first, min(last, end))
 
-    return bars(  # waits first: work lies over them
-        both.sort_values("_does", ascending=False), x="stop", y="thread", color="_does", start="start", each=each,
-        looks=style.plain(**{does: colour for _, does, colour in stages.values()}), share=(False, True),
+    return chart(
+        bars, both, options, x="stop", y="thread", color="_does", start="start", each=each, share=(False, True),
+        looks=style.plain(**{does: colour for _, does, colour in stages.values()}), n=lambda _: "", row="part",
+        panel_in=(4.0, 1.3), xlabel=f"seconds since {prediction.slide_id} was opened ({prediction.engine})",
         alt=f"What each thread did in the {end:.1f} s of {prediction.slide_id}. Most: {told}.",
-        **{"row": "part", "n": lambda _: "", "panel_in": (4.0, 1.3),
-           "xlabel": f"seconds since {prediction.slide_id} was opened ({prediction.engine})"} | options,
     )  # fmt: skip
 
 
@@ -258,23 +309,23 @@ def screen_tradeoff(table: pd.DataFrame, *, floor: float = 0.99, **options) -> F
     )  # fmt: skip
     # What matters is the corner at the top left: random windows, which keep little, do not set the limits.
     high, low = table[table["screen"] != "random"], table.loc[table["screen"] == "random", "recall_kept"].min()
-    below = f"; random windows keep from {low:.2g}, in part below the panel" * bool(low < high["recall_kept"].min())
     known = table["_share"][table["_share"] > 0]
     kept = [*high[["recall_kept", "_low", "_high"]].to_numpy(float).ravel(), floor, 1.0]
+    least, rim = np.nanmin(kept), 0.05 * np.ptp(np.array(kept)[np.isfinite(kept)])
+    below = f"; random windows keep from {low:.2g}, in part below the panel" * bool(low < least - rim)
     frame = {"x": {"values": table["_share"], "log": len(known) > 0 and known.max() / known.min() > 10, "ticks": 5},
              "y": {"values": kept, "ticks": 5}}  # fmt: skip
+    words = f"ringed: chosen on validation; line: floor {floor:g}"
     chosen = "; ".join(f"{r.pair}: {r.recall_kept:.1%} of recall with {r.windows_share:.1%} of windows"
                        for r in table[table["is_chosen"]].dropna(subset=["recall_kept"]).itertuples())  # fmt: skip
-    figure = curves(
-        table, x="_share", y="recall_kept", color="_who", looks=looks, marks=(("recall_kept", True),), mark_pt=4,
-        ends=("_low", "_high"), chosen="is_chosen", frame=frame,
-        each=lambda ax, _: ax.axhline(floor, color="0.4", linewidth=0.8, linestyle="--", zorder=0),
-        **{"col": "pair", "panel_in": (2.4, 2.4), "ylabel": "share of the fine network's recall kept", "xlabel":
-           f"windows of the fine network that are run, % (ringed: chosen on validation; line: floor {floor:g}{below})",
-           } | options,
+    return chart(
+        curves, table, options, x="_share", y="recall_kept", color="_who", looks=looks, marks=(("recall_kept", True),),
+        mark_pt=4, low="_low", high="_high", chosen="is_chosen", frame=frame, told={"Chosen:": chosen or "none"},
+        each=lambda ax, _: ax.axhline(floor, color="0.4", linewidth=0.8, linestyle="--", zorder=0), n=style.n_text,
+        col="pair", panel_in=(2.4, 2.4), ylabel="share of the fine network's recall kept",
+        xlabel=f"windows of the fine network that are run, % ({words}{below})",
+        alt=f"Recall kept against windows run, {len(table)} settings; floor {floor:g}.",
     )  # fmt: skip
-    words = f"Recall kept against windows run, {len(table)} settings; floor {floor:g}."
-    return style.done(figure, f"{words} Chosen: {chosen or 'none'}.")
 
 
 def cascade_minutes(table: pd.DataFrame, **options) -> Figure:
@@ -286,22 +337,20 @@ def cascade_minutes(table: pd.DataFrame, **options) -> Figure:
     if table[["minutes", "minutes_full"]].isna().all(axis=None):
         return style.words("No network of these cascades was timed.", options.get("size", "double"))
     table = table.assign(_faster=table["times_faster"].map(_times), _zero=0.0)
-    fine, screen, rest = "the fine network alone", "cascade: the screen", "cascade: the fine network"
-    ends = {fine: ("_zero", "minutes_full"), screen: ("_zero", "minutes_screen"), rest: ("minutes_screen", "minutes")}
-    long = [table.assign(_part=part, _from=table[start], **{"_alone" if part == fine else "_both": table[stop]})
-            for part, (start, stop) in ends.items()]  # fmt: skip
-    # Of a part that takes no time there is no bar; of a pair that was not timed there is a row, which says so.
-    long = pd.concat(long)
-    long = long[(long["_both"] > long["_from"]) | (long["_part"] == fine)]
+    # A cascade dearer than the fine network alone would hide it: the pale bar is broader.
+    parts = {"the fine network alone": ("_zero", "minutes_full", 0.8, LIGHT_GREY),
+             "cascade: the screen": ("_zero", "minutes_screen", 0.4, ORANGE),
+             "cascade: the fine network": ("minutes_screen", "minutes", 0.4, BLUE)}  # fmt: skip
+    long = pd.concat(table.assign(_part=part, _start=table[start], _stop=table[stop], _wide=wide)
+                     for part, (start, stop, wide, _) in parts.items())  # fmt: skip
     told = "; ".join(f"{of['pair']}: " + ("not timed" if pd.isna(of["minutes"]) else
                      f"{units.minutes_text(of['minutes'])}, alone {units.minutes_text(of['minutes_full'])} "
                      f"({of['_faster']})") for of in table.to_dict("records"))  # fmt: skip
-    slim = (so.Bars(edgewidth=0, alpha=1, width=0.4), {"baseline": "_from", "x": "_both"})
-    return bars(  # a cascade dearer than the fine network alone would hide it: the pale bar is broader
-        long, x="_alone", y="pair", color="_part", start="_from", width=0.8, over=(slim,), number="_faster",
-        most=table[["minutes", "minutes_full"]].max(axis=None), alt=f"Minutes a slide. {told}.",
-        looks=style.plain(**{fine: LIGHT_GREY, screen: ORANGE, rest: BLUE}),
-        **{"xlabel": "minutes a slide", "panel_in": (1.6, 0.2 + 0.3 * len(table))} | options,
+    return chart(
+        bars, long, options, x="_stop", y="pair", color="_part", start="_start", width="_wide", number="_faster",
+        most=table[["minutes", "minutes_full"]].max(axis=None), row_in=0.3,
+        looks=style.plain(**{part: colour for part, (*_, colour) in parts.items()}),
+        xlabel="minutes a slide", alt=f"Minutes a slide. {told}.",
     )  # fmt: skip
 
 

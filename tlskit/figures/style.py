@@ -130,39 +130,31 @@ def n_text(table: pd.DataFrame) -> str:
 
 
 def wrap(text: str, width_in: float, *, size: float = 8) -> str:
-    """Break a text into lines that fit a width."""
-    lines = _Wrapper(width=max(8, int(width_in * 72 / (0.56 * size))))
-    return "\n".join(line for part in text.split("\n") for line in lines.wrap(part) or [""])
+    """Break a text into lines that fit a width, also after the underscores in an arm's name."""
+    across = max(8, int(width_in * 72 / (0.56 * size)))
+    return "\n".join(textwrap.fill(line.replace("_", "_ "), across).replace("_ ", "_") for line in text.split("\n"))
 
 
-class _Wrapper(textwrap.TextWrapper):
-    """Breaks names of arms after their underscores."""
-
-    wordsep_re = re.compile(r"(\s+|(?<=_))")
-
-
-def legend(figure: Figure, entries: dict[str, dict], *, title: str = "") -> None:
-    """Entries (properties of line and marker by name) above all panels, in as many columns as the width holds."""
+def legend(figure: Figure, entries: dict[str, dict], *, title: str = "") -> int:
+    """Entries (properties of line and marker by name) above all panels, in as many rows as are returned."""
     handles = [Line2D([], [], label=name, **({"linestyle": "none"} | look)) for name, look in entries.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns(entries, figure.get_figwidth()),
-                  title=title or None, columnspacing=1.2, handletextpad=0.5)  # fmt: skip
-
-
-def legend_columns(names: Iterable[str], width_in: float) -> int:
-    longest = max(map(len, names), default=1)
-    return max(1, min(len(list(names)), int((width_in - 0.2) / (0.058 * longest + 0.45))))
+    across = max(1, min(len(handles), int((figure.get_figwidth() - 0.2) / (0.058 * max(map(len, entries)) + 0.45))))
+    place = {"loc": "outside upper center", "columnspacing": 1.2, "handletextpad": 0.5}
+    figure.legend(handles=handles, ncols=across, title=title or None, **place)
+    return -(-len(handles) // across) + bool(title)
 
 
 def listed(table: pd.DataFrame, value: str, name: str, low: str | None = None, high: str | None = None) -> str:
     """Values of a table in words, with their intervals: all of a few, else the ends; and how many are undefined."""
-    known, ends = table.dropna(subset=[value]), table[[low, high]].notna().all(axis=1) if low and high else None
-    told = [f"{row[name]} {row[value]:.3g}" + (f" ({row[low]:.3g} to {row[high]:.3g})" if ends is not None and ends[at]
-            else "") for at, row in known.iterrows()]  # fmt: skip
-    if len(told) > 4:
-        most, least = (told[at] for at in (known[value].argmax(), known[value].argmin()))
-        told = [f"highest {most}", f"lowest {least}"]
-    undefined = len(table) - len(known)
-    return ", ".join([*told, *([f"{undefined} undefined"] if undefined else [])]) or "nothing to show"
+    known = table.dropna(subset=[value]).sort_values(value, ascending=False)
+    known = known.sort_index() if len(known) <= 4 else known.iloc[[0, -1]]
+    ends = known[[low, high]].to_numpy(float) if low and high else np.full((len(known), 2), np.nan)
+    told = [f"{row[name]} {row[value]:.3g}" + (f" ({a:.3g} to {b:.3g})" if a <= b else "")
+            for (_, row), (a, b) in zip(known.iterrows(), ends, strict=True)]  # fmt: skip
+    undefined = table[value].isna().sum()
+    if len(table) - undefined > 4:
+        told = [f"highest {told[0]}", f"lowest {told[1]}"]
+    return ", ".join([*told, *[f"{undefined} undefined"] * bool(undefined)]) or "nothing to show"
 
 
 def done(figure: Figure, alt: str) -> Figure:

@@ -6,8 +6,6 @@ How one slide becomes a map is in `tlskit.maps.slide_inference`.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,28 +13,19 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from tlskit.errors import MapError, OutOfMemoryError, ParameterError, SlideError
+from tlskit.errors import ParameterError, SlideError
 from tlskit.files import disk_full, is_disk_full
 from tlskit.maps.context import facts_of
-from tlskit.maps.probmaps import open_map
-from tlskit.maps.slide_inference import (
-    STAGES,
-    Prediction,
-    map_metadata,
-    predict_slide,
-    reading_of,
-    source_of,
-)
+from tlskit.maps.rows import predict_row
+from tlskit.maps.slide_inference import STAGES, Prediction, predict_slide, reading_of, source_of
 from tlskit.maps.windows import layout_for, typical_windows
-from tlskit.networks import engines, hardware, inputs
-from tlskit.slides import searched_once
+from tlskit.networks import engines, inputs
 from tlskit.tiles import ahead
 
 __all__ = [
     "STAGES",
     "Prediction",
     "choose_engine",
-    "kept_map",
     "layout_for",
     "predict_cohort",
     "predict_row",
@@ -44,10 +33,7 @@ __all__ = [
     "predict_tiles",
     "reading_of",
     "typical_windows",
-    "with_less_memory",
 ]
-
-log = logging.getLogger(__name__)
 
 
 def predict_tiles(
@@ -140,11 +126,16 @@ def _dataset(checkpoint, tiles, manifest, tile_store, tiles_dir):
         ignore_class=getattr(checkpoint, "ignore_class", ""),
         region_class=getattr(checkpoint, "region_class", ""),
         **reading_of(checkpoint),
-        **{f"context_{name}": value for name, value in facts_of(checkpoint).items()},
+        **_context_of(checkpoint),
         tile_store=tile_store,
         tiles_dir=tiles_dir,
         normalisation=checkpoint.normalisation,
     )
+
+
+def _context_of(checkpoint) -> dict:
+    """What a dataset reads with every tile, as the checkpoint was trained; nothing where that was nothing."""
+    return {f"context_{name}": value for name, value in facts_of(checkpoint).items()}
 
 
 def _spread(order: np.ndarray, count: int) -> np.ndarray:
@@ -239,8 +230,9 @@ def predict_cohort(
     on_failure : callable, optional
         Called with slide_id and exception for a slide that fails; without it the error is raised.
     turns : callable, optional
-        Given the rows, yields those that are to be predicted here, each when its turn comes: where others predict the
-        same slides. By default all of them.
+        Given the rows, and what else decides a map and JSON can mostly hold (``subject`` of the engine, and arguments
+        of this function), yields those that are to be predicted here, each when its turn comes: where others predict
+        the same slides. By default all of them.
     on_map : callable, optional
         Called with the row of the table as soon as there is a map; what it raises is a failure of the slide.
     progress : bool
@@ -249,9 +241,10 @@ def predict_cohort(
     Returns
     -------
     DataFrame
-        One row a slide that has a map: slide_id, map_path, kept (True where the map was there), wall_s, windows,
-        windows_skipped, windows_screened, tissue_mm2, engine, precision, max_dprob, level, reader, n_lost, invalid_px,
-        and the stages as ``<stage>_s``. Of a kept map, times are nan.
+        One row a slide that has a map, in the order of `manifest_rows`: slide_id, map_path, kept (True where the map
+        was there, or another process made it), wall_s, windows, windows_skipped, windows_screened, tissue_mm2, engine,
+        precision, max_dprob, level, reader, n_lost, invalid_px, and the stages as ``<stage>_s``. Of a kept map, times
+        are nan.
     """
     from tlskit.cohort import slide_rows
 
@@ -262,10 +255,15 @@ def predict_cohort(
         device=device, threads=threads, note=engine_note,
     )  # fmt: skip
     shared = {"overlap": overlap, "progress": False, **options}
+    order = {row.slide_id: place for place, row in enumerate(manifest_rows)}
     rows: list[dict] = []
     failed: dict[str, Exception] = {}
+    taken = manifest_rows
+    if turns:
+        asked = {"engine": engine, "precision": precision, "device": device, "threads": threads, "overlap": overlap}
+        taken = turns(manifest_rows, {"subject": source.subject(), **asked, **options})
     with tqdm(total=len(manifest_rows), desc="slides", unit="slide", disable=not progress) as bar:
-        for number, row in enumerate(turns(manifest_rows) if turns else manifest_rows):
+        for number, row in enumerate(taken):
             path = out_dir / f"{row.slide_id}.tif"
             try:
                 found = predict_row(checkpoint, row, path, source, screen_for=screen_for, **shared)
@@ -288,110 +286,4 @@ def predict_cohort(
         raise SlideError(
             f"None of {len(failed)} slides could be predicted. The first one, {slide_id}: {error}"
         ) from error
-    return pd.DataFrame(rows)
-
-
-@searched_once()
-def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: float | None = None, **options) -> dict:
-    """The map of one row of a manifest, kept where it is what would be made: a row of `predict_cohort`'s table.
-
-    Parameters
-    ----------
-    source : engines.EngineSource
-    screen_for
-        Of `predict_cohort`.
-    path, overlap, options
-        Of `predict_slide`. Tissue that both networks of a cascade look through is searched once.
-    """
-    from tlskit.cohort import open_row
-
-    layout, start = layout_for(checkpoint, overlap=overlap), time.perf_counter()
-    screen = screen_for(row) if screen_for else None
-    screened = time.perf_counter()
-    with open_row(row, **reading_of(checkpoint)) as slide:
-        open_s = time.perf_counter() - screened
-        expected = map_metadata(checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked, screen)
-        found = kept_map(Path(path), expected)
-        if found is None:
-            found = _row(with_less_memory(
-                predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source, screen=screen,
-                overlap=overlap, **options,
-            ))  # fmt: skip
-            found["wall_s"] += open_s + screened - start
-            found["open_s"] += open_s
-            if screen_for:
-                found["screen_s"] = screened - start
-    return found
-
-
-def with_less_memory(predict, *args, batch_size: int = 8, **options) -> Prediction:
-    """Predict; where memory runs out, once more with half the batch.
-
-    Raises
-    ------
-    OutOfMemoryError
-        If there is not enough for that, either; it says what takes less.
-    """
-    for size in (batch_size, max(1, batch_size // 2)):
-        try:
-            return predict(*args, batch_size=size, **options)
-        except Exception as error:
-            if not hardware.is_out_of_memory(error):
-                raise
-            hardware.free_memory()
-            log.warning("Memory ran out at a batch of %d windows (%s)", size, str(error).splitlines()[0])
-            last = error
-    raise OutOfMemoryError(
-        f"There is not enough memory for this slide, even at a batch of {size} windows. Give a smaller `batch_size`, "
-        "end other programs that hold memory (of the GPU, where one is used), or ask the scheduler for more; then run "
-        "the same command again: it goes on with this slide."
-    ) from last
-
-
-def _row(prediction: Prediction) -> dict:
-    """A prediction as a row of a table."""
-    if prediction.lost:
-        log.warning(
-            "%s: %d region(s) could not be read; %d px of its map are marked invalid",
-            prediction.slide_id, len(prediction.lost), prediction.invalid_px,
-        )  # fmt: skip
-    names = (
-        "wall_s", "windows", "windows_skipped", "windows_screened", "tissue_mm2", "engine", "precision", "max_dprob",
-        "level", "reader", "invalid_px", "compile_s", "check_s",
-    )  # fmt: skip
-    return {
-        "slide_id": prediction.slide_id,
-        "map_path": str(prediction.path),
-        "kept": False,
-        **{name: getattr(prediction, name) for name in names},
-        "n_lost": len(prediction.lost),
-        **{f"{stage}_s": seconds for stage, seconds in prediction.stage_s.items()},
-    }
-
-
-def kept_map(path: Path, expected: dict) -> dict | None:
-    """The row of a map that is there already and is what would be made; None where there is no such map."""
-    if not path.exists():
-        return None
-    try:
-        with open_map(path) as found:
-            metadata = found.metadata
-    except MapError as error:
-        log.warning("%s (It is made again.)", error)
-        return None
-    if any(metadata.get(name) != value for name, value in expected.items()):
-        log.info("%s was made with other settings; it is made again", path.name)
-        return None
-    return {
-        "slide_id": metadata["slide_id"],
-        "map_path": str(path),
-        "kept": True,
-        "wall_s": float("nan"),
-        **{name: metadata[name] for name in ("windows", "windows_skipped")},
-        "windows_screened": metadata.get("windows_screened", 0),
-        **{name: metadata[name] for name in ("tissue_mm2", "engine", "precision")},
-        "max_dprob": float("nan"),
-        **{name: metadata[name] for name in ("level", "reader")},
-        "invalid_px": sum(w * h for _, _, w, h in metadata["invalid"]),
-        "n_lost": len(metadata["lost"]),
-    }
+    return pd.DataFrame(sorted(rows, key=lambda row: order[row["slide_id"]]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import time
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,18 +20,17 @@ from tqdm.auto import tqdm
 
 from tlskit.cohort import open_row, slide_rows
 from tlskit.errors import ParameterError, RunError, SlideError
-from tlskit.files import is_disk_full, write_text
+from tlskit.files import is_disk_full, temporary_beside, write_text
 from tlskit.maps import blending, streaming
 from tlskit.maps.blender import Blender
 from tlskit.maps.blending import Layout
 from tlskit.maps.context import slide_context
-from tlskit.maps.inference import kept_map, with_less_memory
 from tlskit.maps.map_writer import MapWriter
-from tlskit.maps.probmaps import open_map
+from tlskit.maps.rows import kept_map, predict_row, with_less_memory
 from tlskit.maps.slide_inference import BLOCK_PX, STRIP_PX, EngineChoice, map_metadata, reading_of
 from tlskit.maps.windows import layout_for, made_of, plan_windows, windows_key
 from tlskit.networks import engines
-from tlskit.slides import tissue_mask
+from tlskit.slides import searched_once, tissue_mask
 
 __all__ = ["OVERLAPS", "map_overlaps", "noted_overlap", "predict_overlaps", "write_overlap"]
 
@@ -86,7 +85,7 @@ def predict_overlaps(
     batch_size: int = 8,
     tissue=None,
     strip_px: int = STRIP_PX,
-) -> dict:
+) -> int:
     """Predict one slide in one pass, and write its map for each of several overlaps.
 
     An interrupted pass is begun anew. Memory does not grow with the slide, but with the number of maps.
@@ -96,14 +95,14 @@ def predict_overlaps(
     checkpoint, slide, slide_id, batch_size, tissue, strip_px
         Of `predict_slide`.
     paths
-        The map of each overlap; overlaps are whole quarters below 1.
+        The map of each overlap; overlaps are whole quarters below 1. Nobody else may be writing them.
     source
         Of an engine for such windows.
 
     Returns
     -------
-    dict
-        windows (of the pass), wall_s (without making and checking the engine).
+    int
+        Windows of the pass.
 
     Raises
     ------
@@ -111,14 +110,11 @@ def predict_overlaps(
         If an overlap is not whole quarters, or the network is shown the context of another window: which one that is
         depends on all windows of its map.
     """
-    start, side = time.perf_counter(), int(checkpoint.tile_px)
+    side = int(checkpoint.tile_px)
     if any(overlap * 4 % 1 for overlap in paths) or side % 4:
         raise ParameterError(f"Overlaps that share windows are whole quarters, not {', '.join(map(str, paths))}.")
-    if getattr(checkpoint, "context_of", "") == "other" and getattr(checkpoint, "context_ratio", 0):
-        raise ParameterError(
-            "With `context_of: other` maps of several overlaps share no windows: give `window_overlap` as a number, "
-            "and `overlap_slides: 0`."
-        )
+    if not _shares_windows(checkpoint):
+        raise ParameterError("With `context_of: other` maps of several overlaps share no windows.")
     clock, size_px, mpp = streaming.Clock(), tuple(slide.size_px(checkpoint.mpp)), checkpoint.mpp
     layouts = {overlap: layout_for(checkpoint, overlap=overlap) for overlap in paths}
     lattice = Layout(side, math.gcd(*(layout.stride_px for layout in layouts.values())), np.ones(side))
@@ -137,7 +133,6 @@ def predict_overlaps(
             every = planned[::step, ::step]
             every[: on_tissue.shape[0], : on_tissue.shape[1]] |= on_tissue
             metadata = map_metadata(checkpoint, slide, slide_id, layout, tissue, source.asked) | windows_key(on_tissue)
-            metadata["strip_px"] = strip_px  # no other run may go on with this one's journal: its strips are wider
             writer = opened.enter_context(
                 MapWriter(paths[overlap], size_px, mpp=mpp, block_px=BLOCK_PX, metadata=metadata)
             )
@@ -157,12 +152,93 @@ def predict_overlaps(
             run, on_tissue = part.progress.run, part.on_tissue
             if on_tissue.any() and not run.any():
                 raise SlideError(f"{slide.path}: none of {on_tissue.sum()} windows could be read.")
-            del part.writer.metadata["strip_px"]
             part.writer.metadata.update(
                 made_of(slide, layout, size_px, on_tissue, on_tissue, run), engine=choice.name,
                 precision=choice.precision, tissue_mm2=tissue_mm2, level=slide.level_for(mpp),
             )  # fmt: skip
-    return {"windows": int(planned.sum()), "wall_s": time.perf_counter() - start - choice.made_s}
+    return int(planned.sum())
+
+
+def _shares_windows(checkpoint) -> bool:
+    """Whether a window is the same in maps of several overlaps: not so beside the context of another window."""
+    return not (getattr(checkpoint, "context_ratio", 0) and getattr(checkpoint, "context_of", "") == "other")
+
+
+def map_overlaps(
+    checkpoint,
+    manifest_rows: Iterable,
+    out_dir: str | Path,
+    *,
+    overlaps: Sequence[float] = OVERLAPS,
+    batch_size: int = 8,
+    engine_note=None,
+    on_failure: Callable | None = None,
+    **how,
+) -> pd.DataFrame:
+    """Maps of several overlaps of a few slides, each slide in one pass: ``<out_dir>/<overlap>/<slide_id>.tif``.
+
+    Maps that an earlier call made are kept. Two who call it at once for one folder do the work twice, and harm nothing.
+
+    Parameters
+    ----------
+    checkpoint, manifest_rows, batch_size, engine_note, on_failure
+        Of `inference.predict_cohort`.
+    how
+        engine, precision, device, threads of `inference.predict_cohort`.
+
+    Returns
+    -------
+    DataFrame
+        A row a slide and overlap: slide_id, overlap, map_path, windows, tissue_mm2, engine, precision.
+    """
+    window_px = int(checkpoint.tile_px)
+    source = engines.EngineSource(checkpoint, window_px=window_px, note=engine_note, **how)
+    if isinstance(manifest_rows, pd.DataFrame):
+        manifest_rows = slide_rows(manifest_rows)
+    rows = []
+    for row in tqdm(list(manifest_rows), desc="overlaps", unit="slide"):
+        paths = {overlap: Path(out_dir) / f"{overlap:g}" / f"{row.slide_id}.tif" for overlap in overlaps}
+        try:
+            made = _maps_of(checkpoint, row, paths, source, batch_size)
+        except Exception as error:  # as in a cohort: one bad slide ends nothing
+            if on_failure is None or is_disk_full(error):
+                raise
+            on_failure(row.slide_id, error)
+            continue
+        names = ("slide_id", "map_path", "windows", "tissue_mm2", "engine", "precision")
+        rows += [{"overlap": overlap} | {name: one[name] for name in names} for overlap, one in made.items()]
+    names = ["slide_id", "overlap", "map_path", "windows", "tissue_mm2", "engine", "precision"]
+    return pd.DataFrame(rows, columns=names)
+
+
+@searched_once()
+def _maps_of(checkpoint, row, paths: Mapping[float, Path], source, batch_size: int) -> dict[float, dict]:
+    """The maps of one slide, those that are there kept: rows as of `rows.predict_row` by overlap."""
+    if not _shares_windows(checkpoint):
+        options = {"batch_size": batch_size, "progress": False}
+        return {at: predict_row(checkpoint, row, path, source, overlap=at, **options) for at, path in paths.items()}
+    with open_row(row, **reading_of(checkpoint)) as slide:
+
+        def kept() -> dict:
+            asked = {at: layout_for(checkpoint, overlap=at) for at in paths}
+            found = {at: map_metadata(checkpoint, slide, row.slide_id, asked[at], None, source.asked) for at in paths}
+            return {at: kept_map(path, found[at]) for at, path in paths.items()}
+
+        if None in kept().values():
+            # In a folder of its own: nobody else is writing there, and what a kill leaves is known by its name.
+            folder = temporary_beside(next(iter(paths.values())).parent.parent / row.slide_id)
+            try:
+                being_made = {at: folder / f"{at:g}.tif" for at in paths}
+                with_less_memory(
+                    predict_overlaps, checkpoint, slide, being_made, source, slide_id=row.slide_id,
+                    batch_size=batch_size,
+                )  # fmt: skip
+                for at, path in paths.items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    being_made[at].replace(path)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        return kept()
 
 
 def write_overlap(path: str | Path, overlap: float, *, asked: float | str, reason: str, checkpoint) -> None:
@@ -203,69 +279,3 @@ def noted_overlap(
     return None, "as in training"
 
 
-def map_overlaps(
-    checkpoint,
-    manifest_rows: Iterable,
-    out_dir: str | Path,
-    *,
-    overlaps: Sequence[float] = OVERLAPS,
-    batch_size: int = 8,
-    engine: str = "auto",
-    precision: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    engine_note=None,
-    on_failure: Callable | None = None,
-) -> pd.DataFrame:
-    """Maps of several overlaps of a few slides, each slide in one pass: ``<out_dir>/<overlap>/<slide_id>.tif``.
-
-    Maps that an earlier call made are kept.
-
-    Parameters
-    ----------
-    checkpoint, manifest_rows, batch_size, engine, precision, device, threads, engine_note, on_failure
-        Of `inference.predict_cohort`.
-
-    Returns
-    -------
-    DataFrame
-        A row a slide and overlap: slide_id, overlap, map_path, windows, seconds (those of the pass, by the share of its
-        windows that this overlap needs; nan of kept maps), engine, precision.
-    """
-    source = engines.EngineSource(
-        checkpoint, engine=engine, precision=precision, window_px=int(checkpoint.tile_px), device=device,
-        threads=threads, note=engine_note,
-    )  # fmt: skip
-    if isinstance(manifest_rows, pd.DataFrame):
-        manifest_rows = slide_rows(manifest_rows)
-    rows = []
-    for row in tqdm(list(manifest_rows), desc="overlaps", unit="slide"):
-        paths = {overlap: Path(out_dir) / f"{overlap:g}" / f"{row.slide_id}.tif" for overlap in overlaps}
-        try:
-            with open_row(row, **reading_of(checkpoint)) as slide:
-                made = [
-                    kept_map(path, map_metadata(
-                        checkpoint, slide, row.slide_id, layout_for(checkpoint, overlap=overlap), None, source.asked
-                    ))
-                    for overlap, path in paths.items()
-                ]  # fmt: skip
-                a_window_s = math.nan
-                if None in made:
-                    done = with_less_memory(
-                        predict_overlaps, checkpoint, slide, paths, source, slide_id=row.slide_id,
-                        batch_size=batch_size,
-                    )  # fmt: skip
-                    a_window_s = done["wall_s"] / max(1, done["windows"])
-            for overlap, path in paths.items():
-                with open_map(path) as found:
-                    facts = {name: found.metadata[name] for name in ("windows", "engine", "precision")}
-                rows.append(
-                    {"slide_id": row.slide_id, "overlap": overlap, "map_path": str(path)}
-                    | facts | {"seconds": a_window_s * facts["windows"]}
-                )  # fmt: skip
-        except Exception as error:  # as in a cohort: one bad slide ends nothing
-            if on_failure is None or is_disk_full(error):
-                raise
-            on_failure(row.slide_id, error)
-    names = ["slide_id", "overlap", "map_path", "windows", "engine", "precision", "seconds"]
-    return pd.DataFrame(rows, columns=names)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from tlskit.errors import MapError
 from tlskit.maps.map_writer import FORMAT, decode_block
 
-__all__ = ["ProbMap", "open_map"]
+__all__ = ["ProbMap", "open_map", "outside"]
 
 #: Decoded blocks kept by a reader: enough for a row of blocks across a large map.
 _CACHE_BYTES = 64 << 20
@@ -139,6 +139,39 @@ class ProbMap:
         width, height = self.level_sizes_px[level]
         return self.read(0, 0, width, height, level=level), self.mpp * self.size_px[0] / width
 
+    def marked(self, values: np.ndarray, least: int, x_px: int = 0, y_px: int = 0, *, level: int = 0) -> np.ndarray:
+        """Where values that were read at (x_px, y_px) of a level are at least `least`, (H, W) bool.
+
+        Pixels that were not looked at, or could not be, hold 0 and are never marked: not where `least` is 0, either.
+        """
+        found = values >= least
+        if least > 0:
+            return found
+        scale = self.size_px[0] / self._levels[level][0][0]
+        x, y = (
+            (start + np.arange(count) + 0.5) * scale
+            for start, count in zip((x_px, y_px), found.shape[::-1], strict=True)
+        )
+        return found & self.answered(x, y)
+
+    def answered(self, x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
+        """Where columns and rows of the map, at full size, were looked at and could be read, (rows, columns) bool."""
+        on_x, on_y = ((0 <= at) & (at < size) for at, size in zip((x_px, y_px), self.size_px, strict=True))
+        return outside((*self.invalid, *self.unseen), x_px, y_px) & on_x & on_y[:, None]
+
+    def under(self, left: int, top: int, width: int, height: int, *, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and rows of the map, ``(width,)`` and ``(height,) int64``, under a picture's pixels of `mpp` um."""
+        return tuple(
+            np.floor((start + np.arange(count) + 0.5) * mpp / self.mpp).astype(int)
+            for start, count in ((left, width), (top, height))
+        )
+
+    def marked_at(self, x_px: np.ndarray, y_px: np.ndarray, least: int) -> np.ndarray:
+        """Where the map is at least `least` at ascending columns and rows, as `marked`; never where there is no map."""
+        x0, y0 = int(x_px[0]), int(y_px[0])
+        values = self.read(x0, y0, int(x_px[-1]) - x0 + 1, int(y_px[-1]) - y0 + 1)
+        return (values[np.ix_(y_px - y0, x_px - x0)] >= least) & self.answered(x_px, y_px)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -170,6 +203,15 @@ class ProbMap:
             while len(self._cache) * self.block_px**2 > _CACHE_BYTES:
                 self._cache.popitem(last=False)
         return block
+
+
+def outside(boxes: Iterable[Sequence[int]], x_px: np.ndarray, y_px: np.ndarray) -> np.ndarray:
+    """Where columns and rows lie in none of some boxes (left, top, width, height), (rows, columns) bool."""
+    found = np.ones((len(y_px), len(x_px)), bool)
+    for left, top, width, height in boxes:
+        across, down = (x_px >= left) & (x_px < left + width), (y_px >= top) & (y_px < top + height)
+        found[np.ix_(down, across)] = False
+    return found
 
 
 def open_map(path) -> ProbMap:

@@ -20,6 +20,7 @@ import numpy as np
 from tlskit.errors import MapError, ParameterError
 from tlskit.maps.blending import Layout
 from tlskit.maps.probmaps import ProbMap
+from tlskit.maps.windows import invalid_boxes
 from tlskit.metrics import cut
 from tlskit.slides import Tissue
 
@@ -156,6 +157,11 @@ class Windows(NamedTuple):
     def touched(self, screen: Screen) -> np.ndarray:
         """Windows that a screen touches, (rows, columns) bool."""
         return screen.touches(*self.layout.boxes_px0(self.size_px, self.mpp, self.mpp0))
+
+    def unseen(self, screen: Screen) -> list[tuple[int, int, int, int]]:
+        """What a run under a screen would not look at, as its map's `ProbMap.unseen` says it."""
+        run = self.touched(screen) & self.on_tissue
+        return [tuple(box) for box in invalid_boxes(self.layout, self.size_px, self.on_tissue, run)]
 
     def spread(self, values: np.ndarray, grid_mpp: float, grid_px: tuple[int, int]) -> np.ndarray:
         """The largest value of the windows over each pixel's centre, on a grid of the same origin.

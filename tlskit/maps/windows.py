@@ -29,7 +29,7 @@ __all__ = [
     "windows_key",
 ]
 
-_WINDOWS_A_CHECK = 300
+_WINDOWS_A_CHECK = 500
 
 
 def layout_for(checkpoint, *, overlap: float | None = None) -> Layout:
@@ -116,7 +116,7 @@ def spread_windows(slide, layout, mpp: float, planned: np.ndarray, count: int, c
 def count_to_check(planned: int, path) -> int:
     """How many of a slide's planned windows an engine that was chosen before is looked at again by: at most 4.
 
-    Plain float32 takes about five times as long as an engine: one window in 300 is a fiftieth of the slide's own work.
+    Plain float32 takes up to ten times as long as an engine: one window in 500 is a fiftieth of the slide's own work.
     Of slides with fewer windows some are picked, by their names, so that in every run the same ones are looked at.
     """
     return min(4, int(planned / _WINDOWS_A_CHECK + zlib.crc32(Path(path).name.encode()) / 2**32))

@@ -241,12 +241,12 @@ class EngineSource:
     @property
     def is_chosen(self) -> bool:
         """Whether it was chosen before, here or by an earlier step that noted it."""
-        return self.made is not None or self._noted() is not None
+        return self.made is not None or self.noted() is not None
 
     def get(self, windows: np.ndarray) -> Engine:
         """The engine. The first call chooses it by `windows`, ``(B, S, S, 3) uint8``, unless it was noted before."""
         if self.made is None:
-            noted = self._noted()
+            noted = self.noted()
             if not noted and len(windows) == 0:  # nothing to choose by: float32, for this once
                 options, exact = self._options, "exact" if self.asked[1] == "auto" else self.asked[1]
                 return make_engine(self._checkpoint, engine=self.asked[0], precision=exact, **options)
@@ -301,8 +301,8 @@ class EngineSource:
             return _make(self._checkpoint, (name, precision), options["window_px"], options["threads"], device)
         return self.made
 
-    def _subject(self) -> dict:
-        """What a choice holds for."""
+    def subject(self) -> dict:
+        """What a choice holds for: network, what was asked for, window, kind of machine."""
         hardware = describe_hardware("cpu" if self.asked[0] == "openvino" else self._options["device"])
         return {
             "checkpoint_sha256": getattr(self._checkpoint, "sha256", ""),
@@ -319,15 +319,16 @@ class EngineSource:
         except ValueError:  # cut off or edited: the choice is made again
             return []
 
-    def _noted(self) -> dict | None:
-        subject = self._subject()
+    def noted(self) -> dict | None:
+        """What the note says of this subject at this moment."""
+        subject = self.subject()
         same = [note for note in self._notes() if all(note.get(name) == value for name, value in subject.items())]
         return same[-1] if same else None
 
     def _write_note(self) -> None:
         if self._note is None:
             return
-        subject = self._subject()
+        subject = self.subject()
         others = [note for note in self._notes() if any(note.get(name) != value for name, value in subject.items())]
         note = subject | {"engine": self.made.name, "precision": self.made.precision, "tried": self.tried}
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import logging
 import os
 import secrets
 import time
@@ -21,6 +22,8 @@ from tlskit.study import keys, params, status
 from tlskit.study.provenance import provenance
 
 __all__ = ["ATTEMPT", "Ledger", "claims_of"]
+
+log = logging.getLogger(__name__)
 
 #: Environment variable by which a sweep tells the kernel that it runs the notebook, and names this run of the step.
 ATTEMPT = "TLSKIT_ATTEMPT"
@@ -66,7 +69,7 @@ class Ledger:
         content = keys.cohort_content(self.parameters["manifest"]) if "manifest" in self.parameters else {}
         if inputs is None:
             inputs = {}
-            for before in keys.READS.get(self.step, [s for s in keys.STEPS if s < self.step]):
+            for before in keys.reads(self.step, self.parameters):
                 inputs[before] = self._key_before(before, content)
         return keys.ingredients(self.step, self.parameters, inputs, content)
 
@@ -145,6 +148,12 @@ class Ledger:
         self.values["slides"] = [s for s in self.values["slides"] if s["slide_id"] != slide_id] + [row]
         self._write()
 
+    def helped(self, slides: Mapping[str, Mapping]) -> None:
+        """Enter slides that other workers made for this step: which process, and its seconds."""
+        if slides:
+            self.values["helped"] = dict(slides)
+            self._write()
+
     def end(self) -> None:
         """After the record: enter what lies in ``work`` and ``geojson``, and say that the step is done."""
         for path in heavy_products(self.arm_dir, self.step):
@@ -203,8 +212,8 @@ class Ledger:
 class Rebuilding:
     """The status file of a comparison that a command makes again: what it writes is entered, and with which options."""
 
-    def __init__(self, run_dir: Path, options: Mapping):
-        self.arm_dir, self.options = run_dir / keys.COMPARE_ARM, dict(options)
+    def __init__(self, run_dir: Path, options: Mapping, inputs: Mapping[str, str]):
+        self.arm_dir, self.options, self.inputs = run_dir / keys.COMPARE_ARM, dict(options), dict(inputs)
         found = status.read_step(self.arm_dir, keys.COMPARE)
         self.values = found or {
             "arm": keys.COMPARE_ARM, "step": keys.COMPARE, "key": "", "slides": [], "by": "command", "products": {},
@@ -222,12 +231,21 @@ class Rebuilding:
         """No slide is opened by a comparison."""
 
     def end(self) -> None:
-        """Say that the comparison was made again, under a key of its own where its options were others."""
-        then = self.values.get("ingredients", {}).get("parameters", {})
-        others = {name: value for name, value in self.options.items() if then.get(name, value) != value}
+        """Say that the comparison was made again: under a key of its own where its options or inputs were others."""
+        made = self.values.get("ingredients", {})
+        then, before = made.get("parameters", {}), made.get("inputs", self.inputs)
+        others = [f"with `{name}` {value!r}" for name, value in self.options.items() if then.get(name, value) != value]
+        anew = [name for name in {**before, **self.inputs} if before.get(name) != self.inputs.get(name)]
+        if anew:
+            others.append(f"after {', '.join(anew)} changed")
+            made["inputs"] = self.inputs
+            log.warning(
+                "Since the notebook of the comparison was run, %s changed: tables and report are made again, the "
+                "executed notebook shows what was before. The next sweep runs it again.", ", ".join(anew),
+            )  # fmt: skip
         if others:
-            listed = ", ".join(f"`{name}` {value!r}" for name, value in others.items())
-            self.values["reason"] = f"made again by `tlskit compare` with {listed}"
+            listed = ", ".join(others)
+            self.values["reason"] = f"made again by `tlskit compare` {listed}"
             self.values["key"] = hashlib.sha256(f"{self.values['key']} {listed}".encode()).hexdigest()[:16]
         self.values |= {"state": "done", "attempt": secrets.token_hex(8), "provenance": provenance()}
         status.write_step(self.arm_dir, keys.COMPARE, self.values)
@@ -242,7 +260,8 @@ def heavy_products(arm_dir: Path, step: str) -> list[Path]:
         "03_training": [work / "checkpoint.pt"],
         "cascade": [work / "screens.json", *sorted(work.glob("maps/*.tif"))],
         "05_wsi_evaluation": [
-            work / "threshold.json", *sorted(work.glob("maps/*.tif")), *sorted(arm_dir.glob("geojson/*.geojson")),
+            work / "overlap.json", work / "threshold.json", *sorted(work.glob("maps/*.tif")),
+            *sorted(arm_dir.glob("geojson/*.geojson")),
         ],
     }.get(step, [])  # fmt: skip
     return [path for path in found if path.exists()]

@@ -12,7 +12,7 @@ import yaml
 
 from tlskit.errors import RunError, TlskitError
 from tlskit.files import Claims, Holder, resolve
-from tlskit.study import keys, planning, project, standing, status
+from tlskit.study import keys, planning, project, sharing, standing, status
 
 __all__ = ["Piece", "Progress", "TimeLeft", "as_text", "find_run", "is_telling", "look", "time_left"]
 
@@ -43,6 +43,8 @@ class Piece:
         Who runs it.
     slides
         Slides that failed in it, with the reason.
+    at_slides
+        Slides of it that are being made at this moment, and by whom: where other workers help with it.
     """
 
     arm: str
@@ -54,6 +56,7 @@ class Piece:
     seconds: float | None = None
     holder: Holder | None = None
     slides: tuple[tuple[str, str], ...] = ()
+    at_slides: tuple[tuple[str, Holder], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,10 @@ def look(run_dir: str | Path) -> Progress:
             seconds = _since(values) if values.get("state") == "running" else None
         elif values.get("state") == "failed":
             state, why, seconds = "failed", values.get("reason", ""), None
-        pieces.append(Piece(arm, step, state, why, same_as, magnification, seconds, holder, slides))
+        prefix = sharing.piece_of(arm, step, "")
+        at = [(name.removeprefix(prefix), one) for name, one in holders.items() if name.startswith(prefix)]
+        at_slides = tuple((name, one) for name, one in at if one.alive and state == "running")
+        pieces.append(Piece(arm, step, state, why, same_as, magnification, seconds, holder, slides, at_slides))
     return Progress(run_dir.name, pieces, unsure)
 
 
@@ -197,6 +203,7 @@ def as_text(progress: Progress) -> str:
     for piece in running:
         since = f"for {_duration(piece.seconds)}" if piece.seconds is not None else "has just begun"
         lines.append(f"  {piece.arm:>{width}}  {piece.step:<24}  {since:<14}  {_who(piece.holder)}")
+        lines += [f"  {'':>{width}}  slide {slide_id}, {_who(one)}" for slide_id, one in piece.at_slides]
     told = [(piece, piece.why) for piece in failed]
     told += [(piece, f"slide {name}: {why}") for piece in progress.pieces for name, why in piece.slides]
     if told:

@@ -101,11 +101,11 @@ def write_report(
             f"{options['batch_size']}."
         )
     if not opened:
-        standing.choose_arms(run_dir, compare_arms)
+        inputs = standing.keys_of_arms(run_dir, standing.choose_arms(run_dir, compare_arms), keys.COMPARE)
         others = {"compare_arms": compare_arms} | ({"threshold_by": threshold_by} if threshold_by != "fixed" else {})
         folder, step = run_dir / keys.COMPARE_ARM, keys.COMPARE
         run = runs.Run(
-            run_dir, folder, keys.COMPARE_ARM, step, _caption(run_dir), Rebuilding(run_dir, options | others)
+            run_dir, folder, keys.COMPARE_ARM, step, _caption(run_dir), Rebuilding(run_dir, options | others, inputs)
         )
     stands_on = check_arms(run_dir, slides=options["compare_slides"])
     set_theme(arms=stands_on["arm"])

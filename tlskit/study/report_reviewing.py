@@ -81,7 +81,7 @@ def training(section: Section, run: runs.Run) -> None:
     )  # fmt: skip
     named = table.assign(arm=table[keys].apply(_training_name, axis=1)) if keys[1:] else table
     caption = "Loss and validation IoU of every training, by the optimiser's steps; the epoch that was kept is marked."
-    add_figure(section, run, figures.training_curves(named), "training_curves", caption)
+    add_figure(section, run, figures.training_history(named, x="steps"), "training_curves", caption)
     kept = table[table["best"].astype(bool)].groupby(keys, sort=False, dropna=False)["epoch"].last()
     run.table(table, "training_curves")
     add_table(

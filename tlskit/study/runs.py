@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ import pandas as pd
 
 from tlskit.errors import RunError, TlskitError
 from tlskit.files import disk_full, is_disk_full, project_root, read_table, resolve, write_text, writing
-from tlskit.study import keys, params, standing
+from tlskit.study import keys, params, sharing, standing
 from tlskit.study.ledger import Ledger
 from tlskit.study.provenance import provenance
 from tlskit.study.status import STATUS_COLUMNS, read_status
@@ -98,6 +99,18 @@ class Run:
         return self._folder("work") / "engine.json"
 
     @property
+    def overlap_path(self) -> Path:
+        """Where 05 notes the overlap of the arm's windows; 06, the cascade and ``tlskit predict`` take it up."""
+        self._begin_in("05_wsi_evaluation")
+        return self._folder("work") / "overlap.json"
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Folder for what this step alone reads: a run of it that was cut off goes on with it, `record` removes it."""
+        self._begin()
+        return self._folder("work") / "scratch" / self.step
+
+    @property
     def split_path(self) -> Path:
         """The run's one split of patients, shared by all arms."""
         return self.dir / "split.csv"
@@ -161,6 +174,7 @@ class Run:
             record["key"] = self.ledger.values.get("key", "")
         record["provenance"] = provenance()
         self._wrote(write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n"))
+        shutil.rmtree(self.arm_dir / "work" / "scratch" / self.step, ignore_errors=True)
         if self.ledger is not None:
             self.ledger.end()
         return values
@@ -199,6 +213,13 @@ class Run:
         if not path.is_file():
             raise RunError(f"Arm {self.arm} of run {self.dir.name} has no {name} yet: run {made_by} first.")
         return pd.read_parquet(path)
+
+    def turns(self, rows: Iterable, how: Mapping) -> Iterator:
+        """Slides of this step, each when it is claimed here; workers with nothing to run make others of them meanwhile.
+
+        For `maps.predict_cohort`. See `sharing.turns`.
+        """
+        return sharing.turns(self.ledger, rows, how)
 
     def failed(self, slide_id: str, error: Exception) -> None:
         """Note that one slide failed in this step, in the step's status. The run goes on without it.

@@ -4,7 +4,8 @@ A file holds ``state`` (``running``, ``done``, ``failed``, ``partly``: by hand, 
 ``ingredients`` it was made of (`tlskit.study.keys`), ``products`` (each file that the step wrote, with its size and
 its SHA-256), ``slides`` that failed with the reason, ``seconds``, ``by`` (``sweep``, ``hand`` or ``script``),
 ``attempt`` (a random name of the run of this step), ``provenance`` and, of a step that an equal arm had made,
-``taken_from`` (`tlskit.study.takeover`).
+``taken_from`` (`tlskit.study.takeover`), of one with whose slides other workers helped, ``helped`` (by slide, which
+process and its seconds: `tlskit.study.sharing`).
 
 Archives made before there were such files have one ``status.csv``: it is read, and their keys count as unknown.
 """

@@ -2,11 +2,13 @@
 
 Any number of processes may sweep one run: each claims a step before it runs it (`tlskit.files.Claims`, the pieces are
 ``<arm>/<step>``), passes over what others have claimed, and ends when nothing is left. Another launcher starts
-`run_sweep` of the same preset in each of its workers; it has nothing else to say to them.
+`run_sweep` of the same preset in each of its workers; it has nothing else to say to them. One that finds nothing to run
+helps with the slides of a step that another is at (`tlskit.study.helping`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ import yaml
 from tlskit.errors import RunError
 from tlskit.files import LEASE_S, clean_temporaries, write_text
 from tlskit.study import beforehand, keys, params
+from tlskit.study.helping import Helper
 from tlskit.study.ledger import claims_of
 from tlskit.study.planning import (
     Job,
@@ -93,10 +96,13 @@ def run_sweep(
     look_beforehand(preset, jobs)
     run_dir = run_dir_of(preset)
     hold(run_dir, preset)
-    turn = Turn(run_dir, preset, jobs, force=force, retry=retry, attempts=attempts, report=report)
-    while turn.left:
-        if not turn.once():
-            time.sleep(POLL_S)
+    with contextlib.closing(Helper(run_dir, report)) as helper:
+        turn = Turn(
+            run_dir, preset, jobs, force=force, retry=retry, attempts=attempts, report=report, before_run=helper.close
+        )
+        while turn.left:
+            if not turn.once() and not helper.help(turn.left.values()):
+                time.sleep(POLL_S)
     tidy(run_dir)
     return summary(run_dir, jobs, turn.blocked)
 
@@ -135,13 +141,13 @@ def hold(run_dir: Path, preset: dict) -> None:
 def _busy(run_dir: Path) -> list[str]:
     """Steps of the run that somebody living holds; claims of the dead of this machine are removed."""
     claims, busy = claims_of(run_dir), []
-    for path in sorted(claims.folder.glob("*/*.claim")):
+    for path in sorted(claims.folder.glob("*/**/*.claim")):
         piece = path.relative_to(claims.folder).with_suffix("").as_posix()
         if claims.holds(piece):
             continue
         if claims.take(piece):
             claims.release(piece)
-        elif path.exists() and path.parent.name not in keys.STEPS:  # those of equal arms are held beside an arm's own
+        elif path.exists() and path.parent.name not in keys.STEPS:  # of equal arms, or a slide: beside an arm's own
             busy.append(piece.replace("/", " "))
     return busy
 

@@ -26,10 +26,10 @@ class Turn:
 
     def __init__(
         self, run_dir: Path, preset: dict, jobs: list[Job], *, force: bool, retry: bool, report: Callable,
-        attempts: dict | None = None,
+        attempts: dict | None = None, before_run: Callable[[], None] = lambda: None,
     ):  # fmt: skip
         self.run_dir, self.preset, self.retry, self.report = run_dir, preset, retry, report
-        self.jobs, self.force = {job.name: job for job in jobs}, force
+        self.jobs, self.force, self.before_run = {job.name: job for job in jobs}, force, before_run
         self.left = dict(self.jobs)
         self.blocked: dict[tuple[str, str], tuple[str, str]] = {}
         self.failed: set[tuple[str, str]] = set()
@@ -56,6 +56,8 @@ class Turn:
     def once(self) -> bool:
         """Look at what is left; whether anything was done."""
         for job in list(self.left.values()):
+            if any(name in self.left for name in job.before):
+                continue  # its turn has not come: its status need not be read, of hundreds in a large run
             found = self._found(job.name)
             fresh = found.get("attempt") != self.attempts[job.name]
             if fresh and found.get("state") == "failed" and not self.claims.is_taken(job.piece):
@@ -145,12 +147,15 @@ class Turn:
         source, begun, reason = self._source(job), time.monotonic(), ""
         taken = bool(source) and _take(self.run_dir, job, source)
         if not taken:
+            self.before_run()
             reason = run_job(self.run_dir, job, lambda: self.claims.holds(job.piece))
         seconds = time.monotonic() - begun
         if reason:
             self.failed.add(job.name)
-        failures = len(self._found(job.name).get("slides", []))
+        found = self._found(job.name)
+        failures, helped = len(found.get("slides", [])), 0 if taken else len(found.get("helped", {}))
         slides = f"   {failures} slide(s) failed" if failures else ""
+        slides += f"   {helped} slide(s) made by other workers" if helped else ""
         elapsed = datetime.timedelta(seconds=round(time.monotonic() - self.started))
         did = "FAILED" if reason else f"as {source}: taken over" if taken else "done"
         self._close(job, f"{did} in {seconds:5.0f} s   elapsed {elapsed}{slides}")
