@@ -1,6 +1,9 @@
 """Maps of several overlaps from one pass: each is what it would have been alone."""
 
+from pathlib import Path
+
 import pytest
+from made_context import checkpoint as context_checkpoint
 from made_maps import ArraySlide, Constant, Context, checkpoint, picture, slide_row
 
 from tlskit.errors import ParameterError, RunError
@@ -30,18 +33,18 @@ def test_one_pass_makes_the_maps_that_each_overlap_makes_alone_to_the_last_byte(
         assert path.read_bytes() == alone.read_bytes()
         windows[overlap] = prediction.windows
     # 3/4 holds all the others but for what they have beyond the edge; a quarter and a half apart would take more
-    assert windows[0.75] <= made["windows"] < 1.1 * windows[0.75]
+    assert windows[0.75] <= made < 1.1 * windows[0.75]
 
 
-def test_windows_that_several_overlaps_share_are_run_once(tmp_path, painted):
-    network = checkpoint(Constant(0.3), magnification=4)
+def test_windows_that_several_overlaps_share_are_run_once(tmp_path, painted, monkeypatch):
+    network, passes = checkpoint(Constant(0.3), magnification=4), []
+    whole = overlaps.predict_overlaps
+    monkeypatch.setattr(overlaps, "predict_overlaps", lambda *a, **b: passes.append(whole(*a, **b)))
     table = overlaps.map_overlaps(network, [slide_row("s", painted[0])], tmp_path, **EXACT)
     windows = table.set_index("overlap")["windows"]
-    passed = (table["seconds"] / table["windows"]).unique()
-    assert list(table["overlap"]) == [0.0, 0.25, 0.5] and len(passed) == 1 and passed[0] > 0
+    assert list(table["overlap"]) == [0.0, 0.25, 0.5]
     assert windows[0.0] < windows[0.25] < windows[0.5] < 4.6 * windows[0.0]
-    again = overlaps.map_overlaps(network, [slide_row("s", painted[0])], tmp_path, **EXACT)
-    assert again["seconds"].isna().all() and again["windows"].tolist() == table["windows"].tolist()
+    assert windows[0.5] < passes[0] < 1.5 * windows[0.5] < 0.9 * windows.sum()
 
 
 def test_the_chosen_map_is_kept_by_the_cohorts_own_run(tmp_path, painted):
@@ -74,30 +77,43 @@ def test_a_region_that_cannot_be_read_is_invalid_in_every_map(tmp_path):
             assert any(inside) and found.metadata["windows_lost"] > 0
 
 
-def test_an_interrupted_pass_leaves_no_journal_that_another_run_would_take_up(tmp_path, painted):
-    network, path = checkpoint(Context(), magnification=4), tmp_path / "map.tif"
+def test_a_pass_that_is_cut_off_leaves_nothing_and_maps_that_are_there_are_kept(tmp_path, painted, monkeypatch):
+    network, rows, left = checkpoint(Context(), magnification=4), [slide_row("s", painted[0])], [40]
+    source = engines.EngineSource
 
-    class Dies(engines.EngineSource):
+    class Dies(source):
         def get(self, windows):
             made = super().get(windows)
-            submit, self.left = made.submit, 40
+            submit = made.submit
 
             def submitted(batch):
-                self.left -= 1
-                if self.left < 0:
+                left[0] -= 1
+                if left[0] < 0:
                     raise KeyboardInterrupt
                 return submit(batch)
 
             made.submit = submitted
             return made
 
-    dying = Dies(network, window_px=64, device="cpu", **EXACT)
-    with pytest.raises(KeyboardInterrupt), open_slide(painted[0]) as slide:
-        overlaps.predict_overlaps(network, slide, {0.5: path}, dying, slide_id="s", strip_px=512)
-    options = {"slide_id": "s", "overlap": 0.5, "progress": False, **EXACT}
-    after = inference.predict_slide(network, painted[0], path, **options)
-    alone = inference.predict_slide(network, painted[0], tmp_path / "alone.tif", **options)
-    assert after.resumed_windows == 0 and path.read_bytes() == alone.path.read_bytes()
+    monkeypatch.setattr(engines, "EngineSource", Dies)
+    with pytest.raises(KeyboardInterrupt):
+        overlaps.map_overlaps(network, rows, tmp_path, **EXACT)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()] and left[0] < 0
+    monkeypatch.setattr(engines, "EngineSource", source)
+    made = overlaps.map_overlaps(network, rows, tmp_path, **EXACT)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(stamps) == 3
+    assert overlaps.map_overlaps(network, rows, tmp_path, **EXACT).equals(made)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == stamps
+
+
+def test_where_overlaps_share_no_windows_each_is_run_by_itself(tmp_path, painted):
+    """A network beside the context of another window, which depends on all windows of its map."""
+    network = context_checkpoint(of="other", ratio=2, context_px=32, magnification=4)
+    made = overlaps.map_overlaps(network, [slide_row("s", painted[0])], tmp_path, overlaps=(0.0, 0.5), **EXACT)
+    alone = tmp_path / "alone.tif"
+    inference.predict_slide(network, painted[0], alone, slide_id="s", overlap=0.5, progress=False, **EXACT)
+    assert Path(made.set_index("overlap")["map_path"][0.5]).read_bytes() == alone.read_bytes()
 
 
 @pytest.mark.parametrize(

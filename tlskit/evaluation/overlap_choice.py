@@ -80,8 +80,8 @@ def overlap_tradeoff(
         for level, table in histograms.items()
     )
     whole = counts.groupby("slide_id")["overlap"].nunique() == len(histograms)
-    is_whole = {name: table["slide_id"].isin(whole.index[whole]) for name, table in (("maps", maps), ("counts", counts))}
-    return _table(maps[is_whole["maps"]], counts[is_whole["counts"]], threshold)
+    maps, counts = (table[table["slide_id"].isin(whole.index[whole])] for table in (maps, counts))
+    return _table(maps, counts, threshold)
 
 
 def _table(maps: pd.DataFrame, counts: pd.DataFrame, threshold: float) -> pd.DataFrame:

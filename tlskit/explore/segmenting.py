@@ -232,7 +232,7 @@ def _work(note: Path) -> int:
         prediction = inference.predict_slide(
             checkpoint, slide, order["out"], screen=screen, progress=False, on_windows=tell,
             overlap=noted_overlap(order["checkpoint"], checkpoint)[0],
-        )
+        )  # fmt: skip
         answer = {"done": True, "lost": len(prediction.lost)}
     except TlskitError as error:
         answer = {"error": str(error)}

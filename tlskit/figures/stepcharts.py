@@ -186,7 +186,11 @@ def overlap_tradeoff(table: pd.DataFrame, *, taken: float, why: str, **options) 
         for what, part in parts.items()
     )  # fmt: skip
     long = long.assign(what=pd.Categorical(long["what"], list(parts)), _taken=long["overlap"] == taken)
-    told = {f"{row.overlap:g}": f"{row.windows:.0f} windows, {row.times_windows:.2g} times" for row in table.itertuples()}
+    told = {f"{of.overlap:g}": f"{of.windows:.0f} windows a slide" for of in table.itertuples()}
+    in_words = "; ".join(
+        f"{of.overlap:g}: {of.windows:.0f} windows a slide, Dice {of.dice:.3f}, {of.flipped:.2%} of the tissue flips"
+        for of in table.itertuples()
+    )
     margin = table["margin"].iloc[-1]
 
     def each(ax, rows) -> None:
@@ -203,7 +207,7 @@ def overlap_tradeoff(table: pd.DataFrame, *, taken: float, why: str, **options) 
         frame={"x": {"values": [1.0, *table["times_windows"]], "ticks": 4}}, told=told,
         n=lambda rows: f"n = {counted(rows['n_patients'].iloc[0], 'validation patient')}",
         xlabel=f"windows of a slide, times those without overlap\n{said}",
-        alt=f"Price and worth of overlapping windows. {said[0].upper()}{said[1:]}.",
+        alt=f"Price and worth of overlapping windows. {in_words}. {said[0].upper()}{said[1:]}. Shown:",
     )  # fmt: skip
 
 

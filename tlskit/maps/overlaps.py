@@ -277,5 +277,3 @@ def noted_overlap(
     if asked == "auto":
         raise RunError("No overlap was chosen for this network: run 05_wsi_evaluation of its arm first.")
     return None, "as in training"
-
-
