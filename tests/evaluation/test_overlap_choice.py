@@ -185,7 +185,9 @@ def test_a_network_that_finds_nothing_shows_nothing(monkeypatch):
     counts = counted({0.0: (1.0, 0.0), 0.25: (1.0, 0.0), 0.5: (1.0, 0.0)})
     maps = pd.DataFrame([{"overlap": overlap, "slide_id": "s0", "windows": 1} for overlap in (0.0, 0.25, 0.5)])
     monkeypatch.setattr(
-        overlap_choice, "_against_densest", lambda *_: dict.fromkeys((0.0, 0.25, 0.5), {"flipped": 0.0})
+        overlap_choice,
+        "_against_densest",
+        lambda *_: dict.fromkeys((0.0, 0.25, 0.5), {"flipped": 0.0, "mask_dice": 1.0}),
     )
     overlap, why = overlap_choice.choose_overlap(overlap_choice._table(maps, counts, 0.5))
     assert overlap == 0.5 and "nothing of the target is found" in why
