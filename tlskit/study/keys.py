@@ -74,7 +74,7 @@ def reads(step: str, parameters: Mapping) -> list[str]:
     """The numbered steps of its arm that a step reads, directly, with these parameters."""
     found = READS.get(step, [before for before in STEPS if before < step])
     chosen = [by for (of, name), by in CHOSEN_BY.items() if of == step and parameters.get(name) == "auto"]
-    return [*found, *chosen]
+    return [before for before in (*found, *chosen) if before in STEPS]
 
 
 def notebook_path(step: str) -> Path:
