@@ -147,14 +147,15 @@ def test_a_number_that_no_step_can_use_is_refused(given, monkeypatch):
 
 
 def test_an_overlap_that_cannot_be_chosen_is_told_before(arm):
-    assert arm["window_overlap"] == "auto" and "overlap" not in said(arm, "warning")
+    arm |= {"window_overlap": "auto", "overlap_slides": 12}
+    assert "overlap" not in said(arm, "warning")
     warned = said(arm | {"overlap_slides": 3}, "warning")
     assert "`overlap_slides` is 3" in warned and "`window_overlap: auto` takes 0.5" in warned
     assert "overlap" not in said(arm | {"overlap_slides": 3, "window_overlap": 0.5}, "warning")
 
 
 def test_what_is_compared_and_denser_windows_take_longer(arm):
-    asked = {"magnification": 4, "split_ratios": [0.5, 0.25, 0.25], "overlap_slides": 0}
+    asked = {"magnification": 4, "split_ratios": [0.5, 0.25, 0.25], "overlap_slides": 0, "window_overlap": "auto"}
 
     def seconds(**more):
         of_arm = estimates._of_arm(arm | asked | more, [4e8] * 100, [], 1e-6)

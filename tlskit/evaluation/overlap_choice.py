@@ -18,8 +18,7 @@ from tlskit.errors import ParameterError
 from tlskit.evaluation.counting import evaluate_slides
 from tlskit.files import writing
 from tlskit.maps import OVERLAPS, map_overlaps, open_map, write_overlap
-from tlskit.metrics import choose_threshold, cut, uncertainty
-from tlskit.metrics.thresholds import counts_from_histograms
+from tlskit.metrics import choose_threshold, cut, thresholds, uncertainty
 from tlskit.units import counted
 
 __all__ = ["MARGIN", "choose_overlap", "overlap_tradeoff", "settle_overlap"]
@@ -76,7 +75,7 @@ def overlap_tradeoff(
         return pd.DataFrame(columns=_COLUMNS)
     threshold = choose_threshold(histograms[max(histograms)])["threshold"]
     counts = pd.concat(
-        counts_from_histograms(table, {"validation": threshold}).assign(overlap=level)
+        thresholds.counts_from_histograms(table, {"validation": threshold}).assign(overlap=level)
         for level, table in histograms.items()
     )
     whole = counts.groupby("slide_id")["overlap"].nunique() == len(histograms)

@@ -202,7 +202,7 @@ def _value_faults(name: str, value: object, default: object) -> list[str]:
     if name in OR_AUTO:
         if value == "auto":
             return []
-        allowed, kinds[str] = (int, float), "auto, or a number"
+        allowed, kinds[type(default)] = (int, float), "auto, or a number"
     # `magnification = 4` is a whole number in the notebook, yet 2.5 is a magnification as well.
     if name == "magnification":
         allowed = (int, float)
