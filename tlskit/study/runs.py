@@ -108,7 +108,7 @@ class Run:
     def scratch_dir(self) -> Path:
         """Folder for what this step alone reads: a run of it that was cut off goes on with it, `record` removes it."""
         self._begin()
-        return self._folder("work") / "scratch" / self.step
+        return self._folder("work") / f"scratch_{self.step}"
 
     @property
     def split_path(self) -> Path:
@@ -174,7 +174,7 @@ class Run:
             record["key"] = self.ledger.values.get("key", "")
         record["provenance"] = provenance()
         self._wrote(write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n"))
-        shutil.rmtree(self.arm_dir / "work" / "scratch" / self.step, ignore_errors=True)
+        shutil.rmtree(self.arm_dir / "work" / f"scratch_{self.step}", ignore_errors=True)
         if self.ledger is not None:
             self.ledger.end()
         return values
