@@ -6,6 +6,9 @@ import pytest
 
 VIEW = ".tlskit-view canvas"
 
+#: A triangle, from the keyboard.
+TRIANGLE = ("d", " ", "ArrowRight", " ", "ArrowDown", " ", "Enter")
+
 
 def painted(page, **wanted) -> dict:
     """State of the first canvas once all its tiles have come and it shows what is `wanted`."""
@@ -38,6 +41,17 @@ def objects(page, threshold: float) -> dict[str, int]:
     page.wait_for_selector(f'table[data-threshold="{threshold:.2f}"] .tlskit-objects')
     found = page.eval_on_selector_all(".tlskit-objects", "nodes => nodes.map(n => [n.dataset.count, n.textContent])")
     return {name: int(text) for name, text in found}
+
+
+def draw(page, kept: bool = True) -> None:
+    """Draw a triangle; and wait until the kernel has written it, where it can."""
+    number = int(painted(page)["drawn"])
+    page.locator(VIEW).first.focus()
+    for key in TRIANGLE:
+        page.keyboard.press(key)
+    painted(page, drawn=number + 1)
+    if kept:
+        page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
 
 
 def select_slide(page, name: str) -> None:

@@ -6,26 +6,13 @@ import time
 
 import psutil
 import pytest
-from looking import VIEW, objects, painted, select_slide, serious
+from looking import TRIANGLE, VIEW, draw, objects, painted, select_slide, serious
 from serving import app
 
-from tlskit.explore import drawings
+from tlskit.explore import drawn_files
 from tlskit.networks import models
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-#: A triangle, from the keyboard.
-TRIANGLE = ("d", " ", "ArrowRight", " ", "ArrowDown", " ", "Enter")
-
-
-def draw(page) -> None:
-    """Draw a triangle, and wait until the kernel has written it."""
-    number = int(painted(page)["drawn"])
-    page.locator(VIEW).first.focus()
-    for key in TRIANGLE:
-        page.keyboard.press(key)
-    painted(page, drawn=number + 1)
-    page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
 
 
 def kernels(pid: int) -> list[psutil.Process]:
@@ -60,7 +47,7 @@ def test_outlines_are_kept_through_other_slides_and_a_reload_and_the_kernel_ends
     page.reload()
     select_slide(page, "S2")
     painted(page, slide="S2", drawn=2)
-    assert len(drawings.read_drawn(path)) == 2
+    assert len(drawn_files.read_drawn(path)) == 2
     assert page.errors == []
     path.unlink()
     mine = {kernel.pid for kernel in kernels(pid)}
@@ -79,14 +66,14 @@ def test_going_back_takes_away_what_was_done_here_and_not_what_another_window_dr
         tab.goto(app_url)
         select_slide(tab, "S2")
     draw(page)
-    by_first = drawings.read_drawn(path)
+    by_first = drawn_files.read_drawn(path)
     other.locator(VIEW).first.focus()
     other.keyboard.press("ArrowUp")
     for key in TRIANGLE:
         other.keyboard.press(key)
     painted(other, drawn=2)  # what the first window drew is seen as soon as this one has written its own
     other.wait_for_selector('.tlskit-view[data-unsaved="0"]')
-    (by_other,) = [one for one in drawings.read_drawn(path) if one not in by_first]
+    (by_other,) = [one for one in drawn_files.read_drawn(path) if one not in by_first]
     page.locator(VIEW).first.focus()
     page.keyboard.press("ArrowDown")
     for key in TRIANGLE:
@@ -97,7 +84,7 @@ def test_going_back_takes_away_what_was_done_here_and_not_what_another_window_dr
         page.get_by_role("button", name="Undo").click()
         painted(page, drawn=left)
     page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
-    (kept,) = drawings.read_drawn(path)
+    (kept,) = drawn_files.read_drawn(path)
     assert kept == by_other
     assert page.get_by_role("button", name="Undo").is_disabled()
     other.close()
@@ -131,7 +118,7 @@ def test_what_was_drawn_while_the_kernel_was_gone_is_offered_again(page, app_ser
     page.get_by_role("button", name="Take them in").click()
     painted(page, drawn=1)
     page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
-    assert len(drawings.read_drawn(path)) == 1
+    assert len(drawn_files.read_drawn(path)) == 1
     page.goto(url)
     select_slide(page, "S2")
     painted(page, drawn=1)
@@ -187,7 +174,7 @@ def test_a_hole_a_merge_and_a_dropped_file_are_kept_and_a_server_that_is_gone_is
         page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
         page.wait_for_function("document.querySelector('.tlskit-view canvas').dataset.corners === '0'")
         assert serious(page) == []
-        assert len(drawings.read_drawn(path)) >= 2
+        assert len(drawn_files.read_drawn(path)) >= 2
     page.get_by_role("alert").filter(has_text="does not answer").wait_for()
     assert page.errors == []
     path.unlink()
