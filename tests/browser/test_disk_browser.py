@@ -4,12 +4,12 @@ import shutil
 from contextlib import contextmanager, suppress
 
 import pytest
-from looking import draw, painted, select_slide, serious
+from looking import draw, go_to_folder, open_folder_page, open_run, painted, select_slide, serious, take_slide
 from made_disk import NoSmallDisk, let_write, small_disk
 
 from tlskit.explore import drawn_files
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def unsaved(page, number: int) -> None:
 
 
 def test_outlines_that_a_read_only_folder_refuses_are_kept_and_written_when_it_takes_them(page, app_url, disk):
-    page.goto(app_url)
+    open_run(page, app_url)
     select_slide(page, "S1")
     draw(page)
     let_write(disk, False)
@@ -78,7 +78,7 @@ def test_outlines_that_a_read_only_folder_refuses_are_kept_and_written_when_it_t
 
 
 def test_on_a_full_disk_outlines_stay_and_the_file_is_as_it_was(page, app_url, disk):
-    page.goto(app_url)
+    open_run(page, app_url)
     select_slide(page, "S2")
     draw(page)
     before = (disk / "S2.geojson").read_bytes()
@@ -106,15 +106,8 @@ def test_a_slide_that_is_renamed_or_removed_while_it_is_shown(page, app_url, pro
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shutil.copy(project / "outputs" / "cohorts" / "made" / "slides" / "S1.tiff", folder / "before.tiff")
-    page.goto(app_url)
-    page.get_by_role("button", name="A slide from a folder").click()
-    box = page.locator(".widget-text input").first
-    box.fill(str(folder))
-    box.press("Enter")
-    card = page.get_by_role("option", name="before.tiff")
-    card.locator("img[src]").wait_for()
-    card.dblclick()
-    painted(page, slide="before.tiff")
+    open_folder_page(page, app_url, folder)
+    take_slide(page, "before.tiff")
     (folder / "before.tiff").rename(folder / "after.tiff")
     # It is open: one looks on, closer too, and draws. What would read it anew says why it cannot.
     draw(page)
@@ -123,19 +116,16 @@ def test_a_slide_that_is_renamed_or_removed_while_it_is_shown(page, app_url, pro
     painted(page, slide="before.tiff")
     page.get_by_role("button", name="Segment", exact=True).click()
     page.get_by_text("before.tiff lies no longer in moving: it was renamed, moved or deleted").wait_for()
-    card.dblclick()
+    page.get_by_role("option", name="before.tiff").dblclick()
     page.get_by_text("before.tiff lies no longer in moving; the cards are of what is there").wait_for()
-    card = page.get_by_role("option", name="after.tiff")
-    card.locator("img[src]").wait_for()
-    card.dblclick()
+    take_slide(page, "after.tiff")
     assert painted(page, slide="after.tiff")["drawn"] == "1"
     draw(page)
     (folder / "after.tiff").unlink()
     draw(page)
     (path,) = (project / "outputs" / "segmented" / "drawn").glob("before-*.geojson")
     assert len(drawn_files.read_drawn(path)) == 3
-    box.fill(str(folder / "after.tiff"))
-    box.press("Enter")
+    go_to_folder(page, folder / "after.tiff")
     page.get_by_text("There is no folder").wait_for()
     path.unlink()
     assert page.errors == []
@@ -156,7 +146,7 @@ def test_a_slide_of_the_run_that_is_gone_leaves_nothing_of_itself_on_the_page_an
 ):
     path = project / "outputs" / "made" / "explore" / "geojson" / "S2.geojson"
     path.unlink(missing_ok=True)
-    page.goto(app_url)
+    open_run(page, app_url)
     select_slide(page, "S2")
     draw(page)
     with moved(project / "outputs" / "cohorts" / "made" / "slides" / "S2.tiff"):
