@@ -43,7 +43,7 @@ class ArraySlide:
     def level_for(self, mpp):
         return 0
 
-    def windows(self, xy_px, size_px, *, mpp, on_lost, on_stage=None):
+    def windows(self, xy_px, size_px, *, mpp, on_lost, threads=2, on_stage=None):
         if on_stage is None:  # looked at before the map is made, to choose the engine by
             served, threads, self.served, self.threads = self.served, self.threads, -(10**9), set()
             try:

@@ -28,7 +28,7 @@ from tlskit.maps.windows import (
     plan_windows,
     spread_windows,
 )
-from tlskit.networks import engines
+from tlskit.networks import engines, hardware
 from tlskit.slides import open_slide
 
 __all__ = [
@@ -62,8 +62,8 @@ class Prediction:
         Seconds by stage: `STAGES`, then waits: ``wait_decode`` (the reader for decoded rows), ``wait_read`` (the
         reader for the network), ``wait_forward_in`` (the network for the reader), ``wait_forward_out`` (the network
         for the blender), ``wait_blend`` (the blender for the network) and ``wait_write`` (the blender for the writer).
-        "read" (with decoding) and "resample" are the sum over two threads. Where the network sees a context,
-        "context" is all of its reading, by two threads of its own.
+        "read" (with decoding) and "resample" are the sum over two threads, or beside a GPU as many as there are cores.
+        Where the network sees a context, "context" is all of its reading, by two threads of its own.
     wall_s : float
         From the slide's opening to the finished map, without making and checking the engine.
     windows, windows_skipped : int
@@ -157,7 +157,7 @@ def predict_slide(
     overlap
         See `windows.layout_for`.
     batch_size : int
-        Windows handed to the engine at a time.
+        Windows handed to the engine at a time; as many as a GPU computes together.
     tissue : tissue.Tissue, False or None
         Where there is tissue. None finds it; False runs every window.
     screen : screening.Screen, optional
@@ -195,6 +195,7 @@ def predict_slide(
     source = source_of(
         engine, checkpoint, window_px=layout.window_px, precision=precision, device=device, threads=threads
     )
+    source.set_batch(batch_size)
     with contextlib.ExitStack() as opened:
         with clock.stage("open"):
             if isinstance(slide, (str, Path)):
@@ -224,6 +225,7 @@ def predict_slide(
                 streaming.stream(
                     slide, choice, writer, cut, layout, position,
                     mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, context=context, on_windows=tell,
+                    readers=choice.readers,
                 )  # fmt: skip
             if n_planned and not position.run.any():
                 raise SlideError(
@@ -331,6 +333,11 @@ class _EngineChoice:
 
     def __call__(self, windows: np.ndarray) -> engines.Engine:
         return self._made
+
+    @property
+    def readers(self) -> int:
+        """Threads that read: two where the network computes on the same cores, as many as there are beside a GPU."""
+        return 2 if self._made is None or self._made.device == "cpu" else max(2, hardware.cores())
 
 
 def _check_checkpoint(checkpoint, magnification: float | None) -> None:
