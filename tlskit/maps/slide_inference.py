@@ -225,7 +225,7 @@ def predict_slide(
                 streaming.stream(
                     slide, choice, writer, cut, layout, position,
                     mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, context=context, on_windows=tell,
-                    readers=choice.readers,
+                    **hardware.threads_beside(choice.device),
                 )  # fmt: skip
             if n_planned and not position.run.any():
                 raise SlideError(
@@ -310,7 +310,7 @@ class _EngineChoice:
     def __init__(self, source: engines.EngineSource, writer: MapWriter):
         self._source, self._writer = source, writer
         self._noted = next((note["engine"] for note in writer.notes if "engine" in note), None)
-        self.made_s = self.compile_s = self.check_s = 0.0
+        self.made_s, self.compile_s, self.check_s, self.device = 0.0, 0.0, 0.0, "cpu"
         self.name, self.precision, self.max_dprob = self._noted or ("", "", float("nan"))
         self._made: engines.Engine | None = None
 
@@ -329,15 +329,10 @@ class _EngineChoice:
         if made is not before:
             self.compile_s = made.compile_s
         self.check_s = made.check_s
-        self.made_s, self._made = time.perf_counter() - start, made
+        self.made_s, self._made, self.device = time.perf_counter() - start, made, made.device
 
     def __call__(self, windows: np.ndarray) -> engines.Engine:
         return self._made
-
-    @property
-    def readers(self) -> int:
-        """Threads that read: two where the network computes on the same cores, as many as there are beside a GPU."""
-        return 2 if self._made is None or self._made.device == "cpu" else max(2, hardware.cores())
 
 
 def _check_checkpoint(checkpoint, magnification: float | None) -> None:

@@ -123,6 +123,7 @@ def stream(
     clock: Clock,
     context=None,
     readers: int = 2,
+    writers: int = 0,
     on_windows=lambda count: None,
 ) -> None:
     """Run everything from `progress` to the end of the map.
@@ -137,8 +138,8 @@ def stream(
         Where to begin; its ``run`` loses the windows that could not be read.
     context : context.SlideContext, optional
         What goes into the network with each window. A window whose context cannot be read is lost.
-    readers : int
-        Threads that decode.
+    readers, writers : int
+        Threads that decode, and that finish and compress the map; 0: the one that writes does so.
     on_windows : callable
         Told how many windows were blended, from another thread.
     """
@@ -162,7 +163,7 @@ def stream(
         return run
 
     of = {"mpp": mpp, "batch_size": batch_size, "clock": clock, "context": context, "threads": readers}
-    reader = _Reader(slide, strips, layout, progress, **of)
+    reader, writer.threads = _Reader(slide, strips, layout, progress, **of), writers
     blender = _Blender(writer, strips, layout, progress, clock=clock, on_windows=on_windows)
     reading = threading.Thread(
         target=guarded(lambda: reader.run(lambda item: _timed_put(batches, item, stop, clock, "wait_read")), batches),
@@ -336,13 +337,13 @@ class _Blender:
     def _write(self, strip: Strip, taken: tuple, lost: list[tuple[int, int]]) -> None:
         start, block_row = time.perf_counter(), taken[0]
         carried = _read_carry(self._writer, self._strips[strip.number - 1], block_row) if strip.number else None
-        values, carry = strip.finish(taken, self._progress.run, carried if carried is None or carried.any() else None)
+        values, carry = strip.finish(taken, self._progress.run, carried, threads=self._writer.threads)
         middle = time.perf_counter()
         self._clock.add("blend", start, middle)
         b = self._writer.block_px
         if values is not None:
-            for x in range(strip.x0, strip.x1, b):
-                self._writer.write_block(x, block_row * b, values[:, x - strip.x0 : min(x + b, strip.x1) - strip.x0])
+            starts = range(strip.x0, strip.x1, b)
+            self._writer.write_blocks([(x, block_row * b, values[:, x - strip.x0 :][:, :b]) for x in starts])
         crc, path = None, _carry_path(self._writer, strip.number)
         if carry is None and path.exists():
             # What a killed run had carried from this row must not stay where its windows became unreadable.

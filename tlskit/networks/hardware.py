@@ -26,6 +26,7 @@ __all__ = [
     "memory_format",
     "pick_device",
     "pick_precision",
+    "threads_beside",
     "tune_allocator",
     "whole_float32",
 ]
@@ -111,6 +112,20 @@ def memory_format(device: torch.device) -> torch.memory_format:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_beside(device: str | torch.device) -> dict[str, int]:
+    """Threads that read a slide, and that finish and compress its map, beside a network on a device.
+
+    Returns
+    -------
+    dict
+        ``readers, writers``: 2 and 0 (none but the one that writes) where the network computes on the same cores;
+        beside a GPU, which waits for them, all cores, and up to eight.
+    """
+    if str(device) == "cpu":
+        return {"readers": 2, "writers": 0}
+    return {"readers": max(2, cores()), "writers": min(8, cores() // 2)}
 
 
 def pick_precision(precision: str = "auto", device: str | torch.device = "auto") -> str:
