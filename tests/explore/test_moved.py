@@ -14,7 +14,7 @@ from tlskit.errors import RunError
 from tlskit.explore import app, server
 from tlskit.explore import explorers as explore
 from tlskit.files import project_root
-from tlskit.study import archive, params, runs, status
+from tlskit.study import archive, declarations, runs, status
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_run_made_by_notebooks_alone_is_explored(made, elsewhere, monkeypatch)
     run_dir = project / "outputs/made"
     (run_dir / "run.yaml").unlink()
     monkeypatch.chdir(project)
-    declared = params.notebook_parameters(project / "notebooks/01_tiling.ipynb")
+    declared = declarations.notebook_parameters(project / "notebooks/01_tiling.ipynb")
     given = {name: parameter.default for name, parameter in declared.items()}
     given |= {"run_name": "made", "manifest": "outputs/cohorts/made/manifest.csv"}
     for magnification in (1, 4):

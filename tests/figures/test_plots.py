@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_run import make_run, write_map
+from matplotlib.patches import Rectangle
 from shapely.geometry import Point
 
 from tlskit.cohort import manifest as cohort
-from tlskit.figures import plots
+from tlskit.figures import example_slides, extreme_tiles, plots
 from tlskit.figures.style import alt_text
 from tlskit.metrics.scores import per_unit
 from tlskit.outlines import reading as annotations
@@ -38,6 +39,25 @@ def test_a_gallery_goes_from_the_least_to_the_most_target_and_draws_outlines(mad
     assert said.startswith(f"6 of {len(tiles)} tiles at 4x, from ") and f"to {shares[-1]:.0%} of a tile" in said
 
 
+def test_with_a_context_each_tile_has_its_field_below_it_and_stands_framed_in_its_middle(made, tiles):
+    options = {"magnification": 4, "tile_px": 128, "target_class": "TLS", "context_ratio": 4, "context_px": 96}
+    figure = plots.tile_gallery(tiles, made[1], n_tiles=6, **options)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == 12
+    tile, context = shown[0], shown[4]  # six tiles: two lines of four, each of tiles above and contexts below
+    assert tile.get_title() and not context.get_title()
+    side = 128 / 4
+    frame = [patch for patch in context.patches if isinstance(patch, Rectangle) and patch.get_width() == side]
+    middle = frame[0].get_x() + side / 2, frame[0].get_y() + side / 2
+    assert middle == pytest.approx((48, 48), abs=0.5)
+    across = int(side)
+    left, top = (round(corner) for corner in frame[0].get_xy())
+    inside = context.images[0].get_array()[top : top + across, left : left + across].astype(float)
+    fine = tile.images[0].get_array().reshape(across, 4, across, 4, 3).mean(axis=(1, 3))
+    assert np.abs(inside - fine).mean() < np.abs(inside - fine[::-1]).mean() / 2, "the tile's own pixels, averaged"
+    assert "its context of 96 px at 10 um/px" in alt_text(figure)
+
+
 def test_a_sliver_of_target_is_not_called_none(made, tiles):
     sliver = tiles.head(1).assign(target_fraction=0.001)
     figure = plots.tile_gallery(sliver, made[1], magnification=4, tile_px=128, target_class="TLS")
@@ -48,7 +68,7 @@ def test_extreme_tiles_are_the_worst_and_the_best_one_of_each_slide_first():
     tiles = pd.DataFrame({"tile_id": list("abcdef"), "slide_id": ["s", "s", "s", "t", "t", "u"]})
     iou = {"a": 10, "b": 0, "c": 20, "d": 90, "e": 30, "f": 50}
     counts = pd.DataFrame([{"tile_id": k, "tp": v, "fp": 60 - v // 2, "fn": 40 - v + v // 2} for k, v in iou.items()])
-    worst, best = plots.extreme_tiles(tiles, counts, n_tiles=3)
+    worst, best = extreme_tiles(tiles, counts, n_tiles=3)
     assert worst["tile_id"].tolist() == ["b", "e", "f"]
     assert best["tile_id"].tolist() == ["d", "f", "c"]
     assert list(worst.columns) == list(tiles.columns)
@@ -57,10 +77,10 @@ def test_extreme_tiles_are_the_worst_and_the_best_one_of_each_slide_first():
 def test_best_median_and_worst_slides_are_those_and_undefined_ones_are_passed_over():
     per_slide = pd.DataFrame({"slide_id": list("abcde"), "dice": [0.2, 0.9, np.nan, 0.5, 0.7]})
     maps = pd.DataFrame({"slide_id": list("abcde"), "map_path": [f"{s}.tif" for s in "abcde"]})
-    chosen = plots.example_slides(per_slide, maps)
+    chosen = example_slides(per_slide, maps)
     assert chosen["slide_id"].tolist() == ["b", "e", "a"]
     assert chosen["title"].tolist() == ["best: b\nDice 0.90", "median: e\nDice 0.70", "worst: a\nDice 0.20"]
-    assert plots.example_slides(per_slide.head(2), maps)["slide_id"].tolist() == ["b", "a"]
+    assert example_slides(per_slide.head(2), maps)["slide_id"].tolist() == ["b", "a"]
 
 
 def test_outlines_lie_on_the_slide_and_on_its_map_in_millimetres(made):
@@ -69,7 +89,7 @@ def test_outlines_lie_on_the_slide_and_on_its_map_in_millimetres(made):
         [{"slide_id": p.stem, "map_path": p} for p in sorted((run_dir / "4x" / "work" / "maps").glob("*.tif"))]
     )
     counts = pd.read_csv(run_dir / "4x" / "tables" / "04_counts_per_tile.csv")
-    examples = plots.example_slides(per_unit(counts.drop(columns="split"), "slide_id"), maps)
+    examples = example_slides(per_unit(counts.drop(columns="split"), "slide_id"), maps)
     figure = plots.slide_overlays(examples, manifest, threshold=0.5, target_class="TLS", min_object_um2=1000)
     figure.draw_without_rendering()
     row = manifest.set_index("slide_id").loc[examples["slide_id"].iloc[0]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tlskit.study import params
+from tlskit.study import declarations, params
 from tlskit.study.keys import COMPARE, STEPS
 from tlskit.study.planning import ASKED_BY
 
@@ -99,7 +99,7 @@ def test_the_cells_stand_in_the_agreed_order(path):
 
 @pytest.mark.parametrize("path", STUDY, ids=by_name)
 def test_every_declared_parameter_has_a_help_text_and_is_used(path):
-    declared = params.notebook_parameters(path)
+    declared = declarations.notebook_parameters(path)
     later = "\n".join(source(cell) for cell in code_cells(path)[2:])
     used = {node.id for node in ast.walk(ast.parse(later)) if isinstance(node, ast.Name)}
     for name, parameter in declared.items():
@@ -112,7 +112,7 @@ def test_papermill_reads_the_same_parameters(path):
     import papermill
 
     seen = papermill.inspect_notebook(str(path))
-    declared = params.notebook_parameters(path)
+    declared = declarations.notebook_parameters(path)
     assert set(seen) == set(declared)
     for name, parameter in declared.items():
         assert ast.literal_eval(seen[name]["default"]) == parameter.default
@@ -121,13 +121,13 @@ def test_papermill_reads_the_same_parameters(path):
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "params").glob("*.yaml")), ids=by_name)
 def test_every_preset_names_only_known_parameters(preset):
-    params.check(params.read_preset(preset), STUDY)
+    declarations.check(params.read_preset(preset), STUDY)
 
 
 def test_a_parameter_has_the_same_default_in_every_notebook():
     defaults = {}
     for path in STUDY:
-        for name, parameter in params.notebook_parameters(path).items():
+        for name, parameter in declarations.notebook_parameters(path).items():
             assert defaults.setdefault(name, parameter.default) == parameter.default, (path.name, name)
 
 
@@ -135,6 +135,6 @@ def test_the_defaults_are_the_demos():
     """A notebook opened in JupyterLab runs what `make demo` runs."""
     demo = params.read_preset(ROOT / "params" / "demo.yaml")
     for path in STUDY:
-        for name, parameter in params.notebook_parameters(path).items():
+        for name, parameter in declarations.notebook_parameters(path).items():
             if name in demo and name != "run_name":  # by hand one works on a run of one's own
                 assert parameter.default == demo[name], (path.name, name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tlskit.errors import ParameterError
-from tlskit.study import params
+from tlskit.study import declarations, params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,15 +121,15 @@ def test_the_table_of_arms_names_its_factors():
 @pytest.mark.parametrize("name", ["arm", "run_name", "manifest", "outputs_dir", "split_seed", "split_ratios"])
 def test_what_all_arms_share_cannot_be_swept(notebook, name):
     with pytest.raises(ParameterError, match=f"`{name}` cannot be swept"):
-        params.check({"sweep": {name: ["a", "b"]}}, [notebook])
+        declarations.check({"sweep": {name: ["a", "b"]}}, [notebook])
     with pytest.raises(ParameterError, match=f"`{name}` cannot be swept"):
-        params.check({"sweep": [{name: "a"}]}, [notebook])
+        declarations.check({"sweep": [{name: "a"}]}, [notebook])
 
 
 @pytest.mark.parametrize("name", ["../../esc/evil", "my run", "läuft", "", ".x", "a/b"])
 def test_a_name_that_is_no_folder_is_refused_before_anything_is_made(notebook, name):
     with pytest.raises(ParameterError, match="`run_name` names a folder"):
-        params.check({"run_name": name}, [notebook])
+        declarations.check({"run_name": name}, [notebook])
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("4", 4), ("[a, 1]", ["a", 1]), ("", None), ("x", "x")])
@@ -153,13 +153,13 @@ def test_the_same_value_twice_in_a_sweep_is_refused():
 
 
 def test_parameters_are_read_with_default_and_help(notebook):
-    declared = params.notebook_parameters(notebook)
-    assert declared["tile_px"] == params.Parameter("tile_px", 512, "side of a tile, px")
+    declared = declarations.notebook_parameters(notebook)
+    assert declared["tile_px"] == declarations.Parameter("tile_px", 512, "side of a tile, px")
     assert declared["split_ratios"].default == [0.7, 0.15, 0.15]
 
 
 def test_a_good_preset_passes(notebook):
-    params.check({"magnification": 2.5, "learning_rate": 1, "sweep": {"tile_px": [256, 512]}}, [notebook])
+    declarations.check({"magnification": 2.5, "learning_rate": 1, "sweep": {"tile_px": [256, 512]}}, [notebook])
 
 
 @pytest.mark.parametrize(
@@ -178,12 +178,12 @@ def test_a_good_preset_passes(notebook):
 )
 def test_a_wrong_parameter_is_refused_with_a_remedy(notebook, preset, message):
     with pytest.raises(ParameterError, match=message):
-        params.check(preset, [notebook])
+        declarations.check(preset, [notebook])
 
 
 def test_all_faults_are_listed_at_once(notebook):
     with pytest.raises(ParameterError) as caught:
-        params.check({"tilepx": 1, "augment": 3}, [notebook])
+        declarations.check({"tilepx": 1, "augment": 3}, [notebook])
     assert "tile_px" in str(caught.value) and "augment" in str(caught.value)
 
 

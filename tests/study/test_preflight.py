@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tlskit.errors import ParameterError
-from tlskit.study import keys, params, preflight, project, sweep
+from tlskit.study import declarations, keys, preflight, project, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,7 +18,7 @@ def arm(tmp_path):
     """An arm of the preset `smoke`, whose cohort is missing."""
     found = {"outputs_dir": str(tmp_path / "outputs"), "manifest": str(tmp_path / "none.csv")}
     for step in keys.STEPS:
-        declared = params.notebook_parameters(ROOT / "notebooks" / f"{step}.ipynb")
+        declared = declarations.notebook_parameters(ROOT / "notebooks" / f"{step}.ipynb")
         found = {name: parameter.default for name, parameter in declared.items()} | found
     return found | {"encoder_weights": "none", "tile_px": 64, "batch_size": 4, "workers": 1}
 

@@ -12,8 +12,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "feasibility": ["check_copies", "check_sets", "patients_with_target"],
         "bare_slides": ["from_slides"],
-        "manifest": ["caption", "open_row", "read_columns", "read_manifest", "slide_rows"],
+        "manifest": ["caption", "open_row", "read_manifest", "slide_rows"],
         "slide_page": ["write_slide_page"],
+        "spreadsheets": ["read_columns"],
         "splitting": [
             "SPLITS",
             "attach_split",

@@ -17,7 +17,7 @@ from matplotlib import patheffects
 
 from tlskit.errors import ParameterError, RunError
 from tlskit.evaluation import level_near, scores_at
-from tlskit.figures import arm_styles, curves, done, forest, person_band, plots, score_name
+from tlskit.figures import arm_styles, curves, done, forest, person_band, plots, score_name, spread_tiles
 from tlskit.maps import frames_of, probmaps
 from tlskit.metrics import thresholds
 from tlskit.outlines import polygonise
@@ -213,7 +213,7 @@ def tile_page(
     archive = open_archive(run, outputs_dir=outputs_dir)
     of = archive.arm(arm)
     tiles = choose_tiles(archive.tiles(of), **choice).dropna(subset=[order])
-    chosen = plots.spread_tiles(tiles, n_tiles, by=order) if len(tiles) else tiles
+    chosen = spread_tiles(tiles, n_tiles, by=order) if len(tiles) else tiles
     figure = plots.tile_gallery(
         chosen, archive.manifest, magnification=of.magnification, tile_px=int(of.values["01_tiling"]["tile_px"]),
         target_class=archive.target_class, **archive.reading, n_tiles=max(1, len(chosen)), columns=6,

@@ -34,11 +34,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "subgroup_intervals",
         ],
         "controlcharts": ["context_effects", "control_effects", "control_scores", "detail_ladder", "two_by_two"],
+        "examples": ["example_slides", "extreme_tiles", "spread_tiles"],
         "fieldplots": ["screen_fields", "worst_fields"],
         "panels": ["person_band"],
         "plots": [
-            "example_slides",
-            "extreme_tiles",
             "slide_overlays",
             "target_at_magnifications",
             "tile_gallery",

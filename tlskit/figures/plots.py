@@ -18,6 +18,7 @@ from shapely.geometry import Polygon, box
 from tlskit import units
 from tlskit.cohort import open_row, slide_rows
 from tlskit.figures import style
+from tlskit.figures.examples import spread_tiles
 from tlskit.figures.overlays import (
     HATCHED,
     PREDICTION_COLOUR,
@@ -32,6 +33,7 @@ from tlskit.figures.overlays import (
 )
 from tlskit.metrics import cut
 from tlskit.outlines import polygonise, rasterise, read_truth
+from tlskit.tiles import context_origin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,8 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PREDICTION_COLOUR", "TRUTH_COLOUR", "bare", "draw_context", "draw_hatched", "draw_legend", "draw_outlines",
-    "example_slides", "extreme_tiles", "slide_overlays", "spread_tiles", "target_at_magnifications", "tile_gallery",
-    "tile_predictions",
+    "slide_overlays", "target_at_magnifications", "tile_gallery", "tile_predictions",
 ]  # fmt: skip
 
 
@@ -55,7 +56,9 @@ def tile_gallery(
     target_class: str | list[str],
     resolution_by: str = "mpp",
     apply_icc: bool = False,
-    n_tiles: int = 12,
+    context_ratio: int = 0,
+    context_px: int = 256,
+    n_tiles: int | None = None,
     columns: int = 4,
     by: str = "target_fraction",
 ) -> Figure:
@@ -64,89 +67,46 @@ def tile_gallery(
     Parameters
     ----------
     tiles
-        Tile table; `n_tiles` of it are taken at even steps of the column `by`, and shown in its order.
+        Tile table; `n_tiles` of it (None: 12, or 8 with a context) are taken at even steps of the column `by`, and
+        shown in its order. With a context each has below it the field that the network is shown round it.
     manifest
         Cohort that the tiles come from.
-    magnification, tile_px, target_class, resolution_by, apply_icc
+    magnification, tile_px, target_class, resolution_by, apply_icc, context_ratio, context_px
         As the tiles were cut.
     """
-    chosen = spread_tiles(tiles, n_tiles, by=by)
+    high = 2 if context_ratio else 1
+    chosen = spread_tiles(tiles, n_tiles or (8 if context_ratio else 12), by=by)
     if chosen.empty:
         return style.words("No tile to show.", "double")
     mpp = units.mpp_for_magnification(magnification)
-    figure, axes = _grid(len(chosen), columns, panel_in=2.0)
+    columns = min(columns, len(chosen))
+    lines = math.ceil(len(chosen) / columns)
+    figure, axes = _grid(lines * high * columns, columns, panel_in=2.0)
+    above, *below = np.swapaxes(axes.reshape(lines, high, columns), 0, 1).reshape(high, -1)
     reader = _Fields(manifest, target_class, resolution_by=resolution_by, apply_icc=apply_icc)
-    for ax, tile in zip(axes, chosen.itertuples(), strict=False):
+    for n, tile in enumerate(chosen.itertuples()):
         slide, polygons = reader.open(tile.slide_id)
         x_px, y_px = (int(units.px0_to_px(v, mpp, slide.mpp0)) for v in (tile.x_px0, tile.y_px0))
-        _field(ax, slide, x_px, y_px, tile_px, mpp=mpp, polygons=polygons)
+        _field(above[n], slide, x_px, y_px, tile_px, mpp=mpp, polygons=polygons)
         share = "below 1%" if 0 < tile.target_fraction < 0.005 else f"{tile.target_fraction:.0%}"
-        ax.set_title(f"{tile.slide_id}\ntarget {share}", fontsize=8)
+        above[n].set_title(f"{tile.slide_id}\ntarget {share}", fontsize=8)
+        for axes_of_contexts in below:
+            corner = context_origin(x_px, y_px, tile_px, context_px, context_ratio)
+            ax, wide = axes_of_contexts[n], {"mpp": mpp * context_ratio}
+            _field(ax, slide, *corner, context_px, **wide, polygons=polygons)
+            frames = ((x_px, y_px, tile_px), (*(v * context_ratio for v in corner), context_px * context_ratio))
+            draw_context(ax, frames, scale=1 / context_ratio, shift=(-corner[0], -corner[1]))
     reader.close()
-    draw_scale_bar(axes[0], mpp, tile_px)
+    draw_scale_bar(above[0], mpp, tile_px)
+    for axes_of_contexts in below:
+        draw_scale_bar(axes_of_contexts[0], mpp * context_ratio, context_px)
     draw_legend(figure, truth=True)
     shares, n = chosen["target_fraction"], chosen["slide_id"].nunique()
     words = f"{len(chosen)} of {len(tiles)} tiles at {units.magnification_name(magnification)}, from {n} slides, in "
     words += f"the order of their {by.replace('_', ' ')}: target on {shares.min():.0%} to {shares.max():.0%} of a tile."
+    if context_ratio:
+        words += f" Below each, its context of {context_px} px at {mpp * context_ratio:g} um/px; framed is the tile."
     return style.done(figure, words)
-
-
-def spread_tiles(tiles: pd.DataFrame, n_tiles: int, *, by: str = "target_fraction") -> pd.DataFrame:
-    """`n_tiles` rows at even steps of the column `by`, from its lowest to its highest value."""
-    ordered = tiles.sort_values([by, "tile_id"], kind="stable")
-    places = np.unique(np.linspace(0, len(ordered) - 1, min(n_tiles, len(ordered))).round().astype(int))
-    return ordered.iloc[places]
-
-
-def extreme_tiles(tiles: pd.DataFrame, counts: pd.DataFrame, *, n_tiles: int = 4) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tiles with the lowest and with the highest IoU, at most one of each slide until slides run out.
-
-    Parameters
-    ----------
-    tiles, counts
-        Tile table, and the counts of the same tiles (``tile_id, tp, fp, fn``).
-
-    Returns
-    -------
-    tuple of DataFrame
-        Worst and best rows of `tiles`, `n_tiles` each.
-    """
-    scored = counts.drop_duplicates("tile_id").set_index("tile_id")
-    iou = scored["tp"] / (scored["tp"] + scored["fp"] + scored["fn"]).clip(lower=1)
-    ordered = tiles.assign(_iou=tiles["tile_id"].map(iou)).sort_values(["_iou", "tile_id"], kind="stable")
-
-    def first(table: pd.DataFrame) -> pd.DataFrame:
-        # Neighbouring tiles overlap by half: one of a slide shows as much as four.
-        rank = table.groupby("slide_id", sort=False).cumcount()
-        return table.assign(_rank=rank).sort_values("_rank", kind="stable").head(n_tiles)
-
-    return tuple(first(table).drop(columns=["_iou", "_rank"]) for table in (ordered, ordered.iloc[::-1]))
-
-
-def example_slides(per_slide: pd.DataFrame, maps: pd.DataFrame, *, by: str = "dice") -> pd.DataFrame:
-    """The slides with the highest, the median and the lowest score: rows for `slide_overlays`.
-
-    Parameters
-    ----------
-    per_slide
-        One row a slide: ``slide_id``, ``split`` where there is one, and the score `by`; slides where it is undefined
-        (no target and no prediction) are passed over.
-    maps
-        ``slide_id`` and ``map_path``.
-
-    Returns
-    -------
-    DataFrame
-        ``slide_id, map_path, title``; fewer than three rows where there are fewer slides.
-    """
-    ordered = per_slide.dropna(subset=[by]).sort_values([by, "slide_id"], ascending=[False, True])
-    ordered = ordered.merge(maps[["slide_id", "map_path"]], on="slide_id")
-    n = len(ordered)
-    wanted = {0: "best", (n - 1) // 2: "median", n - 1: "worst"} if n >= 3 else dict(enumerate(["best", "worst"][:n]))
-    chosen = ordered.iloc[list(wanted)]
-    scores = f"\n{style.score_name(by)} " + chosen[by].map("{:.2f}".format)
-    titles = pd.Series(list(wanted.values()), chosen.index, dtype=object) + ": " + chosen["slide_id"] + scores
-    return chosen[["slide_id", "map_path"]].assign(title=titles).reset_index(drop=True)
 
 
 def target_at_magnifications(

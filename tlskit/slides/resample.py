@@ -29,11 +29,10 @@ _COLUMN_SHIFT = 2.0**-16
 #: Ends of a pixel closer than this to a source pixel's edge lie on it: float noise must not pull in a neighbour.
 _EDGE = 1e-6
 
-#: Output pixels of one small matrix (more are mostly zeros, fewer leave the processor's registers empty), output
-#: pixels that one product of such matrices makes, and the source columns held in cache while it does.
+#: Output pixels of one small matrix (more are mostly zeros, fewer leave the processor's registers empty), and the
+#: source pixels along one piece: as float32, with what they become, they fit a core's own cache (1.5 MB at ratio 2).
 _BLOCK = 4
-_GROUP = 256
-_CHUNK_COLUMNS = 1024
+_PIECE = 256
 
 
 def snapped_ratio(ratio: float) -> float:
@@ -126,26 +125,24 @@ def _average(source, ratio, x_px, y_px, x0, y0, out) -> None:
     """Rows first, then columns, in pieces that fit the processor's cache and in memory that is used again and again."""
     height_px, width_px = out.shape[:2]
     rows = _groups(y_px, height_px, ratio, _ROW_TOTAL, _ROW_SHIFT, 1)
-    step = max(8, int(_CHUNK_COLUMNS / ratio) // 8 * 8)
+    columns = _groups(x_px, width_px, ratio, _COLUMN_TOTAL, _COLUMN_SHIFT, 3)
     with _workspace() as memory:
-        for left in range(0, width_px, step):
-            right = min(left + step, width_px)
-            c0, c1 = source_span(x_px + left, x_px + right, ratio)
-            columns = _groups(x_px + left, right - left, ratio, _COLUMN_TOTAL, _COLUMN_SHIFT, 3)
-            for row in rows:
-                top = row[0]
-                piece = source[:, c0 - x0 : c1 - x0]
-                _average_group(piece, y0, c0, row, columns, out[top : top + row[1], left:right], memory)
+        for row in rows:
+            for column in columns:
+                c0, c1 = source_span(x_px + column[0], x_px + column[0] + column[1], ratio)
+                target = out[row[0] : row[0] + row[1], column[0] : column[0] + column[1]]
+                _average_piece(source[:, c0 - x0 : c1 - x0], y0, c0, row, column, target, memory)
 
 
-def _average_group(source, y0, c0, row, columns, out, memory) -> None:
-    """One group of rows: `out` from `source`, whose first pixel is source pixel (c0, y0)."""
+def _average_piece(source, y0, c0, row, column, out, memory) -> None:
+    """One group of rows and of columns: `out` from `source`, whose first pixel is source pixel (c0, y0)."""
     _, count, base, apart, weights = row
+    _, wide, start, between, matrix = column
     width = source.shape[1]
     # Blocks of a product start at even steps, so they reach a little past the pixels that count; what they find there
     # has weight 0 and only has to be finite.
-    before = max(0, max(c0 - g[2] for g in columns))
-    after = max(0, max(g[2] + (len(g[4]) - 1) * g[3] + g[4].shape[1] // 3 - c0 - width for g in columns))
+    before = max(0, c0 - start)
+    after = max(0, start + (len(matrix) - 1) * between + matrix.shape[1] // 3 - c0 - width)
     span = (before + width + after) * 3
     n, block, taps = weights.shape
     depth = (n - 1) * apart + taps
@@ -157,13 +154,12 @@ def _average_group(source, y0, c0, row, columns, out, memory) -> None:
     product = _view(tall, 0, (n, block, span), (block * span, span, 1))
     np.matmul(weights, _view(plane, 0, (n, taps, span), (apart * span, span, 1)), out=product)
     np.rint(product, out=product)
-    for at, wide, start, between, matrix in columns:
-        n, taps, made = matrix.shape
-        reach = _view(tall, (start - c0 + before) * 3, (n, count, taps), (between * 3, span, 1))
-        result = memory("result", count * n * made)
-        np.matmul(reach, matrix, out=_view(result, 0, (n, count, made), (made, n * made, 1)))
-        result += 0.5
-        np.copyto(out[:, at : at + wide], _view(result, 0, (count, wide, 3), (n * made, 3, 1)), casting="unsafe")
+    n, taps, made = matrix.shape
+    reach = _view(tall, (start - c0 + before) * 3, (n, count, taps), (between * 3, span, 1))
+    result = memory("result", count * n * made)
+    np.matmul(reach, matrix, out=_view(result, 0, (n, count, made), (made, n * made, 1)))
+    result += 0.5
+    np.copyto(out, _view(result, 0, (count, wide, 3), (n * made, 3, 1)), casting="unsafe")
 
 
 def _view(memory: np.ndarray, offset: int, shape: tuple, steps: tuple) -> np.ndarray:
@@ -200,15 +196,17 @@ _spare: list[dict[str, np.ndarray]] = []
 def _groups(start: int, count: int, ratio: float, total: int, shift: float, channels: int) -> list[tuple]:
     """Weights, times `shift`, as stacks of small matrices, each for a few output pixels, whose inputs start evenly.
 
-    Returns a list of (position of the group's first output pixel, its number of output pixels, first input pixel,
-    input pixels between blocks, matrices). For one channel matrices are (n, block, taps), applied from the left; for
-    three they are (n, 3 taps, 3 block), applied from the right to rows of interleaved colours.
+    Returns a list, an entry for every `_PIECE` input pixels or so, of (position of the group's first output pixel, its
+    number of output pixels, first input pixel, input pixels between blocks, matrices). For one channel matrices are
+    (n, block, taps), applied from the left; for three they are (n, 3 taps, 3 block), applied from the right to rows of
+    interleaved colours.
     """
     block = max(1, min(_BLOCK, round(16 / ratio)))
     apart = max(1, round(block * ratio))
+    most = max(1, int(_PIECE / ratio) // block) * block
     groups = []
-    for at in range(0, count, _GROUP):
-        size = min(_GROUP, count - at)
+    for at in range(0, count, most):
+        size = min(most, count - at)
         first, weights = area_weights(start + at, size, ratio, total)
         n = -(-size // block)
         begin = first[::block] - np.arange(n) * apart

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tlskit.errors import RunError
 from tlskit.files import Claims, portable, project_root, resolve, without_machine
-from tlskit.study import keys, params, status
+from tlskit.study import declarations, keys, status
 from tlskit.study.provenance import provenance
 
 __all__ = ["ATTEMPT", "Ledger", "claims_of"]
@@ -54,9 +54,9 @@ class Ledger:
         self.attempt = os.environ.get(ATTEMPT, "")
         self.by = "sweep" if self.attempt else "hand" if given is not None else "script"
         self._given, self._begun, self._ended, self._started = given, False, False, time.monotonic()
-        self._declared = params.notebook_parameters(keys.notebook_path(step)) if given is not None else {}
+        self._declared = declarations.notebook_parameters(keys.notebook_path(step)) if given is not None else {}
         self.parameters = {name: given[name] for name in self._declared if name in given} if given else {}
-        params.refuse_values(self.parameters, self._declared)
+        declarations.refuse_values(self.parameters, self._declared)
         self._opened_at = len(self._history())
         self.values: dict = {}
         if given is not None:
@@ -185,7 +185,7 @@ class Ledger:
         """Values that were changed after the run was opened would stand under the key of others."""
         for name, value in self.parameters.items():
             now = self._given.get(name)
-            if params.differ(now, value):
+            if declarations.differ(now, value):
                 raise RunError(
                     f"`{name}` was {value!r} when the run was opened, and is {now!r} now. Run the cell with "
                     "`study.open_run` again, and those after it, so that what is saved stands under its parameters."
@@ -293,5 +293,5 @@ def _only_looks(cell: str) -> bool:
 
 def check_open(name: str, what: str) -> None:
     """Refuse a name that could leave the run's folder."""
-    if not params.NAME.fullmatch(str(name)):
+    if not declarations.NAME.fullmatch(str(name)):
         raise RunError(f"`{what}` should be letters, digits, '.', '_', '-' and begin with a letter or digit: {name!r}.")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tlskit.errors import ManifestError, ParameterError
 from tlskit.files import portable, project_root, resolve
-from tlskit.study import keys, params, standing, status
+from tlskit.study import declarations, keys, params, standing, status
 from tlskit.study.keys import notebook_path
 from tlskit.study.ledger import claims_of
 from tlskit.study.status import read_status
@@ -74,7 +74,7 @@ def prepare(preset_path: str | Path, overrides: dict | None = None) -> dict:
     """
     written, overrides = params.read_preset(preset_path), overrides or {}
     preset = params.override(written, overrides)
-    params.check(preset, [notebook_path(step) for step in notebooks()])
+    declarations.check(preset, [notebook_path(step) for step in notebooks()])
     if set(overrides) & set(params.factors(written)):
         preset[PARTIAL] = True
     return preset
@@ -169,7 +169,7 @@ def portable_preset(preset: dict) -> dict:
 def jobs_of(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[Job]:
     """All jobs of the run: those of the arms `names` first, the others next, those in which arms meet last."""
     met = meetings(preset)
-    declared = {step: params.notebook_parameters(notebook_path(step)) for step in (*keys.STEPS, *met)}
+    declared = {step: declarations.notebook_parameters(notebook_path(step)) for step in (*keys.STEPS, *met)}
     programs = {step: keys.program(step) for step in declared}
     defaults = declared_values()
     preset = portable_preset(preset)
@@ -249,5 +249,5 @@ def arms_asked(preset: dict) -> str:
 
 def declared_values() -> dict:
     """Values that the notebooks declare."""
-    declared = [params.notebook_parameters(notebook_path(step)) for step in notebooks()]
+    declared = [declarations.notebook_parameters(notebook_path(step)) for step in notebooks()]
     return {name: parameter.default for step in declared for name, parameter in step.items()}

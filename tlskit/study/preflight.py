@@ -20,7 +20,7 @@ from tlskit import __version__, cohort, maps, networks, units
 from tlskit.cohort import checks
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import Claims, project_root, resolve
-from tlskit.study import beforehand, keys, params, project, report_page, sweep
+from tlskit.study import beforehand, declarations, keys, params, project, report_page, sweep
 from tlskit.tiles import context_faults
 
 __all__ = ["areas_um2_of", "arms_of", "check_preset", "check_run", "shown_on_page"]
@@ -55,7 +55,7 @@ def arms_of(preset: dict) -> list[dict]:
     """The parameters of each arm, those that the preset leaves out at their defaults."""
     defaults = {}
     for step in sweep.notebooks():
-        declared = params.notebook_parameters(keys.notebook_path(step))
+        declared = declarations.notebook_parameters(keys.notebook_path(step))
         defaults |= {name: parameter.default for name, parameter in declared.items()}
     return [defaults | arm for arm in params.arms(preset)]
 
@@ -255,7 +255,8 @@ def areas_um2_of(arm: dict) -> list[float]:
 def _unequal(arms: Sequence[dict], number: int) -> list[dict]:
     """One of each group of arms that are equal in what decides a numbered step and those before it."""
     steps = [step for step in keys.STEPS if int(step[:2]) <= number and int(step[:2]) != 4]  # 05 does not read 04
-    names = {name for step in steps for name in params.notebook_parameters(keys.notebook_path(step))} - {*keys.PLACES}
+    names = {name for step in steps for name in declarations.notebook_parameters(keys.notebook_path(step))}
+    names -= {*keys.PLACES}
     return list({json.dumps([arm.get(name) for name in sorted(names)]): arm for arm in arms}.values())
 
 

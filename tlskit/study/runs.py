@@ -25,7 +25,7 @@ import pandas as pd
 
 from tlskit.errors import RunError, TlskitError
 from tlskit.files import disk_full, is_disk_full, project_root, read_table, resolve, write_text, writing
-from tlskit.study import keys, params, sharing, standing
+from tlskit.study import declarations, keys, sharing, standing
 from tlskit.study.ledger import Ledger
 from tlskit.study.provenance import provenance
 from tlskit.study.status import STATUS_COLUMNS, read_status
@@ -293,7 +293,7 @@ def open_run(
     meeting = keys.MEETINGS.get(step, keys.COMPARE_ARM)
     arm = arm or (magnification_name(magnification) if magnification is not None else meeting)
     for what, name in (("run_name", run_name), ("arm", arm), ("step", step)):
-        if not params.NAME.fullmatch(str(name)):
+        if not declarations.NAME.fullmatch(str(name)):
             raise RunError(
                 f"`{what}` should be letters, digits, '.', '_', '-' and begin with a letter or digit: {name!r}."
             )

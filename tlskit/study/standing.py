@@ -16,7 +16,7 @@ import yaml
 
 from tlskit.errors import ComparisonError, ParameterError
 from tlskit.files import write_text
-from tlskit.study import keys, params, status
+from tlskit.study import declarations, keys, params, status
 
 __all__ = ["LEFT_OUT", "arm_names", "choose_arms", "keys_of_arms", "read_preset_of", "standing"]
 
@@ -113,7 +113,7 @@ def _of_arm(arm_dir: Path, arm: str, steps: Mapping, wanted: list, expected: Map
                 return "stale", f"{step} was made of another {before} than is there now"
         for name, value in made.get("parameters", {}).items():
             wanted_value = keys.plain_value(expected[name]) if name in expected else value
-            if name not in keys.FILES and params.differ(wanted_value, value):
+            if name not in keys.FILES and declarations.differ(wanted_value, value):
                 return "stale", f"{step} was run with `{name}` {value!r}; the run's preset has {wanted_value!r}"
         products = {n: p for n, p in values.get("products", {}).items() if n.split("/")[0] in ("tables", "records")}
         if fault := status.fault_of_products(arm_dir, {"products": products}):
