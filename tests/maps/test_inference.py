@@ -426,9 +426,9 @@ def test_only_the_strip_at_work_holds_memory(tmp_path, monkeypatch):
         made.extend(cut(*args, **options))
         return made
 
-    def counted(self, *args):
+    def counted(self, *args, **options):
         held.append(sum(bool(getattr(strip, "_bands", None)) for strip in made))
-        return finish(self, *args)
+        return finish(self, *args, **options)
 
     monkeypatch.setattr(blending, "strips", watched)
     monkeypatch.setattr(blending.Strip, "finish", counted)
