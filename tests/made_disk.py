@@ -30,3 +30,8 @@ def small_disk(folder: Path, megabytes: float) -> Iterator[Path]:
 def enlarge(folder: Path, megabytes: float) -> None:
     """Make room on a small disk."""
     subprocess.run(["mount", "-o", f"remount,size={round(megabytes * 1024)}k", folder], check=True)
+
+
+def let_write(folder: Path, allowed: bool) -> None:
+    """Make a small disk writable, or read-only for everybody, root included."""
+    subprocess.run(["mount", "-o", f"remount,{'rw' if allowed else 'ro'}", folder], check=True)

@@ -3,7 +3,7 @@
 import pytest
 from looking import painted, serious
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_axe_finds_nothing_serious_in_any_view(page, app_url, project):

@@ -1,6 +1,7 @@
 """Pictures of context are of the windows in which it mattered most, for good and for ill."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -117,9 +118,9 @@ def test_pictures_are_of_the_best_and_the_worst_window_in_both_arms_with_the_con
          "against": ["without context", "own field as context"]}
     )  # fmt: skip
     panels = context_fields(folder, manifest, effects)
-    assert [panel["arm"] for panel in panels] == ["without", "with", "its context, 256 um across"] * 2
-    assert [panel["title"].split(": ")[1] for panel in panels[::3]] == [
-        "context put 0.005 mm2 right", "context put 0.008 mm2 wrong"
+    assert [panel["arm"] for panel in panels] == ["without context", "with context", "the whole context"] * 2
+    assert [panel["title"] for panel in panels[::3]] == [
+        "with, S1: context put 0.005 mm2 right", "with, S1: context put 0.008 mm2 wrong"
     ]  # fmt: skip
     best_without, best_with, around = panels[:3]
     assert best_with["truth"].any() and np.array_equal(best_with["truth"], best_with["predicted"])
@@ -131,6 +132,22 @@ def test_pictures_are_of_the_best_and_the_worst_window_in_both_arms_with_the_con
     assert not worst_with["predicted"].any()
     figure = worst_fields(panels)
     assert sum(bool(ax.images) for ax in figure.axes) == 6
+
+
+def test_where_context_did_no_harm_the_picture_says_so_and_where_it_did_nothing_a_warning(run, caplog):
+    folder, manifest = run
+    effects = pd.DataFrame(
+        {"arm": ["with"], "reference": ["without"], "magnification": 5.0, "against": ["without context"]}
+    )
+    write_map(folder / "without/work/maps/S1.tif", marked((100, 200, 20, 20)))
+    panels = context_fields(folder, manifest, effects)
+    assert [panel["title"].split(": ")[1] for panel in panels] == [
+        "context put 0.005 mm2 right; nowhere 0.001 mm2 wrong"
+    ] * 3
+    (folder / "without/work/maps/S1.tif").unlink()
+    shutil.copy(folder / "with/work/maps/S1.tif", folder / "without/work/maps/S1.tif")
+    assert context_fields(folder, manifest, effects) == []
+    assert "with: no picture, context changed no window of a test slide by 0.001 mm2" in caplog.text
 
 
 def test_without_maps_there_is_no_picture_and_a_word_about_it(run, caplog):

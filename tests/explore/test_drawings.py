@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tlskit.errors import AnnotationError
-from tlskit.explore import drawings
+from tlskit.explore import drawings, drawn_files
 
 
 def square(x, class_name="TLS"):
@@ -24,8 +24,8 @@ def places(outlines):
 
 def test_outlines_come_back_with_their_holes_and_classes(tmp_path):
     path = tmp_path / "S1.geojson"
-    saved = drawings.save_drawn(path, [square(0), square(20, "Unclassified")], [], (100.0, 50.0))
-    again = drawings.read_drawn(path, (100.0, 50.0))
+    saved = drawn_files.save_drawn(path, [square(0), square(20, "Unclassified")], [], (100.0, 50.0))
+    again = drawn_files.read_drawn(path, (100.0, 50.0))
     assert again == saved
     assert [one["class"] for one in again] == ["TLS", "Unclassified"]
     assert [drawings.polygon_of(one).area for one in again] == pytest.approx([101.65 - 2.0] * 2)
@@ -33,18 +33,18 @@ def test_outlines_come_back_with_their_holes_and_classes(tmp_path):
 
 def test_two_windows_on_one_slide_keep_each_others_work(tmp_path):
     path = tmp_path / "S1.geojson"
-    both = drawings.save_drawn(path, [square(0), square(20)], [])
-    first = drawings.save_drawn(path, [*both, square(40)], both)  # one window adds
-    second = drawings.save_drawn(path, [both[0], square(60)], both)  # the other takes one away, and adds
+    both = drawn_files.save_drawn(path, [square(0), square(20)], [])
+    first = drawn_files.save_drawn(path, [*both, square(40)], both)  # one window adds
+    second = drawn_files.save_drawn(path, [both[0], square(60)], both)  # the other takes one away, and adds
     assert places(first) == [0, 20, 40] and places(second) == [0, 40, 60]
     # Both change the same one: both versions stay.
-    drawings.save_drawn(path, [square(1), *second[1:]], second)
-    assert places(drawings.save_drawn(path, [square(2), *second[1:]], second)) == [1, 2, 40, 60]
+    drawn_files.save_drawn(path, [square(1), *second[1:]], second)
+    assert places(drawn_files.save_drawn(path, [square(2), *second[1:]], second)) == [1, 2, 40, 60]
 
 
 def test_the_order_of_a_window_stays_its_own(tmp_path):
-    base = drawings.save_drawn(tmp_path / "a.geojson", [square(0), square(20)], [])
-    changed = drawings.save_drawn(tmp_path / "a.geojson", [square(0, "stroma"), base[1]], base)
+    base = drawn_files.save_drawn(tmp_path / "a.geojson", [square(0), square(20)], [])
+    changed = drawn_files.save_drawn(tmp_path / "a.geojson", [square(0, "stroma"), base[1]], base)
     assert [one["class"] for one in changed] == ["stroma", "TLS"]
 
 
@@ -52,7 +52,7 @@ def test_a_file_that_cannot_be_read_is_not_written_over(tmp_path):
     path = tmp_path / "S1.geojson"
     path.write_text('{"features": [')
     with pytest.raises(AnnotationError, match="Nothing was written over it"):
-        drawings.save_drawn(path, [square(0)], [])
+        drawn_files.save_drawn(path, [square(0)], [])
     assert path.read_text() == '{"features": ['
 
 
@@ -82,9 +82,9 @@ def test_what_another_program_wrote_beside_an_outline_is_kept(tmp_path):
         for rings in (ring, far)
     ]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [*features, point]}))
-    base = drawings.read_drawn(path)
+    base = drawn_files.read_drawn(path)
     moved = base[0] | {"rings": [[[0, 0], [10, 0], [10, 12], [0, 10]]]}
-    saved = drawings.save_drawn(path, [moved, base[1], square(100)], base)
+    saved = drawn_files.save_drawn(path, [moved, base[1], square(100)], base)
     written = json.loads(path.read_text())["features"]
     of = [one["properties"] for one in written if one["geometry"]["type"] == "Polygon"]
     assert [one.get("name") for one in of] == ["the large one", "the large one", None]
@@ -95,7 +95,7 @@ def test_what_another_program_wrote_beside_an_outline_is_kept(tmp_path):
     # Once more: nothing piles up, and what the other program has changed meanwhile is taken over.
     text = path.read_text().replace('"Area": 100.0', '"Area": 101.0').replace("before the correction: Area", "X")
     path.write_text(text)
-    drawings.save_drawn(path, [*saved, square(200)], saved)
+    drawn_files.save_drawn(path, [*saved, square(200)], saved)
     again = [
         one["properties"] for one in json.loads(path.read_text())["features"] if "classification" in one["properties"]
     ]
@@ -116,10 +116,73 @@ def test_a_hole_is_cut_and_outlines_that_touch_become_one():
     one, number = drawings.joined_at([plain, far, other], 0)
     assert number == 2 and one[0] == far and drawings.polygon_of(one[1]).area == 200 and one[1]["class"] == "TLS"
     assert drawings.joined_at([plain, far], 1)[1] == 1
+    corner = plain | {"rings": [[[10, 10], [20, 10], [20, 20], [10, 20]]]}
+    assert drawings.joined_at([plain, corner], 0)[1] == 1, "one point in common is no way from one to the other"
+    assert drawings.nearest([plain, far, corner], 0) == ("TLS", 0) and drawings.nearest([plain], 0) is None
+    assert drawings.nearest([other, far], 0) == ("TLS", 30)
 
 
 def test_one_outline_that_is_drawn_twice_is_kept_twice(tmp_path):
     one = {"rings": [[[0, 0], [9, 0], [0, 9]]], "class": "TLS"}
-    first = drawings.save_drawn(tmp_path / "a.geojson", [one], [])
-    assert len(drawings.save_drawn(tmp_path / "a.geojson", [one, one], first)) == 2
-    assert len(drawings.read_drawn(tmp_path / "a.geojson")) == 2
+    first = drawn_files.save_drawn(tmp_path / "a.geojson", [one], [])
+    assert len(drawn_files.save_drawn(tmp_path / "a.geojson", [one, one], first)) == 2
+    assert len(drawn_files.read_drawn(tmp_path / "a.geojson")) == 2
+
+
+def test_only_lines_that_are_new_are_parsed_and_they_say_what_the_whole_file_says(tmp_path, monkeypatch):
+    path, origin = tmp_path / "S1.geojson", (100.0, 50.0)
+    parsed = []
+    real = drawn_files.parse_geojson
+    monkeypatch.setattr(drawn_files, "parse_geojson", lambda *given, **more: parsed.append(1) or real(*given, **more))
+
+    def read():
+        found = drawn_files.read_drawn(path, origin)
+        whole = drawn_files._outlines_of(drawn_files.read_annotations(path, origin_px0=origin))
+        assert found == whole
+        return found
+
+    some = [square(20.0 * n, name) for n, name in enumerate(("TLS", 'a "b",', "Unclassified"))]
+    base = drawn_files.save_drawn(path, some, [], origin, {"slide": "features: [", "of": "é"})
+    assert read() == base and len(parsed) == 3
+    lines = path.read_text().splitlines()
+    # One is moved, one of them is drawn twice: what nobody touched stands in the file to the letter.
+    moved = [base[0], base[1] | {"rings": [[[0.5, 70.0], [9.0, 70.0], [9.0, 79.13]]]}, base[2], dict(base[2])]
+    saved = drawn_files.save_drawn(path, moved, base, origin, {"slide": "features: [", "of": "é"})
+    assert read() == saved and len(saved) == 4 and len(parsed) == 5
+    again = path.read_text().splitlines()
+    assert len(again) == 6 and lines[1] in again and lines[2] not in again
+    assert sum(line.rstrip(",") == lines[3].rstrip(",") for line in again) == 1, "two objects, with an id each"
+    # Whoever else has written it: another line, another order, without line ends, with a point, broken.
+    path.write_text(
+        "\n".join([again[0], again[4].rstrip(",") + ",", again[1].replace("TLS", "stroma").rstrip(","), "]}", ""])
+    )
+    assert [one["class"] for one in read()] == ["Unclassified", "stroma"]
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert [one["class"] for one in read()] == ["Unclassified", "stroma"]
+    two = f'{again[0]}\n{again[1].rstrip(",")}], "other": [{again[2].rstrip(",")}\n]}}\n'
+    path.write_text(two)
+    assert len(read()) == 1, "a line that closes the list is no object"
+    path.write_text(f"{again[0]}\n{again[1]}\n]}}\n")
+    with pytest.raises(AnnotationError, match="is no JSON"):
+        drawn_files.read_drawn(path, origin)
+
+
+def test_an_outline_of_another_slide_is_written_for_this_ones_origin(tmp_path):
+    first = drawn_files.save_drawn(tmp_path / "a.geojson", [square(0)], [], (100.0, 50.0))
+    (there,) = drawn_files.read_drawn(tmp_path / "a.geojson", (100.0, 50.0))
+    assert [there] == first
+    drawn_files.save_drawn(tmp_path / "b.geojson", [there], [], (0.0, 0.0))
+    assert drawn_files.read_drawn(tmp_path / "b.geojson") == first
+
+
+def test_what_is_written_down_beside_the_outlines_is_kept_up_to_date_and_detections_stay(tmp_path):
+    path = tmp_path / "S1.geojson"
+    base = drawn_files.save_drawn(path, [square(0)], [], about={"slide": "old.svs"})
+    drawn_files.save_drawn(path, base, base, about={"slide": "new.svs"})
+    data = json.loads(path.read_text())
+    assert data["tlskit"] == {"slide": "new.svs"}
+    cell = json.loads(json.dumps(data["features"][0]).replace("annotation", "detection"))
+    path.write_text(json.dumps(data | {"features": [*data["features"], cell]}))
+    drawn_files.save_drawn(path, [*base, square(50)], base)
+    kinds = [one["properties"]["objectType"] for one in json.loads(path.read_text())["features"]]
+    assert sorted(kinds) == ["annotation", "annotation", "detection"]

@@ -12,7 +12,7 @@ from shapely.geometry import Polygon
 
 from tlskit.errors import ParameterError, RunError
 from tlskit.evaluation import slide_findings as findings
-from tlskit.explore import app, drawings
+from tlskit.explore import app, drawings, drawn_files, figure_explorers
 from tlskit.explore import explorers as explore
 from tlskit.explore import folder_chooser as chooser
 from tlskit.explore import static_views as views
@@ -232,7 +232,7 @@ def test_a_tick_of_the_slider_reads_no_pixel(desk, monkeypatch):
 
 
 def test_tiles_are_chosen_by_set_slide_and_error(study):
-    box = explore.tiles(study, arm="4x", n_tiles=2)
+    box = figure_explorers.tiles(study, arm="4x", n_tiles=2)
     everything = study.tiles(study.arm("4x"))
     assert box.value["tile_ids"] == list(everything["tile_id"])
     box.split.value = "test"
@@ -247,13 +247,13 @@ def test_tiles_are_chosen_by_set_slide_and_error(study):
 
 
 def test_tiles_stand_in_the_order_asked_for(study):
-    figure = explore.tile_page(study, arm="4x", order="error", n_tiles=6)
+    figure = figure_explorers.tile_page(study, arm="4x", order="error", n_tiles=6)
     wrong = [int(found[1]) for ax in figure.axes if (found := re.search(r"wrong (\d+)%", ax.get_title()))]
     assert len(wrong) > 1 and wrong == sorted(wrong) and wrong[-1] > wrong[0]
 
 
 def test_the_marks_of_the_threshold_stand_at_the_scores(study):
-    box = explore.threshold(study)
+    box = figure_explorers.threshold(study)
     before = bytes(box.image.value)
     box.threshold.value = 0.2
     assert bytes(box.image.value) != before
@@ -264,7 +264,7 @@ def test_the_marks_of_the_threshold_stand_at_the_scores(study):
 
 
 def test_the_cost_of_a_cohort_is_its_slides_times_the_warm_seconds(study):
-    box = explore.timing(study, n_slides=360)
+    box = figure_explorers.timing(study, n_slides=360)
     # The fixture's warm repeat takes half a second a slide and unit of magnification.
     assert box.value["hours"] == pytest.approx({"1x": 0.05, "4x": 0.2})
     box.n_slides.value = 720
@@ -273,7 +273,7 @@ def test_the_cost_of_a_cohort_is_its_slides_times_the_warm_seconds(study):
 
 def test_an_order_that_is_none_is_refused(study):
     with pytest.raises(ParameterError, match="order"):
-        explore.tile_page(study, arm="4x", order="colour")
+        figure_explorers.tile_page(study, arm="4x", order="colour")
 
 
 def test_scores_of_a_histogram_are_those_of_its_pixels():
@@ -373,8 +373,8 @@ def test_an_outline_is_given_a_class_and_another_windows_comes_along(desk, study
     path.unlink(missing_ok=True)
     desk.picker.value = "S2"
     desk.view.drawn = [{"rings": [[[10, 10], [300, 10], [300, 300]]], "class": "TLS"}]
-    there = drawings.read_drawn(path)
-    drawings.save_drawn(path, [*there, {"rings": [[[500, 10], [700, 10], [700, 300]]], "class": "stroma"}], there)
+    there = drawn_files.read_drawn(path)
+    drawn_files.save_drawn(path, [*there, {"rings": [[[500, 10], [700, 10], [700, 300]]], "class": "stroma"}], there)
     desk.view.selected = 0
     desk.class_name.value = "follicle"
     desk.hand.give.click()

@@ -1,5 +1,6 @@
 """The folder page: what stands on it is of the slide and of the network that it names."""
 
+import errno
 import json
 import shutil
 import time
@@ -10,7 +11,7 @@ import tifffile
 from made_run import make_run, write_map
 
 from tlskit.evaluation import stored_screens
-from tlskit.explore import app, drawings, folder_page
+from tlskit.explore import app, drawn_files, folder_page
 from tlskit.files import sha256_of_file
 from tlskit.maps import open_map
 
@@ -249,7 +250,15 @@ def test_a_hole_is_cut_outlines_become_one_and_a_file_is_taken_in(page, outputs)
     ask("cut", ring=[[900, 900], [910, 900], [910, 910]])
     assert "lies in no drawn outline" in page.desk.hand.state.value
     ask("merge", index=0)
-    assert "No other drawn outline touches" in page.desk.hand.state.value
+    assert "no other drawn outline to merge this one with" in page.desk.hand.state.value
+    draw(page, 700.0)
+    before = list(view.drawn)
+    ask("merge", index=0)
+    left, right = (page.desk.polygons()[n].bounds for n in (0, 1))
+    gap_um = (right[0] - left[2]) * view.mpp0
+    assert f"class {before[1]['class']}, lies {gap_um:,.0f} um away" in page.desk.hand.state.value
+    assert view.drawn == before
+    view.drawn = before[:1]
     ask("merge", index=0, source=view.source - 1)  # of a slide that is shown no more
     content = slide_path(outputs).with_suffix(".geojson").read_bytes()
     ask("outlines", content, name="../S1.geojson")
@@ -332,17 +341,17 @@ def test_what_another_window_drew_stays_when_a_change_had_not_heard_of_it(page, 
         {"rings": [[[x, 0], [x + 50, 0], [x, 50]]], "class": "TLS"} for x in range(0, 400, 100)
     )
     say([first])
-    drawings.save_drawn(path, [other], [])
+    drawn_files.save_drawn(path, [other], [])
     say([first, second])  # the kernel finds the other window's outline in the file, and tells of it
     assert len(view.drawn) == 3 and len(view.edits[-1]["added"]) == 1 and not view.edits[-1]["own"]
     say([first, second, third])  # on its way before that was heard
-    assert len(drawings.read_drawn(path)) == 4
+    assert len(drawn_files.read_drawn(path)) == 4
     say([second, third])  # and what is taken away meanwhile is taken away
-    left = {one["rings"][0][0][0] for one in drawings.read_drawn(path)}
-    assert len(drawings.read_drawn(path)) == 3 and 0 not in left
+    left = {one["rings"][0][0][0] for one in drawn_files.read_drawn(path)}
+    assert len(drawn_files.read_drawn(path)) == 3 and 0 not in left
     view.heard = view.edits[-1]["number"]
     say([one for one in view.drawn if one["rings"][0][0][0] != 100])  # seen, and deleted on purpose
-    assert {one["rings"][0][0][0] for one in drawings.read_drawn(path)} == {200, 300}
+    assert {one["rings"][0][0][0] for one in drawn_files.read_drawn(path)} == {200, 300}
 
 
 def test_an_outline_that_was_copied_stays_when_another_was_drawn_at_the_same_moment(page, outputs):
@@ -353,7 +362,7 @@ def test_an_outline_that_was_copied_stays_when_another_was_drawn_at_the_same_mom
     hand.put([first, copy])
     assert view.edits[-1]["own"]
     view.drawn, view.change = [first, second], 2
-    assert len(drawings.read_drawn(page._drawn_path(""))) == 3
+    assert len(drawn_files.read_drawn(page._drawn_path(""))) == 3
 
 
 def test_a_true_outline_is_said_to_be_none(page, outputs):
@@ -362,7 +371,7 @@ def test_a_true_outline_is_said_to_be_none(page, outputs):
     hand._copy_source = lambda: ([folder_page.polygon_of({"rings": [[[0, 0], [90, 0], [0, 90]]]})], 0.25)
     page.desk.view.field = [20, 20, 100]
     hand.deny.click()
-    assert [one["class"] for one in drawings.read_drawn(page._drawn_path(""))] == ["no TLS"]
+    assert [one["class"] for one in drawn_files.read_drawn(page._drawn_path(""))] == ["no TLS"]
 
 
 def test_thousands_of_outlines_are_taken_in_and_changed_without_losing_one(page, outputs):
@@ -387,7 +396,53 @@ def test_thousands_of_outlines_are_taken_in_and_changed_without_losing_one(page,
     start = time.process_time()
     view.drawn, view.change = [*view.drawn[1:], {"rings": [large], "class": "TLS"}], 1
     changed = time.process_time() - start
-    saved = drawings.read_drawn(page._drawn_path(""))
+    saved = drawn_files.read_drawn(page._drawn_path(""))
     assert view.saved == 1 and len(saved) == 3000 and max(len(one["rings"][0]) for one in saved) == 20_000
     print(f"seconds of processor time: {taken_in:.1f} to take in, {changed:.1f} for a change")
     assert changed < 8, "a change is written while one looks on"
+
+
+def test_outlines_that_could_not_be_written_come_back_with_their_slide_and_are_tried_again(page, outputs, monkeypatch):
+    real = drawn_files.save_drawn
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    page.take(slide_path(outputs))
+    view, path = page.desk.view, page._drawn_path("")
+    draw(page, 100.0)
+    kept = drawn_files.read_drawn(path)
+    monkeypatch.setattr(drawn_files, "save_drawn", refuse)
+    draw(page, 300.0)
+    name = view.shelf
+    said = page.desk.hand.state.value
+    assert view.unwritten == [name] and f"NOT saved: {path.name} cannot be written in the folder drawn" in said
+    assert "Errno" not in said and str(path.parent) not in said
+    page.take(slide_path(outputs, "S2"))
+    assert view.unwritten == [name] != [view.shelf] and not view.drawn
+    page.take(slide_path(outputs))
+    assert len(view.drawn) == 2 and view.unwritten == [name] and "NOT saved" in page.desk.hand.state.value
+    # Another window has drawn meanwhile; then there is room again.
+    monkeypatch.setattr(drawn_files, "save_drawn", real)
+    other = {"rings": [[[600, 0], [650, 0], [600, 50]]], "class": "TLS"}
+    real(path, [*kept, other], kept)
+    page.take(slide_path(outputs, "S2"))
+    page.take(slide_path(outputs))
+    assert len(view.drawn) == 3 and view.unwritten == [] and view.saved == view.change
+    assert "3 outline(s) saved" in page.desk.hand.state.value
+    assert drawn_files.read_drawn(path) == view.drawn
+
+
+def test_a_slide_that_is_gone_takes_its_map_off_the_desk_and_is_not_segmented(page, outputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_page, "Job", SlowJob)
+    path = tmp_path / "S9.tiff"
+    shutil.copy(slide_path(outputs), path)
+    page.take(path)
+    path.rename(tmp_path / "S8.tiff")
+    page.segment.click()
+    assert "S9.tiff lies no longer in" in page.message.value and page.job is None
+    draw(page)
+    page._show()  # as another model is chosen
+    assert page.slide_path is None and page.desk.value == {} and "S9.tiff cannot be opened" in page.status.value
+    page.take(tmp_path / "S8.tiff")
+    assert len(page.desk.view.drawn) == 1

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tlskit.__main__ import app as command_line
 from tlskit.errors import RunError
-from tlskit.explore import app, server
+from tlskit.explore import app, figure_explorers, server
 from tlskit.explore import explorers as explore
 from tlskit.files import project_root
 from tlskit.study import archive, declarations, runs, status
@@ -43,7 +43,7 @@ def shown(study, slide_id="S1"):
 def test_a_run_is_explored_from_outside_its_project(made, elsewhere):
     study = archive.open_archive(made)
     assert shown(study) == ("S1", ["1x", "4x"]) and "synthetic" in study.caption
-    assert explore.threshold(study) is not None
+    assert figure_explorers.threshold(study) is not None
 
 
 def test_a_project_on_another_disk_is_explored_as_before(made, elsewhere):

@@ -5,7 +5,7 @@ from made_run import make_run
 from shapely.geometry import box
 
 from tlskit.cohort import read_manifest
-from tlskit.explore import drawings, retraining
+from tlskit.explore import drawings, drawn_files, retraining
 from tlskit.explore.study_page import StudyPage
 from tlskit.explore.widgets import Message
 from tlskit.outlines import read_annotations
@@ -33,11 +33,18 @@ def test_a_drawn_outline_stands_in_the_place_of_the_old_one_of_the_same_object()
     # The region around it is another object; a prediction that nobody took over is no truth.
     assert replaced == 1 and [round(polygon.area) for polygon, _ in found] == [100, 1_000_000, 49, 100]
     # One is said to be none, and goes; the tumour around it stays, and so does what is no follicle but a TLS.
-    denied, gone = retraining.corrected(old, [(box(1, 1, 10, 10), "no TLS"), (box(100, 0, 102, 2), "no follicle")])
-    assert gone == 1 and [(name, round(polygon.area)) for polygon, name in denied] == [("TLS", 100), ("tumour", 10**6)]
-    # A class of the run that merely begins so is one like any other.
-    kept, _ = retraining.corrected([*old, (box(300, 0, 310, 10), "no data")], [(box(400, 0, 410, 10), "no data")])
-    assert [name for _, name in kept] == ["TLS", "TLS", "tumour", "no data", "no data"]
+    follicle = [(box(300, 0, 310, 10), "follicle"), (box(100, 0, 102, 2), "no follicle")]
+    denied, gone = retraining.corrected(old, [(box(1, 1, 10, 10), "no TLS"), *follicle])
+    assert gone == 1 and [(name, round(polygon.area)) for polygon, name in denied] == [
+        ("TLS", 100), ("tumour", 10**6), ("follicle", 100),
+    ]  # fmt: skip
+    # A class that merely begins so is one like any other: of this slide, of others of the run, or of nobody before.
+    torn, more = (box(300, 0, 310, 10), "no data"), (box(400, 0, 410, 10), "no data")
+    assert [name for _, name in retraining.corrected([*old, torn], [more])[0]] == [
+        "TLS", "TLS", "tumour", "no data", "no data",
+    ]  # fmt: skip
+    for classes, stays in (((), True), (("no data",), True), (("data", "no data"), True), (("data",), False)):
+        assert ("no data" in [name for _, name in retraining.corrected(old, [more], classes)[0]]) == stays
     renamed, replaced = retraining.corrected(old, [(box(0, 0, 10, 10), "follicle")])
     assert replaced == 1 and [name for _, name in renamed] == ["TLS", "tumour", "follicle"]
 
@@ -46,8 +53,8 @@ def test_a_new_study_of_a_run_and_what_was_corrected_in_it(project):
     run_dir = project / "outputs" / "made"
     before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
     geojson = run_dir / "explore" / "geojson"
-    drawings.save_drawn(geojson / "S1.geojson", [drawn(box(10, 10, 300, 300))], [])
-    drawings.save_drawn(geojson / "S2.geojson", [drawn(box(10, 10, 300, 300), "predicted TLS 1x")], [])
+    drawn_files.save_drawn(geojson / "S1.geojson", [drawn(box(10, 10, 300, 300))], [])
+    drawn_files.save_drawn(geojson / "S2.geojson", [drawn(box(10, 10, 300, 300), "predicted TLS 1x")], [])
     # A slide that is not of the run, outlined on the folder page.
     slides = project / "outputs" / "cohorts" / "made" / "slides"
     new = project / "elsewhere" / "S4.tiff"
@@ -55,7 +62,7 @@ def test_a_new_study_of_a_run_and_what_was_corrected_in_it(project):
     synthetic.make_oracle_slide(new, size_mm=(1.7, 1.5), n_tls=2, seed=9)
     path = project / "outputs" / "segmented" / "drawn" / f"S4-{content_id(new)}.geojson"
     about = {"slide": new.relative_to(project).as_posix()}
-    drawings.save_drawn(path, [drawn(box(10, 10, 300, 300))], [], about=about)
+    drawn_files.save_drawn(path, [drawn(box(10, 10, 300, 300))], [], about=about)
 
     page = StudyPage("outputs", slides, Message())
     page.correct("made")
@@ -76,6 +83,20 @@ def test_a_new_study_of_a_run_and_what_was_corrected_in_it(project):
     preset = params.read_preset(project / "params" / "again.yaml")
     assert preset["run_name"] == "again" and preset["sweep"] == {"magnification": [1]}
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_class_that_only_other_slides_of_the_run_have_is_no_denial(project):
+    slides = project / "outputs" / "cohorts" / "made" / "slides"
+    there = drawn_files.read_drawn(slides / "S3.geojson")
+    more = [drawn(box(900, 900, 990, 990), name) for name in ("data", "no data")]
+    drawn_files.save_drawn(slides / "S3.geojson", [*there, *more], there)
+    path = project / "outputs" / "made" / "explore" / "geojson" / "S1.geojson"
+    drawn_files.save_drawn(path, [drawn(box(10, 10, 300, 300), "no data")], [])
+    corrections = retraining.Corrections("outputs", Message())
+    corrections.rows()
+    rows = {row["slide_id"]: row for row in corrections.write("again")}
+    again = read_annotations(rows["S1"]["annotation_path"]).outlines
+    assert [one.geometry.area for one in again if one.class_name == "no data"] == [290**2]
 
 
 def test_nothing_corrected_is_said_and_no_study(project):

@@ -160,6 +160,8 @@ def test_time_left_is_measured_by_what_is_done():
     assert estimates.seconds_left(guessed, {("1x", "a"): 30.0}) == 330  # this machine takes three times as long
     assert estimates.seconds_left(guessed, {("1x", "a"): 30.0}, {("1x", "b"): 100.0}) == 230
     assert estimates.seconds_left(guessed, {("1x", "a"): 10.0}, {("1x", "b"): 500.0}) == 110
+    # A training tells what it needs yet, by its own steps.
+    assert estimates.seconds_left(guessed, {("1x", "a"): 10.0}, {("1x", "b"): 500.0}, {("1x", "b"): 40.0}) == 50
     assert estimates.in_words(30) == "less than a minute" and estimates.in_words(3 * 3600) == "about 3.0 hours"
 
 

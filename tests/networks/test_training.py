@@ -18,7 +18,7 @@ from made_training import write_cohort
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tlskit.errors import ParameterError, TrainingError
-from tlskit.networks import loop, training
+from tlskit.networks import loop, marks, training
 from tlskit.networks.models import build_model, load_checkpoint
 from tlskit.tiles.datasets import TileDataset
 
@@ -174,6 +174,21 @@ def test_a_killed_training_goes_on_to_the_same_history_and_weights(
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"], "the state is removed at the end"
+
+
+def test_how_far_it_is_stands_beside_the_checkpoint_meanwhile(cohort, tmp_path, monkeypatch):
+    seen, real = [], loop._save_state
+
+    def save(*given):
+        seen.append(marks.read_mark(tmp_path / "c.pt"))
+        real(*given)
+
+    monkeypatch.setattr(marks, "EVERY_S", -1.0)  # at every step
+    monkeypatch.setattr(loop, "_save_state", save)
+    run(cohort, tmp_path / "c.pt", epochs=2)
+    assert [(mark.epoch, mark.done, mark.steps, mark.epochs) for mark in seen] == [(1, 3, 6, 2), (2, 6, 6, 2)]
+    assert seen[0].left_s == pytest.approx(seen[0].seconds) and seen[1].left_s == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 
 
 def test_a_state_of_other_settings_or_a_damaged_one_is_not_gone_on_from(cohort, tmp_path, monkeypatch, caplog):

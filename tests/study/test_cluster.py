@@ -1,6 +1,7 @@
 """Engines and the launcher: what `--on` takes, the script that a batch system gets, workers that die, and lost jobs."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import distributed
 import made_pieces
 import pytest
 
@@ -169,6 +171,21 @@ def test_workers_of_this_machine_share_a_work(folder):
     assert len(made(folder / "work")) == 8 and len(set(made(folder / "work").values())) == 2
     assert sum("with 1 threads" in line for line in lines) == 2
     assert not list((folder / "shared").iterdir()), "a key is left"
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_late_with_its_answer_has_lost_no_worker(folder, monkeypatch):
+    asked, calls = distributed.Client.scheduler_info, itertools.count()
+
+    def late(client, **options):
+        if next(calls) % 3:
+            raise TimeoutError
+        return asked(client, **options)
+
+    monkeypatch.setattr(distributed.Client, "scheduler_info", late)
+    outcome, lines = share(folder, made_pieces.work, "local:2")
+    assert outcome == cluster.Outcome([], lost=False) and len(made(folder / "work")) == 8 and next(calls) > 3
+    assert not [line for line in lines if "has gone" in line] and lines.count("Workers: 2 of 2.") == 1
 
 
 @pytest.mark.slow

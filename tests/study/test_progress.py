@@ -1,9 +1,12 @@
 """`tlskit status`: what runs where, what failed and why, what is left, how long it may take."""
 
+import json
 import os
 import re
 import shutil
 import socket
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 from made_project import PARAMETERS, STEPS, notebook, run_by_hand, write_project
@@ -12,6 +15,7 @@ from typer.testing import CliRunner
 from tlskit.__main__ import app
 from tlskit.errors import RunError
 from tlskit.files import Claims
+from tlskit.networks import marks
 from tlskit.study import keys, progress, status, sweep
 
 STEP = """
@@ -127,6 +131,40 @@ def test_how_long_it_may_take_is_a_guess_by_what_has_ended(project):
     (project / "slide.svs").write_text("other pixels")
     # What is out of date tells how long it took.
     assert progress.time_left(progress.look(project / "outputs/r")).seconds == 60.0
+
+
+def test_a_training_tells_its_epoch_and_what_its_steps_will_take(project, monkeypatch):
+    monkeypatch.setattr(marks, "EVERY_S", -1.0)
+    clock = iter(range(0, 10_000, 2))
+    monkeypatch.setattr(marks, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    run_dir = project / "outputs/r"
+    steps = (*STEPS, "03_training")
+    monkeypatch.setattr(keys, "STEPS", steps)
+    (project / "notebooks/03_training.ipynb").write_text(notebook(PARAMETERS, (STEP.format("03_training"), [])))
+    for step in steps:
+        run_by_hand(step, run_name="r", arm="1x", magnification=1)
+    change(project, "1x", "03_training", state="running")
+    claims = claim(project, "1x/03_training")
+    checkpoint_path = run_dir / "1x" / "work" / "checkpoint.pt"
+    with marks.marking(checkpoint_path, steps=50, done=20, epochs=5) as stepped:
+        (piece,) = progress.look(run_dir).of("running")
+        assert (piece.at, piece.left_s) == ("epoch 3 of 5", None), "no step of this process tells anything yet"
+        for _ in range(12):
+            stepped()
+        mark = marks.read_mark(checkpoint_path)
+        (piece,) = progress.look(run_dir).of("running")
+        assert piece.at == "epoch 4 of 5" and piece.left_s == pytest.approx(mark.seconds / 12 * 18)
+        assert "epoch 4 of 5, process" in said() and "a guess, by the steps of what is being trained." in said()
+        assert progress.time_left(progress.look(run_dir)).seconds == pytest.approx(piece.left_s, abs=1)
+    assert marks.read_mark(checkpoint_path) is None and not list(checkpoint_path.parent.glob("*training*"))
+    checkpoint_path.write_bytes(b"")
+    assert progress._training(run_dir, "1x", 30.0) == ("after the last epoch", 0.0)
+    # What a training left that was killed before this one began says nothing of it.
+    os.utime(checkpoint_path, (1, 1))
+    path = checkpoint_path.with_name("checkpoint-training.json")
+    path.write_text(json.dumps(asdict(mark) | {"time_utc": "2020-01-01T00:00:00+00:00"}))
+    assert progress._training(run_dir, "1x", 30.0) == ("", None)
+    del claims
 
 
 def test_with_several_at_work_each_does_its_share(project):

@@ -26,16 +26,18 @@ log = logging.getLogger(__name__)
 _MPP = 4.0
 #: No picture is shown of less than this.
 _LEAST_MM2 = 1e-3
+#: What context did to a window, and its sign in `gains`.
+_KINDS = {"right": 1, "wrong": -1}
 
 
 def context_fields(
     run_dir: str | Path, manifest: pd.DataFrame, effects: pd.DataFrame, *, threshold_by: str = "validation"
 ) -> list[dict]:
-    """Pictures of two windows of test slides: where context put most right, and where it did most harm.
+    """Pictures of windows of test slides: where context put most right, and where it did most harm.
 
-    Of the finest magnification at which the run has a network with context and the same network without. A pixel counts
-    for context where that network alone is right, and against it where the other alone is. Both are extremes, and say
-    nothing of how often either happens: that is in `effects`.
+    Two of each network with context that the run has beside the same network without. A pixel counts for context where
+    that network alone is right, and against it where the other alone is. Both are extremes, and say nothing of how
+    often either happens: that is in `effects`.
 
     Parameters
     ----------
@@ -50,17 +52,30 @@ def context_fields(
     -------
     list of dict
         As `figures.worst_fields` takes them, three a window: without context, with it, and the whole context that the
-        network saw. Empty where no arm has context, nothing above 1,000 um2 differs, or the folders ``work`` of the two
-        arms are gone.
+        network saw. A window is shown from 1,000 um2 on; where only one of the two has that much, its title says so.
+        Empty where no arm has context, nothing of that size differs, or the folders ``work`` of the arms are gone: the
+        last two are warned of.
     """
     pairs = effects[effects["against"] == "without context"] if len(effects) else effects
-    if not len(pairs):
-        return []
-    run_dir, pair = Path(run_dir), pairs.sort_values("magnification", kind="stable").iloc[-1]
-    names = _first_trainings(run_dir, pair["arm"], pair["reference"])
-    if not all((run_dir / name / "work" / "checkpoint.pt").is_file() for name in names):
-        log.warning("No pictures of context: the maps of %s and %s are not there any more.", *names)
-        return []
+    panels = []
+    for pair in pairs.itertuples():
+        names = _first_trainings(Path(run_dir), pair.arm, pair.reference)
+        if not all((Path(run_dir) / name / "work" / "checkpoint.pt").is_file() for name in names):
+            log.warning("No pictures of context: the maps of %s and %s are not there any more.", *names)
+            continue
+        found = _extremes(Path(run_dir), names, manifest, threshold_by)
+        if not found:
+            log.warning("%s: no picture, context changed no window of a test slide by %g mm2.", pair.arm, _LEAST_MM2)
+        for kind in [kind for kind in _KINDS if kind in found]:
+            slide_id, mm2, pictures = found[kind]
+            title = f"{pair.arm}, {slide_id}: context put {mm2:.3f} mm2 {kind}"
+            title += "".join(f"; nowhere {_LEAST_MM2:g} mm2 {other}" for other in _KINDS if other not in found)
+            panels += [picture | {"title": title} for picture in pictures]
+    return panels
+
+
+def _extremes(run_dir: Path, names: tuple[str, str], manifest: pd.DataFrame, threshold_by: str) -> dict[str, tuple]:
+    """Slide, mm2 and pictures of the test window in which context put most right, and most wrong."""
     counted = collect(run_dir, "05_counts_per_slide")
     counted = counted[counted["threshold_by"] == threshold_by].groupby("arm")["threshold"].mean()
     least = [cut(float(counted[name])) for name in names]
@@ -68,7 +83,7 @@ def context_fields(
     of_truth, checkpoint = truth_of(run_dir / names[0]), load_checkpoint(run_dir / names[0] / "work" / "checkpoint.pt")
     reading = {"resolution_by": of_truth.pop("resolution_by"), "apply_icc": checkpoint.apply_icc}
     missing = of_truth.pop("missing_target", "error")
-    found: dict[str, tuple[float, list[dict]]] = {}
+    found: dict[str, tuple[str, float, list[dict]]] = {}
     for row in slide_rows(slides_of(run_dir, names[0], manifest, "test")):
         slide_id = str(row.slide_id)
         if not all(slide_id in of for of in paths):
@@ -80,14 +95,12 @@ def context_fields(
         ):
             truth = read_truth(row, slide, missing=missing, **of_truth)
             by_window = gains(seen, alone, truth, least)
-            for kind, sign in (("right", 1), ("wrong", -1)):
+            for kind, sign in _KINDS.items():
                 j, i = np.unravel_index(np.argmax(sign * by_window), by_window.shape)
                 mm2 = sign * float(by_window[j, i])
-                if mm2 > found.get(kind, (_LEAST_MM2,))[0]:
-                    title = f"{slide_id}: context put {mm2:.3f} mm2 {kind}"
-                    pictures = _pictures(slide, (seen, alone), truth, frames_of(seen), (i, j), least, names)
-                    found[kind] = (mm2, [picture | {"title": title} for picture in pictures])
-    return [picture for kind in ("right", "wrong") if kind in found for picture in found[kind][1]]
+                if mm2 > found.get(kind, ("", _LEAST_MM2))[1]:
+                    found[kind] = slide_id, mm2, _pictures(slide, (seen, alone), truth, frames_of(seen), (i, j), least)
+    return found
 
 
 def gains(seen: ProbMap, alone: ProbMap, truth, least: list[int]) -> np.ndarray:
@@ -138,15 +151,15 @@ def _first_trainings(run_dir: Path, *variants: str) -> tuple[str, str]:
     return both["arm"].iloc[0], both["arm_other"].iloc[0]
 
 
-def _pictures(slide, made: tuple, truth, frames: Frames, at: tuple, least: list[int], names: tuple) -> list[dict]:
+def _pictures(slide, made: tuple, truth, frames: Frames, at: tuple, least: list[int]) -> list[dict]:
     """A window by both networks, and the context that the first saw with it."""
     (i, j), um = at, slide.mpp0
     window = (frames.windows[0][i] * um, frames.windows[1][j] * um, frames.window_px0 * um)
     context = (frames.contexts[0][i] * um, frames.contexts[1][j] * um, frames.context_px0 * um)
     wanted = (
-        (names[1], made[1], window, least[1]),
-        (names[0], made[0], window, least[0]),
-        (f"its context, {context[2]:.0f} um across", made[0], context, least[0]),
+        ("without context", made[1], window, least[1]),
+        ("with context", made[0], window, least[0]),
+        ("the whole context", made[0], context, least[0]),
     )
     return [
         square_field(slide, prob_map, truth, *square, cut_at)[0] | {"arm": arm}

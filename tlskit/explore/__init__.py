@@ -7,7 +7,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "app": ["page"],
         "server": ["serve"],
-        "explorers": ["slide", "threshold", "tiles", "timing"],
+        "explorers": ["slide"],
+        "figure_explorers": ["threshold", "tiles", "timing"],
         "static_views": ["slide_field", "threshold_curves", "tile_page", "timing_figure"],
     },
 )

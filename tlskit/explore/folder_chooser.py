@@ -111,7 +111,14 @@ class SlideChooser(ipywidgets.VBox):
         if not 0 <= number < len(self._paths):
             return
         chosen = self._paths[number]
-        if chosen.is_dir():
+        if not chosen.exists():  # renamed, moved or deleted since its card was made
+            folder = Path(self.folder.value).expanduser()
+            self._go()
+            if folder.is_dir():
+                self.message.say(
+                    f"{chosen.name} lies no longer in {folder.name}; the cards are of what is there.", "bad"
+                )
+        elif chosen.is_dir():
             self.folder.value = str(chosen)
         else:
             self._on_slide(chosen)

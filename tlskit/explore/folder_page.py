@@ -8,8 +8,9 @@ from pathlib import Path
 
 import ipywidgets
 
-from tlskit.errors import ScaleError, TlskitError
-from tlskit.explore.drawings import polygon_of, read_drawn
+from tlskit.errors import ScaleError, SlideError, TlskitError
+from tlskit.explore.drawings import polygon_of
+from tlskit.explore.drawn_files import read_drawn
 from tlskit.explore.folder_chooser import SlideChooser
 from tlskit.explore.given_scales import give_mpp, given_mpp
 from tlskit.explore.measures import Measures
@@ -97,15 +98,19 @@ class FolderPage(ipywidgets.VBox):
                 open_slide(path, **self._reading()).close()
                 self._ask_for_mpp(None)
             except (TlskitError, OSError) as error:
-                # Nothing of the slide before may stand under the name of one that cannot be shown.
-                self.slide_path, self.slide_id = None, ""
-                self._show()
-                self._say(f"{Path(path).name} cannot be opened.")
-                self._ask_for_mpp(Path(path) if isinstance(error, ScaleError) else None)
-                self.message.fail(error)
+                self._lose(Path(path), error)
                 return
             self.slide_path = path
             self._show()
+
+    def _lose(self, path: Path, error: Exception) -> None:
+        """A slide cannot be shown, or no longer: nothing of the slide before, or of another model's map, may stand
+        under its name. What was drawn on it is kept, and comes back with it."""
+        self.slide_path, self.slide_id = None, ""
+        self._show()
+        self._say(f"{path.name} cannot be opened.")
+        self._ask_for_mpp(path if isinstance(error, ScaleError) else None)
+        self.message.fail(error)
 
     def map_path(self) -> Path:
         """Where the map of this slide by this model lies. A slide is known by its content: moved, it finds its map
@@ -140,7 +145,11 @@ class FolderPage(ipywidgets.VBox):
                 self.desk.clear()
                 self.measures.refresh()
                 return
-            slide = open_slide(self.slide_path, **self._reading())
+            try:
+                slide = open_slide(self.slide_path, **self._reading())
+            except (TlskitError, OSError) as error:
+                self._lose(self.slide_path, error)  # it was renamed, say
+                return
             maps, chosen, target, old, sets = {}, {}, "TLS", (), {}
             if self._models:
                 archive, arm = self._models[self.model.value]
@@ -207,6 +216,11 @@ class FolderPage(ipywidgets.VBox):
         self.message.say()
         if self.slide_path is None or self.job is not None:
             return
+        if not self.slide_path.exists():
+            raise SlideError(
+                f"{self.slide_path.name} lies no longer in {self.slide_path.parent.name}: it was renamed, moved or "
+                "deleted. Open it where it is now; what was drawn on it comes along."
+            )
         _, arm = self._models[self.model.value]
         mpp = given_mpp(self._outputs_dir, self.slide_id)
         self._take_up(
@@ -250,6 +264,7 @@ class FolderPage(ipywidgets.VBox):
                 self.progress.value, self.progress.bar_style = 1, "success"
                 if self.slide_id == slide_id:
                     self._show()
+                if self.slide_path is not None and self.slide_id == slide_id:
                     self._say(f"Done: {path.name}. Move the threshold, then download outlines or areas.")
                 else:
                     self._say(f"Done: {path.name} is segmented. It is not the slide below; open it to see its map.")

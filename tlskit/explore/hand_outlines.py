@@ -12,7 +12,7 @@ import ipywidgets
 from filelock import Timeout
 
 from tlskit.errors import TlskitError
-from tlskit.explore import drawings
+from tlskit.explore import drawings, drawn_files
 from tlskit.explore.retraining import NO
 from tlskit.explore.viewer import SlideView
 from tlskit.explore.widgets import Message, guarded
@@ -49,11 +49,16 @@ class HandOutlines(ipywidgets.VBox):
         Widgets.
     state
         What became of the last change.
+    shelf : str
+        Name of the place where the outlines of the slide are kept that was taken up last.
     """
 
     def __init__(self, view: SlideView, *, copy_source: Callable[[], tuple[list, float]], message: Message):
         self.view, self.message, self._copy_source = view, message, copy_source
         self._shelves: dict[int, _Shelf] = {}
+        #: Of slides whose outlines could not be written: what was drawn, and what stood in the file then.
+        self._left: dict[Path, tuple[list[dict], list[dict]]] = {}
+        self.shelf = ""
         self._quiet = self._putting = False
         self._edits = 0
         self.class_name = ipywidgets.Text(
@@ -92,20 +97,31 @@ class HandOutlines(ipywidgets.VBox):
         self.deny.description = f"This is no {self.chosen_class.removeprefix(NO)}"
 
     def take(self, path: Path, *, origin_px0: tuple[float, float], about: dict) -> list[dict]:
-        """Take up the outlines of the slide that is shown next; returns them. To be called before `view.show`."""
+        """Take up the outlines of the slide that is shown next; returns them. To be called before `view.show`.
+
+        What could not be written when the slide was shown before comes back, and is written now if it can be.
+        """
         shelf = _Shelf(path, origin_px0, about)
         self.state.say()
         try:
-            shelf.base = drawings.read_drawn(path, origin_px0)
+            shelf.base = drawn_files.read_drawn(path, origin_px0)
         except (TlskitError, OSError) as error:
             shelf.readable = False
             self.state.fail(error)
         if shelf.base:
             self.state.say(f"{len(shelf.base)} saved outline(s) of this slide, from {path.name}.")
         self._shelves[self.view.source + 1] = shelf
-        self.view.shelf = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+        self.shelf = _name_of(path)
         for old in sorted(self._shelves)[:-8]:  # a browser that is eight slides behind has long been told
             del self._shelves[old]
+        if path not in self._left:
+            return shelf.base
+        drawn, known = self._left[path]
+        drawn = drawings.merged(known, drawn, shelf.base)
+        if self._write(shelf, drawn, shelf.base) is None:
+            return drawn
+        self.view.saved = self.view.change
+        self.state.say(f"{len(shelf.base)} outline(s) saved as {path.name}: they could not be before.", "good")
         return shelf.base
 
     def put(self, outlines: list[dict]) -> None:
@@ -156,14 +172,10 @@ class HandOutlines(ipywidgets.VBox):
         if source == self.view.source and drawn == shelf.base and not tell:
             self.view.saved = self.view.change
             return
-        try:
-            kept = drawings.save_drawn(shelf.path, drawn, self._known(source), shelf.origin_px0, shelf.about)
-        except (TlskitError, OSError, Timeout) as error:
-            reason = "another window is writing them" if isinstance(error, Timeout) else str(error)
-            self.state.say(f"The outlines are NOT saved: {reason}", "bad")
+        new = self._write(shelf, drawn, self._known(source))
+        if new is None:
             return
-        new = len(kept) - len(drawings.tidied(drawn))
-        shelf.base, shelf.readable = kept, True
+        kept = shelf.base
         if source == self.view.source:
             self._show(kept)
         else:  # the browser drew on the slide before while this one was on its way
@@ -174,6 +186,24 @@ class HandOutlines(ipywidgets.VBox):
             place = f"{shelf.path.name} in {shelf.path.parent.name}"
             more = f" {new} of them came from another window." if new > 0 else ""
             self.state.say(f"{len(kept)} outline(s) saved as {place}; QuPath opens it.{more}", "good")
+
+    def _write(self, shelf: _Shelf, drawn: list[dict], known: list[dict]) -> int | None:
+        """Write outlines; how many came from another window, or None where it failed: it is said, and they are kept."""
+        name, unwritten = _name_of(shelf.path), set(self.view.unwritten)
+        try:
+            kept = drawn_files.save_drawn(shelf.path, drawn, known, shelf.origin_px0, shelf.about)
+        except (TlskitError, OSError, Timeout) as error:
+            self._left[shelf.path] = drawn, known
+            self.view.unwritten = sorted(unwritten | {name})
+            self.state.say(
+                f"The outlines are NOT saved: {_reason(error, shelf.path)} They stay on this page, and this browser "
+                "keeps them for this slide; press Save outlines when that is mended.", "bad",
+            )  # fmt: skip
+            return None
+        self._left.pop(shelf.path, None)
+        self.view.unwritten = sorted(unwritten - {name})
+        shelf.base, shelf.readable = kept, True
+        return len(kept) - len(drawings.tidied(drawn))
 
     def _show(self, outlines: list[dict], *, same_slide: bool = True) -> None:
         self._quiet = True
@@ -229,7 +259,7 @@ class HandOutlines(ipywidgets.VBox):
             said = "The hole lies in no drawn outline." if not number else ""
         elif kind == "merge":
             found, number = drawings.joined_at(drawn, int(content["index"]))
-            said = "" if number > 1 else "No other drawn outline touches this one."
+            said = "" if number > 1 else self._apart(int(content["index"]))
         else:
             found, said = drawn + self._of_file(str(content.get("name", "")), bytes(buffers[0])), ""
         if said:
@@ -238,16 +268,44 @@ class HandOutlines(ipywidgets.VBox):
             self.view.selected = len(found) - 1 if kind == "merge" else -1
             self.put(found)
 
+    def _apart(self, number: int) -> str:
+        """Why an outline cannot be merged. One that is several areas would be none: each is an object by itself in
+        training and in every score, also where QuPath holds them as one."""
+        found = drawings.nearest(self.view.drawn, number)
+        if found is None:
+            return "There is no other drawn outline to merge this one with."
+        name, gap = found
+        away = f"lies {gap * self.view.mpp0:,.0f} um away" if gap else "meets it in a single point"
+        return (
+            "Nothing was merged: no other drawn outline shares an edge or an area with this one. The nearest, of the "
+            f"class {name}, {away}. One outline is one area; areas that do not touch are counted one by one. If they "
+            "are one structure, draw an outline across the gap, then merge."
+        )
+
     def _of_file(self, name: str, content: bytes) -> list[dict]:
         """Outlines of a GeoJSON that was dropped on the view, those that are drawn already left out."""
         shelf = self._shelves[self.view.source]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / (Path(name).name or "outlines.geojson")
             path.write_bytes(content)
-            found = drawings.read_drawn(path, shelf.origin_px0)
+            found = drawn_files.read_drawn(path, shelf.origin_px0)
         new, _ = drawings.difference(self.view.drawn, found)
         self.message.say(f"{len(new)} of {len(found)} outline(s) of {name} were taken in.", "good" if new else "")
         return new
+
+
+def _name_of(path: Path) -> str:
+    """A slide's outlines, as the browser knows them."""
+    return hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Why outlines could not be written, as a sentence."""
+    if isinstance(error, Timeout):
+        return "another window is writing them."
+    if isinstance(error, OSError) and not isinstance(error, TlskitError):
+        return f"{path.name} cannot be written in the folder {path.parent.name} ({error.strerror or error})."
+    return str(error)
 
 
 def _inside(ring, point) -> bool:

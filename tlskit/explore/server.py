@@ -60,6 +60,8 @@ def serve(*, port: int = 8866, open_browser: bool = True, outputs_dir: str | Pat
         request.xsrf_token  # noqa: B018
         notebook.metadata["title"] = "tlskit"
 
+    # A page has a kernel of its own: nobody else is to be told what it has said itself, thousands of outlines, say.
+    os.environ["JUPYTER_WIDGETS_ECHO"] = "0"
     templates = str(Path(__file__).with_name("page"))
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [templates, os.environ.get("JUPYTER_PATH")]))
     config = Config()

@@ -211,8 +211,9 @@ class SlideDesk(Explorer):
             about={"slide_id": sheet.slide_id, **sheet.about},
         )
         self.view.show(
-            sheet.slide, maps=sheet.maps, truth=sheet.truth or (), field=field, drawn=drawn, title=sheet.slide_id
-        )
+            sheet.slide, maps=sheet.maps, truth=sheet.truth or (), field=field, drawn=drawn, shelf=self.hand.shelf,
+            title=sheet.slide_id,
+        )  # fmt: skip
         self.copy.disabled = self.save.disabled = False
         for widget in (self.magnification, self.threshold, self.opacity, self.look, self.outlines):
             widget.disabled = not names

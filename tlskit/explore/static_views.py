@@ -1,7 +1,7 @@
 """The explorers' static twins: what a slider shows, as a figure for a given value of it.
 
 Each takes a run (its name, folder or `tlskit.study.Archive`) and plain values, and returns a matplotlib ``Figure``;
-the explorers of `tlskit.explore.explorers` show the call that makes their present view.
+the explorers of `explorers` and `figure_explorers` show the call that makes their present view.
 """
 
 from __future__ import annotations

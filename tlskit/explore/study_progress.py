@@ -92,9 +92,10 @@ def look(preset_path: Path, guessed: Mapping[tuple[str, str], float] | None = No
     if guessed:
         took = {(p.arm, p.step): p.seconds for p in pieces if p.state == "done" and p.seconds}
         running = {(p.arm, p.step): p.seconds or 0.0 for p in pieces if p.state == "running"}
+        told = {(p.arm, p.step): p.left_s for p in pieces if p.left_s is not None}
         free = {(p.arm, p.step) for p in pieces if p.same_as or p.state == "done"}
         rest = {name: seconds for name, seconds in guessed.items() if name in took or name not in free}
-        left = estimates.seconds_left(rest, took, running)
+        left = estimates.seconds_left(rest, took, running, told)
     return StudyProgress(run_dir, tuple(pieces), runs, left, maps)
 
 

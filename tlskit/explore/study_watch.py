@@ -172,7 +172,7 @@ def _as_html(found: StudyProgress, preset: Path, paused: bool) -> str:
 
 
 def _row(piece, maps: tuple[int, int] | None) -> str:
-    state = f"{maps[0]} of {maps[1]} slides" if maps else {"left": "to do"}.get(piece.state, piece.state)
+    state = f"{maps[0]} of {maps[1]} slides" if maps else piece.at or {"left": "to do"}.get(piece.state, piece.state)
     if piece.state == "left" and piece.same_as:
         state = f"taken over from {piece.same_as}"
     seconds = "" if piece.seconds is None else f"{piece.seconds:.0f} s"

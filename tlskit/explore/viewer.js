@@ -365,7 +365,7 @@ function render({ model, el }) {
   readTruth();
   makePanes();
   model.send({ kind: "ready" });
-  return () => { watcher.disconnect(); window.tlskitUnsaved?.delete(root); model.off("msg:custom", receive); };
+  return () => { watcher.disconnect(); hand.leave(); model.off("msg:custom", receive); };
 }
 
 export default { render };

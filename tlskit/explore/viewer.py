@@ -17,6 +17,7 @@ import numpy as np
 import traitlets
 
 from tlskit.errors import TlskitError
+from tlskit.explore.drawings import Drawn, interned
 from tlskit.explore.look import joined, with_look
 from tlskit.explore.wishes import NewestWishes
 from tlskit.maps import frames_of
@@ -72,7 +73,9 @@ class SlideView(anywidget.AnyWidget):
     heard : int
         Number of the last of them that the browser has taken in.
     shelf : str
-        The same for the same slide's outlines: what could not be written is kept in the browser under it.
+        Name of the place where its outlines are kept; the browser keeps under it what could not be written there.
+    unwritten : list of str
+        The `shelf` of slides whose outlines could not be written, and have not been since.
     selected : int
         Number of the outline that was clicked, or -1.
     draw_class : str
@@ -102,13 +105,15 @@ class SlideView(anywidget.AnyWidget):
     layer = traitlets.Unicode("mask").tag(sync=True)
     outlines = traitlets.Bool(True).tag(sync=True)
     show_truth = traitlets.Bool(True).tag(sync=True)
-    drawn = traitlets.List([]).tag(sync=True)
+    # Thousands of outlines, at every change of one: they are plain values, and are not walked through to make sure.
+    drawn = traitlets.List([]).tag(sync=True, to_json=lambda value, _: value, from_json=lambda value, _: value)
     drawn_source = traitlets.Int(0).tag(sync=True)
     change = traitlets.Int(0).tag(sync=True)
     saved = traitlets.Int(0).tag(sync=True)
     edits = traitlets.List([]).tag(sync=True)
     heard = traitlets.Int(0).tag(sync=True)
     shelf = traitlets.Unicode("").tag(sync=True)
+    unwritten = traitlets.List([]).tag(sync=True)
     selected = traitlets.Int(-1).tag(sync=True)
     draw_class = traitlets.Unicode("TLS").tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
@@ -117,6 +122,7 @@ class SlideView(anywidget.AnyWidget):
     height_px = traitlets.Int(560).tag(sync=True)
 
     def __init__(self, **traits):
+        self._outlines: list[Drawn] = []  # as they were last: where traits are held, `drawn` is the new list already
         super().__init__(**traits)
         self._slide: Slide | None = None
         self._maps: list[ProbMap] = []
@@ -130,6 +136,18 @@ class SlideView(anywidget.AnyWidget):
         self.on_ready: Callable[[], None] = lambda: None
         self.on_msg(self._on_message)
 
+    @traitlets.validate("drawn")
+    def _known_outlines(self, proposal: dict) -> list:
+        self._outlines = interned(proposal["value"], self._outlines)
+        return self._outlines
+
+    def _should_send_property(self, key: str, value: object) -> bool:
+        # What the browser has just sent needs no telling. ipywidgets finds that out by way of JSON.
+        if key == "drawn" and key in self._property_lock and value == self._property_lock[key]:
+            self._states_to_send.discard(key)
+            return False
+        return super()._should_send_property(key, value)
+
     def show(
         self,
         slide: Slide | None,
@@ -138,11 +156,13 @@ class SlideView(anywidget.AnyWidget):
         truth: Sequence[Polygon] = (),
         field: Sequence[float] = (),
         drawn: Sequence[dict] = (),
+        shelf: str = "",
         title: str = "",
     ) -> None:
         """Show another slide, or nothing. The slide and the maps shown before are closed.
 
-        Where `title` stays the same, so do the place that is looked at and an outline that is being drawn.
+        `drawn` are its outlines by hand, `shelf` names the place where they are kept. Where `title` stays the same, so
+        do the place that is looked at and an outline that is being drawn.
         """
         maps = dict(maps or {})
         with self._reading:
@@ -178,7 +198,7 @@ class SlideView(anywidget.AnyWidget):
             if not field and title and title == self.title:
                 field = self.field
             self.drawn, self.selected, self.marker, self.field = list(drawn), -1, [], list(field)
-            self.title = title
+            self.title, self.shelf = title, shelf
             self.source += 1
             self.drawn_source = self.source
 

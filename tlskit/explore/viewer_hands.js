@@ -7,6 +7,8 @@ const RESCUE_S = 1; // after so many seconds without an answer what is drawn is 
 
 export const numbers = (list) => list.map((v) => Math.round(v * 100) / 100);
 const keyOf = (outline) => JSON.stringify([outline.class, outline.rings]);
+const same = (list, other) => list.length === other.length
+  && list.every((one, i) => one === other[i] || JSON.stringify(one) === JSON.stringify(other[i]));
 const inStep = (list, { added, gone }) => {
   // A list after what others took away and added.
   const left = new Set(gone.map(keyOf)), here = new Set(list.map(keyOf));
@@ -26,8 +28,9 @@ export function makeHands({ model, root, note, request, middle, context, button 
   let changes = model.get("change"), saved = changes; // here, and of these the last that the kernel has written
   let source = model.get("source");
   let rescuing = 0;
-  let pending = null; // what the kernel was told last, and of which slide
-  let offered = []; // what could not be saved when the page was open before
+  let pending = null; // what the kernel was told last, or could not write, and of which slide
+  let unwritten = model.get("unwritten"); // slides whose outlines the kernel could not write
+  const unanswered = new Map(); // by slide: what could not be saved when the page was open before, and is offered
 
   const drawButton = button("Draw outline",
     "draw an outline (key D); click or press Space at each corner, Enter ends it, Escape drops it", () => toggle());
@@ -54,58 +57,87 @@ export function makeHands({ model, root, note, request, middle, context, button 
   function tell() {
     changes = Math.max(changes, model.get("change")) + 1;
     model.set("change", changes);
-    pending = { shelf: model.get("shelf"), drawn: model.get("drawn") };
+    hold();
     guard();
     model.set("drawn_source", model.get("source")); // which slide it is, should another be on its way
     model.save_changes();
   }
 
+  const isOpen = (shelf) => changes > saved || unwritten.includes(shelf);
+
   function guard() {
     // The page asks before it is left while there is work that the kernel has not written yet.
-    (window.tlskitUnsaved ??= new Map()).set(root, !!hand.drawing?.length || changes > saved);
-    root.dataset.unsaved = changes - saved;
+    (window.tlskitUnsaved ??= new Map()).set(root, !!hand.drawing?.length || changes > saved || unwritten.length > 0);
+    root.dataset.unsaved = changes - saved || unwritten.length;
     undoButton.disabled = !before.length;
     redoButton.disabled = !after.length;
+    if (unwritten.includes(model.get("shelf"))) hold();
     clearTimeout(rescuing);
-    if (changes > saved && pending) rescuing = setTimeout(() => keepHere(pending.shelf, pending.drawn), 1000 * RESCUE_S);
-    else if (pending) { keepHere(pending.shelf, []); pending = null; }
+    if (pending && isOpen(pending.shelf)) rescuing = setTimeout(settle, 1000 * RESCUE_S);
+    else settle();
   }
 
   // What the kernel does not answer for, because it is gone or its disk is full, is kept by the browser, and offered when
   // the slide is shown again.
+  function hold() {
+    const shelf = model.get("shelf");
+    if (pending && pending.shelf !== shelf) settle();
+    pending = { shelf, drawn: model.get("drawn") };
+  }
+
+  function settle() {
+    if (!pending) return;
+    const open = isOpen(pending.shelf);
+    keepHere(pending.shelf, open ? pending.drawn : []);
+    if (!open) pending = null;
+  }
+
   function keepHere(shelf, drawn) {
-    const all = [...(shelf === model.get("shelf") ? offered : []), ...drawn];
+    const all = [...(unanswered.get(shelf) ?? []), ...drawn];
     try {
       if (all.length) localStorage.setItem(`tlskit ${shelf}`, JSON.stringify(all));
       else localStorage.removeItem(`tlskit ${shelf}`);
-      root.dataset.kept = all.length;
+      if (shelf === model.get("shelf")) root.dataset.kept = all.length;
     } catch (error) {
       note.textContent = `What is drawn is not saved, and the browser cannot keep it (${error.message}).`;
     }
   }
 
+  function refusalsChanged() {
+    const now = model.get("unwritten");
+    const written = unwritten.filter((shelf) => !now.includes(shelf));
+    unwritten = now;
+    for (const shelf of written) if (shelf !== pending?.shelf) keepHere(shelf, []);
+    guard();
+  }
+
   function offerKept() {
-    offered = [];
     const shelf = model.get("shelf");
     let kept = [];
     try { kept = JSON.parse(localStorage.getItem(`tlskit ${shelf}`) ?? "[]"); } catch { return; }
     const here = new Set(model.get("drawn").map(keyOf));
-    offered = kept.filter((one) => !here.has(keyOf(one)));
-    if (!offered.length) return;
+    const offered = kept.filter((one) => !here.has(keyOf(one)));
+    unanswered.delete(shelf);
+    if (!offered.length) {
+      if (kept.length && !isOpen(shelf)) keepHere(shelf, []); // all of it has been written since
+      return;
+    }
+    unanswered.set(shelf, offered);
     const answer = (text, action) => {
       const node = Object.assign(document.createElement("button"), { type: "button", textContent: text });
       node.addEventListener("click", () => {
         note.replaceChildren();
-        const found = offered;
-        offered = [];
-        action(found);
-        keepHere(shelf, []);
+        unanswered.delete(shelf);
+        action();
+        hold();
+        settle();
+        guard();
       });
       return node;
     };
     note.replaceChildren(
       `${offered.length} outline(s) of this slide were drawn in this browser and could not be saved then. `,
-      answer("Take them in", (found) => set([...model.get("drawn"), ...found])), " ", answer("Drop them", () => {}));
+      answer("Take them in", () => set([...model.get("drawn"), ...offered])), " ", answer("Drop them", () => {}));
   }
 
   function takeEdits() {
@@ -135,7 +167,7 @@ export function makeHands({ model, root, note, request, middle, context, button 
       if (changes > Math.max(saved, model.get("saved"))) put(known);
     }
     const now = model.get("drawn");
-    if (own && !stepping && now !== known && JSON.stringify(now) !== JSON.stringify(known)) remember(known);
+    if (own && !stepping && !same(now, known)) remember(known);
     known = now;
     guard();
     request();
@@ -285,11 +317,18 @@ export function makeHands({ model, root, note, request, middle, context, button 
   };
 
   model.on("change:drawn", changed);
+  model.on("change:unwritten", refusalsChanged);
   model.on("change:saved", () => { saved = Math.max(saved, model.get("saved")); guard(); });
+  function leave() {
+    clearTimeout(rescuing);
+    settle();
+    window.tlskitUnsaved?.delete(root);
+  }
+
   guard();
   offerKept();
   return Object.assign(hand, {
-    at, corner, cornerMoved, cornerNear, finish, moveCorner, newSlide,
+    at, corner, cornerMoved, cornerNear, finish, leave, moveCorner, newSlide,
     drawn: () => known,
     action: (key) => (hand.drawing && keysWhileDrawing[key]) || keys[key],
   });

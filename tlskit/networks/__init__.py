@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "footprint": ["network_size", "training_bytes"],
         "hardware": ["describe_hardware"],
+        "marks": ["read_mark"],
         "mining": ["train_rounds"],
         "models": ["load_checkpoint"],
         "settings": ["LOSSES", "setting_faults"],

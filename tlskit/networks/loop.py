@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from tlskit.errors import TrainingError
 from tlskit.networks import calm, hardware
 from tlskit.networks.losses import make_loss
+from tlskit.networks.marks import marking
 from tlskit.networks.models import write_tensors
 from tlskit.networks.settings import NEEDS_TARGET
 from tlskit.outlines import IGNORED
@@ -60,6 +61,7 @@ def fit(
     params: dict,
     *,
     drawing: Drawing,
+    out_path: Path,
     state_path: Path,
     resumed: dict | None,
     device: torch.device,
@@ -76,6 +78,8 @@ def fit(
         ``context_loss_weight``.
     drawing
         Which training tiles make the batches of each epoch.
+    out_path
+        Of the checkpoint; how far the training is stands beside it meanwhile (`marks`).
     state_path
         Where the state is written after each epoch, atomically.
     resumed
@@ -129,8 +133,14 @@ def fit(
 
     val_plan = np.split(np.arange(n_val), range(size, n_val, size))
     n_steps = len(drawing.batches(0))
-    bar = _bar(epochs * n_steps, initial=len(done["history"]) * n_steps)
-    with bar, calm.following(device.type) as look:
+    made = len(done["history"]) * n_steps
+    bar, marks = _bar(epochs * n_steps, made), marking(out_path, steps=epochs * n_steps, done=made, epochs=epochs)
+    with bar, calm.following(device.type) as look, marks as mark:
+
+        def stepped() -> None:
+            bar.update()
+            mark()
+
         for epoch in range(len(done["history"]), epochs):
             began, threads = time.perf_counter(), []
 
@@ -145,8 +155,8 @@ def fit(
             with contextlib.closing(read_batches(data["train"], plan, seed=(seed, epoch), **reading)) as batches:
                 losses, seen = _train_epoch(
                     fabric, model, optimizer, arriving(batches),
-                    loss=params["loss"], weight=params.get("context_loss_weight", 0), bar=bar, epoch=epoch,
-                    between=1 if device.type == "cpu" else _STEPS_BETWEEN,
+                    loss=params["loss"], weight=params.get("context_loss_weight", 0), stepped=stepped,
+                    epoch=epoch, between=1 if device.type == "cpu" else _STEPS_BETWEEN,
                 )  # fmt: skip
             trained = time.perf_counter()
             with contextlib.closing(read_batches(data["val"], val_plan, **reading)) as batches:
@@ -177,8 +187,8 @@ def fit(
 
 
 def _train_epoch(
-    fabric: Fabric, model: nn.Module, optimizer, batches: Iterable, *, loss: str, weight: float, bar: tqdm, epoch: int,
-    between: int,
+    fabric: Fabric, model: nn.Module, optimizer, batches: Iterable, *,
+    loss: str, weight: float, stepped: Callable[[], None], epoch: int, between: int,
 ) -> tuple[list, dict]:  # fmt: skip
     """One optimiser step a batch; returns the loss of each, and what the batches held (`_account`).
 
@@ -213,7 +223,7 @@ def _train_epoch(
         optimizer.zero_grad()
         fabric.backward(whole)
         optimizer.step()
-        bar.update()
+        stepped()
     if untold:
         ask()
     return losses, _account(np.array(held, np.int64), needs_target)
@@ -303,7 +313,7 @@ def _save_state(path: Path, state: dict, parts: dict) -> None:
     write_tensors(path, state | {name: part.state_dict() for name, part in parts.items()})
 
 
-def _bar(total: int, *, initial: int) -> tqdm:
+def _bar(total: int, initial: int) -> tqdm:
     # One bar for the whole training; a log or an executed notebook keeps every refresh.
     quick = sys.stderr.isatty()
     return tqdm(total=total, initial=initial, desc="training", unit="step", mininterval=0.2 if quick else 10)

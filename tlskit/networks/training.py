@@ -275,7 +275,8 @@ def train(
             with whole_float32(params["precision"] == "exact"):
                 done = fit(
                     model, data, params,
-                    drawing=drawing, state_path=state_path, resumed=resumed, device=device, workers=workers,
+                    drawing=drawing, out_path=out_path, state_path=state_path, resumed=resumed, device=device,
+                    workers=workers,
                 )  # fmt: skip
         finally:
             for dataset in data.values():

@@ -11,12 +11,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["qupath", "truth"],
     submod_attrs={
         "class_names": ["check_class_name", "is_prediction", "prediction_class"],
+        "geojson": ["parse_geojson"],
         "findings": ["Told", "also_holds", "describe"],
         "outline": ["Annotations", "UNCLASSIFIED"],
         "placing": ["placement"],
         "rasters": ["mask_parts", "polygonise", "rasterise"],
         "reading": ["read_annotations", "read_targets", "targets_of", "without_ignored"],
         "truth": ["IGNORED", "Truth", "check_classes", "read_truth"],
-        "writing": ["write_geojson"],
+        "writing": ["geojson_line", "geojson_text", "write_geojson"],
     },
 )

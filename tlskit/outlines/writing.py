@@ -7,7 +7,7 @@ import json
 import math
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from tlskit.outlines.class_names import check_class_name
 from tlskit.outlines.outline import joined
 from tlskit.outlines.rasters import polygons_of
 
-__all__ = ["write_geojson"]
+__all__ = ["geojson_line", "geojson_text", "write_geojson"]
 
 #: The same outlines written twice get the same ids: files can be compared, and QuPath recognises an object.
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "tlskit")
@@ -86,39 +86,63 @@ def write_geojson(
     names = [class_name] * len(polygons) if isinstance(class_name, str) else list(class_name)
     if len(names) != len(polygons) or (measurements is not None and len(measurements) != len(polygons)):
         raise ValueError("There should be one class name and one set of measurements for each polygon.")
-    for name in dict.fromkeys(names):
-        check_class_name(name)
     seen: Counter = Counter()
-    lines = []
-    for number, (geometry, name) in enumerate(zip(polygons, names, strict=True)):
-        geometry = _as_written(geometry, origin_px0)
-        if geometry is None:
-            continue
-        key = f"{object_type} {name} {shapely.to_wkb(geometry, hex=True)}"
-        seen[key] += 1
-        properties = {
-            "objectType": object_type,
-            "classification": {"name": name, "color": list(color[name] if isinstance(color, Mapping) else color)},
-        }
-        if object_names is not None and object_names[number]:
-            properties["name"] = str(object_names[number])
-        if measurements is not None:
-            values = {str(k): float(v) for k, v in measurements[number].items()}
-            properties["measurements"] = {k: v for k, v in values.items() if math.isfinite(v)}
-        feature = {
-            "type": "Feature", "id": str(uuid.uuid5(_NAMESPACE, f"{key} {seen[key]}")), "geometry": None,
-            "properties": properties,
-        }  # fmt: skip
-        text = json.dumps(feature, ensure_ascii=False)
-        lines.append(text.replace('"geometry": null', f'"geometry": {shapely.to_geojson(geometry)}', 1))
+    lines = [
+        geojson_line(
+            geometry, class_name=name, color=color[name] if isinstance(color, Mapping) else color,
+            measurements=measurements[number] if measurements is not None else None, object_type=object_type,
+            object_name=object_names[number] if object_names is not None else "", origin_px0=origin_px0, seen=seen,
+        )
+        for number, (geometry, name) in enumerate(zip(polygons, names, strict=True))
+    ]  # fmt: skip
     lines += [json.dumps(dict(feature), ensure_ascii=False) for feature in others]
-    head = f'"tlskit": {json.dumps(dict(about))}, ' if about else ""
-    text = f'{{"type": "FeatureCollection", {head}"features": [\n' + ",\n".join(lines) + "\n]}\n"
-    content = text.encode("utf-8")
+    content = geojson_text(filter(None, lines), about).encode("utf-8")
     with writing(path) as temporary:
         # Without the time of day, so that the same outlines give the same bytes.
         temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     return path
+
+
+def geojson_line(
+    geometry: Polygon | MultiPolygon,
+    *,
+    class_name: str,
+    color: tuple[int, int, int] = (200, 0, 0),
+    measurements: Mapping[str, float] | None = None,
+    object_type: str = "annotation",
+    object_name: str = "",
+    origin_px0: tuple[float, float] = (0.0, 0.0),
+    seen: Counter | None = None,
+) -> str:
+    """One object of such a file; empty for one without area. For the arguments see `write_geojson`.
+
+    `seen` counts how often an object was written that is the same: each gets an id of its own.
+    """
+    check_class_name(class_name)
+    geometry = _as_written(geometry, origin_px0)
+    if geometry is None:
+        return ""
+    key = f"{object_type} {class_name} {shapely.to_wkb(geometry, hex=True)}"
+    seen = Counter() if seen is None else seen
+    seen[key] += 1
+    properties = {"objectType": object_type, "classification": {"name": class_name, "color": list(color)}}
+    if object_name:
+        properties["name"] = str(object_name)
+    if measurements is not None:
+        values = {str(k): float(v) for k, v in measurements.items()}
+        properties["measurements"] = {k: v for k, v in values.items() if math.isfinite(v)}
+    feature = {
+        "type": "Feature", "id": str(uuid.uuid5(_NAMESPACE, f"{key} {seen[key]}")), "geometry": None,
+        "properties": properties,
+    }  # fmt: skip
+    text = json.dumps(feature, ensure_ascii=False)
+    return text.replace('"geometry": null', f'"geometry": {shapely.to_geojson(geometry)}', 1)
+
+
+def geojson_text(lines: Iterable[str], about: Mapping | None = None) -> str:
+    """A file of such objects, a line each."""
+    head = f'"tlskit": {json.dumps(dict(about))}, ' if about else ""
+    return f'{{"type": "FeatureCollection", {head}"features": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
 def _as_written(geometry, origin_px0: tuple[float, float]) -> Polygon | MultiPolygon | None:

@@ -79,7 +79,7 @@ def share(
     shared_dir
         A folder that all workers see.
     report
-        Called with each line of a worker.
+        Called with each line of a worker, once where several say the same, and with what becomes of the workers.
     lost_s
         See `LOST_S`.
 
@@ -92,7 +92,14 @@ def share(
     program = program or f"from {call.__module__} import {call.__name__}\n{call.__name__}()"
     jobs = engine.Jobs()
     with engine.started(wanted, resolve(shared_dir), jobs) as client:
-        client.subscribe_topic(_TOPIC, lambda event: report(event[1]))
+        said: set[str] = set()
+
+        def pass_on(event) -> None:
+            if event[1] not in said:  # each worker says of every job that is blocked that it is
+                said.add(event[1])
+                report(event[1])
+
+        client.subscribe_topic(_TOPIC, pass_on)
         handed = {
             "call": call, "arguments": arguments, "root": str(project_root()), "program": program,
             "code": _code(program), "threads": wanted.threads, "is_local": wanted.kind == "local",
@@ -110,7 +117,8 @@ def _watch(
     refused, unreached = jobs.refused, 0
     handed_out, ended, last_seen, last_said = 0, False, None, time.monotonic() - WAITING_S
     while True:
-        now, here = time.monotonic(), _workers(client)
+        now, answer = time.monotonic(), _workers(client)
+        here = set(tasks) if answer is None else answer  # a scheduler that is late with its answer has lost nobody
         new = [address for address in here if address not in tasks]
         for address in new if not ended else ():
             tasks[address] = client.submit(
@@ -138,7 +146,7 @@ def _watch(
             ended or tasks and handed_out >= wanted.workers - len(refused)
         ):
             return Outcome(failures, lost=False)
-        if here:
+        if answer:
             last_seen = now
         elif client.status not in ("running", "connecting") or (last_seen is not None and now - last_seen > lost_s):
             return Outcome(failures, lost=True)
@@ -165,12 +173,12 @@ def _unreached(wanted: engine.Engine, jobs: int) -> str:
     )
 
 
-def _workers(client) -> set[str]:
-    """Addresses of the workers that are there; none where the scheduler does not answer."""
+def _workers(client) -> set[str] | None:
+    """Addresses of the workers that are there; None where the scheduler does not answer."""
     try:
         return set(client.scheduler_info()["workers"])
     except (OSError, TimeoutError, RuntimeError):
-        return set()
+        return None
 
 
 def _reason(future) -> str:

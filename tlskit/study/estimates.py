@@ -122,6 +122,7 @@ def seconds_left(
     guessed: Mapping[tuple[str, str], float],
     took: Mapping[tuple[str, str], float],
     running: Mapping[tuple[str, str], float] | None = None,
+    told: Mapping[tuple[str, str], float] | None = None,
 ) -> float:
     """What is left, measured by what is done.
 
@@ -133,13 +134,17 @@ def seconds_left(
         Seconds of those that are done.
     running
         Seconds that those under way have been running.
+    told
+        Seconds that those under way need yet, of those that tell by what they have done.
     """
-    running = running or {}
+    running, told = running or {}, told or {}
     known = [name for name in took if name in guessed]
     factor = sum(took[name] for name in known) / sum(guessed[name] for name in known) if known else 1.0
     left = 0.0
     for name, seconds in guessed.items():
-        if name not in took:
+        if name in told:
+            left += told[name]
+        elif name not in took:
             # One that is longer under way than was guessed is not nearly done for that: a fifth of it is added.
             left += max(seconds * factor - running.get(name, 0.0), 0.2 * running.get(name, 0.0))
     return left

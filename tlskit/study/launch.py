@@ -79,16 +79,9 @@ def sweep_on(
     sweep.look_beforehand(preset, jobs)
     sweep.hold(run_dir, preset)
     attempts = {job.piece: (status.read_step(run_dir / job.arm, job.step) or {}).get("attempt") for job in jobs}
-    said: set[str] = set()
-
-    def pass_on(line: str) -> None:
-        if line not in said:  # each worker says of every job that is blocked that it is
-            said.add(line)
-            report(line)
-
     arguments = {"preset": preset, "arms": arms, "steps": steps, "retry": retry, "attempts": attempts}
     outcome = cluster.share(
-        run_here, arguments, on=on, program=_program(), shared_dir=run_dir.parent, report=pass_on, lost_s=lost_s
+        run_here, arguments, on=on, program=_program(), shared_dir=run_dir.parent, report=report, lost_s=lost_s
     )
     sweep.tidy(run_dir)
     left = [job for job in sweep.plan(preset, arms=arms, steps=steps) if not job.done]

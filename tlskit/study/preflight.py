@@ -20,7 +20,7 @@ from tlskit import __version__, cohort, maps, networks, units
 from tlskit.cohort import checks
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import Claims, project_root, resolve
-from tlskit.study import beforehand, declarations, keys, params, project, report_page, sweep
+from tlskit.study import beforehand, declarations, keys, params, project, sweep
 from tlskit.tiles import context_faults
 
 __all__ = ["areas_um2_of", "arms_of", "check_preset", "check_run", "shown_on_page"]
@@ -331,5 +331,7 @@ def _page_problems() -> Iterator[str]:
     missing = [name for name in ("voila", "anywidget") if importlib.util.find_spec(name) is None]
     if missing:
         yield f"`tlskit app` needs {' and '.join(missing)}: pip install 'tlskit[app]'."
+    from tlskit.study import report_page  # it draws: what that loads takes a second
+
     if report_page.find_browser() is None:
         yield "No Chromium or Chrome is found: the report is a page without a PDF."

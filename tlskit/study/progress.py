@@ -12,6 +12,7 @@ import yaml
 
 from tlskit.errors import RunError, TlskitError
 from tlskit.files import Claims, Holder, resolve
+from tlskit.networks import read_mark
 from tlskit.study import keys, planning, project, sharing, standing, status
 
 __all__ = ["Piece", "Progress", "TimeLeft", "as_text", "find_run", "is_telling", "look", "time_left"]
@@ -45,6 +46,10 @@ class Piece:
         Slides that failed in it, with the reason.
     at_slides
         Slides of it that are being made at this moment, and by whom: where other workers help with it.
+    at
+        How far it is, of a training: ``epoch 2 of 5``.
+    left_s
+        Seconds that it needs yet, by what it has done; None where it does not tell.
     """
 
     arm: str
@@ -57,6 +62,8 @@ class Piece:
     holder: Holder | None = None
     slides: tuple[tuple[str, str], ...] = ()
     at_slides: tuple[tuple[str, Holder], ...] = ()
+    at: str = ""
+    left_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,11 @@ def look(run_dir: str | Path) -> Progress:
         prefix = sharing.piece_of(arm, step, "")
         at = [(name.removeprefix(prefix), one) for name, one in holders.items() if name.startswith(prefix)]
         at_slides = tuple((name, one) for name, one in at if one.alive and state == "running")
-        pieces.append(Piece(arm, step, state, why, same_as, magnification, seconds, holder, slides, at_slides))
+        trains = (state, step) == ("running", "03_training")
+        at_epoch, left_s = _training(run_dir, arm, seconds) if trains else ("", None)
+        pieces.append(
+            Piece(arm, step, state, why, same_as, magnification, seconds, holder, slides, at_slides, at_epoch, left_s)
+        )
     return Progress(run_dir.name, pieces, unsure)
 
 
@@ -140,6 +151,25 @@ def _row(job: planning.Job) -> tuple:
     return job.arm, job.step, job.why, job.same_as, magnification
 
 
+def _training(run_dir: Path, arm: str, seconds: float | None) -> tuple[str, float | None]:
+    """At which epoch a training is that has been running for so long, and the seconds that its steps will take yet."""
+    work, now = run_dir / arm / "work", datetime.datetime.now(datetime.UTC)
+    begun = now - datetime.timedelta(seconds=(seconds or 0.0) + 1.0)
+    # Two rounds where false alarms of a first network are mined: the second takes as long.
+    for name, more in (("checkpoint-first.pt", ", first of two rounds"), ("checkpoint.pt", "")):
+        mark = read_mark(work / name)
+        if mark is None or datetime.datetime.fromisoformat(mark.time_utc) < begun:  # of a training that was killed
+            continue
+        left_s = mark.left_s
+        if left_s is not None and more:
+            left_s += left_s / max(1, mark.steps - mark.done) * mark.steps
+        return f"epoch {mark.epoch} of {mark.epochs}{more}", left_s
+    made = work / "checkpoint.pt"
+    if seconds and made.is_file() and made.stat().st_mtime > begun.timestamp():
+        return "after the last epoch", 0.0
+    return "", None
+
+
 def _since(values: Mapping) -> float | None:
     begun = values.get("provenance", {}).get("time_utc", "")
     try:
@@ -161,11 +191,14 @@ class TimeLeft:
         Those that have ended, by which that is told; 0 where nothing is.
     untold
         How many notebooks of each step are left of which none has ended: they are not counted in.
+    trainings
+        How many are under way that tell by their own steps what they need yet.
     """
 
     seconds: float
     notebooks: int
     untold: dict[str, int]
+    trainings: int = 0
 
 
 def time_left(progress: Progress) -> TimeLeft:
@@ -179,9 +212,12 @@ def time_left(progress: Progress) -> TimeLeft:
         if piece.seconds is not None and piece.state != "running":
             told.setdefault((piece.step, piece.magnification), []).append(piece.seconds)
             told.setdefault((piece.step,), []).append(piece.seconds)
-    total, kinds, untold = 0.0, set(), {}
+    total, trainings, kinds, untold = 0.0, 0, set(), {}
     for piece in progress.pieces:
         if piece.state == "done" or piece.same_as:
+            continue
+        if piece.left_s is not None:
+            total, trainings = total + piece.left_s, trainings + 1
             continue
         of_kind = told.get((piece.step, piece.magnification)) or told.get((piece.step,))
         if not of_kind:
@@ -190,7 +226,7 @@ def time_left(progress: Progress) -> TimeLeft:
         kinds.add((piece.step,))
         gone = piece.seconds or 0.0 if piece.state == "running" else 0.0
         total += max(0.0, statistics.median(of_kind) - gone)
-    return TimeLeft(total, sum(len(told[kind]) for kind in kinds), untold)
+    return TimeLeft(total, sum(len(told[kind]) for kind in kinds), untold, trainings)
 
 
 def as_text(progress: Progress) -> str:
@@ -202,7 +238,8 @@ def as_text(progress: Progress) -> str:
     lines += ["", "Running" if running else "Nobody is at it at this moment."]
     for piece in running:
         since = f"for {_duration(piece.seconds)}" if piece.seconds is not None else "has just begun"
-        lines.append(f"  {piece.arm:>{width}}  {piece.step:<24}  {since:<14}  {_who(piece.holder)}")
+        at = f"{piece.at}, " if piece.at else ""
+        lines.append(f"  {piece.arm:>{width}}  {piece.step:<24}  {since:<14}  {at}{_who(piece.holder)}")
         lines += [f"  {'':>{width}}  slide {slide_id}, {_who(one)}" for slide_id, one in piece.at_slides]
     told = [(piece, piece.why) for piece in failed]
     told += [(piece, f"slide {name}: {why}") for piece in progress.pieces for name, why in piece.slides]
@@ -241,12 +278,11 @@ def _who(holder: Holder) -> str:
 
 def _guess(work: TimeLeft, workers: int) -> list[str]:
     lines = []
-    if work.notebooks:
+    by = [f"the median of the {work.notebooks} notebooks of these kinds that have ended"] if work.notebooks else []
+    by += ["the steps of what is being trained"] if work.trainings else []
+    if by:
         each = f", {_duration(work.seconds / workers)} with the {workers} at it now" if workers > 1 else ""
-        lines.append(
-            f"About {_duration(work.seconds)} of work left{each}. That is a guess, by the median of the "
-            f"{work.notebooks} notebooks of these kinds that have ended."
-        )
+        lines.append(f"About {_duration(work.seconds)} of work left{each}. That is a guess, by {' and '.join(by)}.")
     if work.untold:
         listed = ", ".join(f"{n} {step}" for step, n in work.untold.items())
         lines.append(f"Not counted in, as none of its kind has ended yet: {listed}.")
