@@ -39,8 +39,8 @@ FULL = SimpleNamespace(
     batches=(1, 2, 4, 8, 16, 32, 64), steps=200,
 )  # fmt: skip
 TINY = SimpleNamespace(
-    size_px0=(8_192, 4_096), tissue=0.5, magnifications=(4, 1), window_px=64, batch=4, windows=8,
-    batches=(1, 2), steps=2,
+    size_px0=(8_192, 4_096), tissue=0.5, magnifications=(1,), window_px=64, batch=2, windows=4,
+    batches=(1, 2), steps=1,
 )  # fmt: skip
 OVERLAP = 0.125
 
@@ -222,7 +222,7 @@ def training(sizes, device, repeats):
     tiles = pd.concat([tiles.assign(split="train"), tiles.head(sizes.batch).assign(split="val")], ignore_index=True)
     with tempfile.TemporaryDirectory() as folder:
         done = train(
-            tiles, cohort, out_path=f"{folder}/c.pt", overlap=0.5, encoder_weights="none", epochs=3,
+            tiles, cohort, out_path=f"{folder}/c.pt", overlap=0.5, encoder_weights="none", epochs=2,
             steps_per_epoch=sizes.steps, batch_size=sizes.batch, augment=True, device=device, **how,
         )  # fmt: skip
     fed = float(done.history["tiles_per_s"].iloc[-1])
