@@ -23,7 +23,7 @@ class ArraySlide:
         self.image, self.mpp0, self.size_px0 = image, mpp, image.shape[1::-1]
         self.lost_box, self.dies_after = lost_box, dies_after
         self.path, self.mpp_source, self.reader, self.lost = "memory.svs", "openslide", "array", []
-        self.served = 0
+        self.served = self.readers = 0
         self.threads = set()
 
     def size_px(self, mpp):
@@ -33,7 +33,7 @@ class ArraySlide:
     def level_for(self, mpp):
         return 0
 
-    def windows(self, xy_px, size_px, *, mpp, on_lost, on_stage=None):
+    def windows(self, xy_px, size_px, *, mpp, on_lost, threads=2, on_stage=None):
         if on_stage is None:  # looked at before the map is made, to choose the engine by
             served, threads, self.served, self.threads = self.served, self.threads, -(10**9), set()
             try:
@@ -41,6 +41,7 @@ class ArraySlide:
             finally:
                 self.served, self.threads = served, threads
             return
+        self.readers = threads
         on_stage("read", 0.0, 1e-9)
         self.threads.add(threading.current_thread().name)
         margin = size_px * 2

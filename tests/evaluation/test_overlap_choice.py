@@ -13,8 +13,8 @@ from made_cohort import outlined_slide
 from made_maps import Context, checkpoint
 
 from tlskit.errors import ParameterError, SlideError
-from tlskit.evaluation import overlap_choice
-from tlskit.maps import noted_overlap, open_map, predict_cohort
+from tlskit.evaluation import cascades, overlap_choice
+from tlskit.maps import noted_overlap, open_map, predict_cohort, write_overlap
 
 EXACT = {"engine": "torch", "precision": "exact"}
 TRUTH = {"target_class": "TLS", "missing_target": "empty"}
@@ -191,3 +191,20 @@ def test_a_network_that_finds_nothing_shows_nothing(monkeypatch):
     )
     overlap, why = overlap_choice.choose_overlap(overlap_choice._table(maps, counts, 0.5))
     assert overlap == 0.5 and "nothing of the target is found" in why
+
+
+def test_a_cascade_runs_its_fine_network_with_the_overlap_that_its_05_took(tmp_path, monkeypatch):
+    path, asked = tmp_path / "10x" / "work" / "checkpoint.pt", []
+    path.parent.mkdir(parents=True)
+    write_overlap(path.with_name("overlap.json"), 0.25, asked="auto", reason="enough", checkpoint=NETWORK)
+    slides = pd.DataFrame({"slide_id": ["s"], "map_path": ["s.tif"]})
+    monkeypatch.setattr(cascades, "maps_of", lambda _: slides)
+    monkeypatch.setattr(cascades, "slides_of", lambda *_: slides)
+    monkeypatch.setattr(cascades, "load_checkpoint", lambda _: NETWORK)
+    monkeypatch.setattr(
+        cascades, "predict_cohort", lambda *_, **how: asked.append((how["overlap"], how["engine_note"]))
+    )
+    chosen = pd.DataFrame([{"is_run": True, "coarse": "2x", "fine": "10x", "screen": "none"}])
+    for overlap in ("auto", 0.5):
+        cascades.run_cascade(tmp_path, slides, chosen, tmp_path / "out", overlap=overlap)
+    assert asked == [(0.25, path.with_name("engine.json")), (0.5, path.with_name("engine.json"))]

@@ -16,6 +16,7 @@ from tlskit.errors import CheckpointError, MapError, OutOfMemoryError, Parameter
 from tlskit.maps import blending, inference, probmaps
 from tlskit.maps import rows as rows_of_maps
 from tlskit.maps.windows import invalid_boxes
+from tlskit.networks import engines, hardware
 from tlskit.outlines import reading as annotations
 from tlskit.slides.slide import open_slide
 from tlskit.slides.tiffs import write_slide
@@ -118,12 +119,22 @@ def test_the_file_does_not_depend_on_the_number_of_readers_or_of_the_engines_thr
         with open_slide(tmp_path / "s.tif") as slide:
             read = slide.windows
             slide.windows = lambda *places, read=read, number=number, **options: read(
-                *places, threads=number, **options
+                *places, **(options | {"threads": number})
             )
             torch.set_num_threads(number)
             predict(Context(), slide, tmp_path / f"{number}.tif", slide_id="s")
         files.append((tmp_path / f"{number}.tif").read_bytes())
     assert files[0] == files[1]
+
+
+def test_the_file_does_not_depend_on_the_number_of_threads_that_finish_it(tmp_path, monkeypatch):
+    image, files = picture(700, 500), []
+    image[:, 300:500] = 0  # blank blocks among the others
+    for writers in (0, 3):
+        monkeypatch.setattr(hardware, "threads_beside", lambda device, n=writers: {"readers": 2, "writers": n})
+        predict(Pixelwise(), ArraySlide(image), tmp_path / f"{writers}.tif", strip_px=200)
+        files.append((tmp_path / f"{writers}.tif").read_bytes())
+    assert files[0] == files[1] and len(files[0]) > 10_000
 
 
 @pytest.mark.parametrize("overlap", [0.5, 0.75])
@@ -274,6 +285,27 @@ def test_reading_network_and_blending_run_in_threads_of_their_own(tmp_path):
     assert result.stage_s["forward"] > 0 and result.wall_s > result.stage_s["forward"]
 
 
+@pytest.mark.parametrize("device, readers", [("cpu", 2), ("cuda", 6)])
+def test_beside_a_gpu_as_many_threads_read_as_there_are_cores(tmp_path, monkeypatch, device, readers):
+    class Given:
+        name, precision, depth, context_px, compile_s, check_s, max_dprob = "torch", "bf16", 1, 0, 0.0, 0.0, 0.0
+        empty, agreement = None, None
+
+        def submit(self, windows):
+            return np.full(windows.shape[:3], 0.5, np.float32)
+
+        def result(self, ticket):
+            return ticket
+
+    monkeypatch.setattr(hardware, "cores", lambda: 6)
+    source = engines.EngineSource(checkpoint(Context()), window_px=64, precision="bf16", device="cpu")
+    source.made = Given()
+    source.made.device = device
+    slide = ArraySlide(picture(300, 200))
+    predict(Context(), slide, tmp_path / "m.tif", engine=source, batch_size=3)
+    assert slide.readers == readers and source.made.batch == 3
+
+
 def test_interrupting_leaves_no_thread_behind(tmp_path):
     class Impatient(nn.Module):
         calls = 0
@@ -311,9 +343,9 @@ def test_only_the_strip_at_work_holds_memory(tmp_path, monkeypatch):
         made.extend(cut(*args, **options))
         return made
 
-    def counted(self, *args):
+    def counted(self, *args, **options):
         held.append(sum(bool(getattr(strip, "_bands", None)) for strip in made))
-        return finish(self, *args)
+        return finish(self, *args, **options)
 
     monkeypatch.setattr(blending, "strips", watched)
     monkeypatch.setattr(blending.Strip, "finish", counted)

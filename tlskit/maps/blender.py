@@ -82,13 +82,13 @@ class Blender:
     def _write(self, strip: Strip, taken: tuple, lost: list[tuple[int, int]]) -> None:
         start, block_row = time.perf_counter(), taken[0]
         carried = read_carry(self._writer, self._strips[strip.number - 1], block_row) if strip.number else None
-        values, carry = strip.finish(taken, self._progress.run, carried if carried is None or carried.any() else None)
+        values, carry = strip.finish(taken, self._progress.run, carried, threads=self._writer.threads)
         middle = time.perf_counter()
         self._clock.add("blend", start, middle)
         b = self._writer.block_px
         if values is not None:
-            for x in range(strip.x0, strip.x1, b):
-                self._writer.write_block(x, block_row * b, values[:, x - strip.x0 : min(x + b, strip.x1) - strip.x0])
+            starts = range(strip.x0, strip.x1, b)
+            self._writer.write_blocks([(x, block_row * b, values[:, x - strip.x0 :][:, :b]) for x in starts])
         crc, path = None, _carry_path(self._writer, strip.number)
         if carry is None and path.exists():
             # What a killed run had carried from this row must not stay where its windows became unreadable.

@@ -29,7 +29,7 @@ from tlskit.maps.map_writer import MapWriter
 from tlskit.maps.rows import kept_map, predict_row, with_less_memory
 from tlskit.maps.slide_inference import BLOCK_PX, STRIP_PX, EngineChoice, map_metadata, reading_of
 from tlskit.maps.windows import layout_for, made_of, plan_windows, windows_key
-from tlskit.networks import engines
+from tlskit.networks import engines, hardware
 from tlskit.slides import searched_once, tissue_mask
 
 __all__ = ["OVERLAPS", "map_overlaps", "noted_overlap", "predict_overlaps", "write_overlap"]
@@ -139,14 +139,18 @@ def predict_overlaps(
             strips = blending.strips(size_px, layout, strip_px=strip_px, block_px=BLOCK_PX)
             progress = streaming.Progress(on_tissue.copy())
             parts.append(_Part(step, on_tissue, progress, writer, Blender(writer, strips, progress, clock=clock)))
+        source.set_batch(batch_size)
         choice, context = EngineChoice(source, parts[0].writer), slide_context(checkpoint, slide, lattice, planned)
         if planned.any():
             densest, windows = layouts[max(paths)], parts[list(paths).index(max(paths))].on_tissue
             choice.make(slide, densest, mpp, windows, slide_context(checkpoint, slide, densest, windows))
+        beside = hardware.threads_beside(choice.device)
+        for part in parts:
+            part.writer.threads = beside["writers"]
         streaming.stream(
             slide, choice, None, blending.strips(wide, lattice, strip_px=strip_px, block_px=BLOCK_PX), lattice,
             streaming.Progress(planned), mpp=mpp, batch_size=batch_size, clock=clock, context=context,
-            blender=_Parts(parts),
+            readers=beside["readers"], blender=_Parts(parts),
         )  # fmt: skip
         for layout, part in zip(layouts.values(), parts, strict=True):
             run, on_tissue = part.progress.run, part.on_tissue

@@ -28,7 +28,7 @@ from tlskit.maps.windows import (
     spread_windows,
     windows_key,
 )
-from tlskit.networks import engines
+from tlskit.networks import engines, hardware
 from tlskit.slides import open_slide
 
 __all__ = [
@@ -62,8 +62,8 @@ class Prediction:
         Seconds by stage: `STAGES`, then waits: ``wait_decode`` (the reader for decoded rows), ``wait_read`` (the
         reader for the network), ``wait_forward_in`` (the network for the reader), ``wait_forward_out`` (the network
         for the blender), ``wait_blend`` (the blender for the network) and ``wait_write`` (the blender for the writer).
-        "read" (with decoding) and "resample" are the sum over two threads. Where the network sees a context,
-        "context" is all of its reading, by two threads of its own.
+        "read" (with decoding) and "resample" are the sum over two threads, or beside a GPU as many as there are cores.
+        Where the network sees a context, "context" is all of its reading, by two threads of its own.
     wall_s : float
         From the slide's opening to the finished map, without making and checking the engine.
     windows, windows_skipped : int
@@ -157,7 +157,7 @@ def predict_slide(
     overlap
         See `windows.layout_for`.
     batch_size : int
-        Windows handed to the engine at a time.
+        Windows handed to the engine at a time; as many as a GPU computes together.
     tissue : tissue.Tissue, False or None
         Where there is tissue. None finds it; False runs every window.
     screen : screening.Screen, optional
@@ -195,6 +195,7 @@ def predict_slide(
     source = source_of(
         engine, checkpoint, window_px=layout.window_px, precision=precision, device=device, threads=threads
     )
+    source.set_batch(batch_size)
     with contextlib.ExitStack() as opened:
         with clock.stage("open"):
             if isinstance(slide, (str, Path)):
@@ -220,10 +221,13 @@ def predict_slide(
             context = slide_context(checkpoint, slide, layout, planned)
             if resumed < n_planned:
                 choice.make(slide, layout, checkpoint.mpp, planned, context)
+            beside = hardware.threads_beside(choice.device)
+            writer.threads = beside["writers"]
             with _telling(n_planned, resumed, slide_id, progress, on_windows) as tell:
                 streaming.stream(
                     slide, choice, writer, cut, layout, position,
                     mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, context=context, on_windows=tell,
+                    readers=beside["readers"],
                 )  # fmt: skip
             if n_planned and not position.run.any():
                 raise SlideError(
@@ -296,7 +300,7 @@ class EngineChoice:
     def __init__(self, source: engines.EngineSource, writer: MapWriter):
         self._source, self._writer = source, writer
         self._noted = next((note["engine"] for note in writer.notes if "engine" in note), None)
-        self.made_s = self.compile_s = self.check_s = 0.0
+        self.made_s, self.compile_s, self.check_s, self.device = 0.0, 0.0, 0.0, "cpu"
         self.name, self.precision, self.max_dprob = self._noted or ("", "", float("nan"))
         self._made: engines.Engine | None = None
 
@@ -315,7 +319,7 @@ class EngineChoice:
         if made is not before:
             self.compile_s = made.compile_s
         self.check_s = made.check_s
-        self.made_s, self._made = time.perf_counter() - start, made
+        self.made_s, self._made, self.device = time.perf_counter() - start, made, made.device
 
     def __call__(self, windows: np.ndarray) -> engines.Engine:
         return self._made

@@ -122,6 +122,7 @@ def stream(
     batch_size: int,
     clock: Clock,
     context=None,
+    readers: int = 2,
     on_windows=lambda count: None,
     blender=None,
 ) -> None:
@@ -137,6 +138,8 @@ def stream(
         Where to begin; its ``run`` loses the windows that could not be read.
     context : context.SlideContext, optional
         What goes into the network with each window. A window whose context cannot be read is lost.
+    readers : int
+        Threads that decode.
     on_windows : callable
         Told how many windows were blended, from another thread.
     blender : optional
@@ -161,7 +164,8 @@ def stream(
 
         return run
 
-    reader = _Reader(slide, strips, layout, progress, mpp=mpp, batch_size=batch_size, clock=clock, context=context)
+    of = {"mpp": mpp, "batch_size": batch_size, "clock": clock, "context": context, "threads": readers}
+    reader = _Reader(slide, strips, layout, progress, **of)
     blender = blender or Blender(writer, strips, progress, clock=clock, on_windows=on_windows)
 
     def blend():
@@ -230,9 +234,9 @@ def _forward(batches, blended, engine_for, reader, stop, clock) -> None:
 class _Reader:
     """Windows in the order of strips, rows and columns, gathered into batches across all of these."""
 
-    def __init__(self, slide, strips, layout, progress, *, mpp, batch_size, clock, context):
+    def __init__(self, slide, strips, layout, progress, *, mpp, batch_size, clock, context, threads):
         self._slide, self._strips, self._layout, self._context = slide, strips, layout, context
-        self._mpp, self._batch_size, self._clock = mpp, batch_size, clock
+        self._mpp, self._batch_size, self._clock, self._threads = mpp, batch_size, clock, threads
         self._progress = Progress(progress.run.copy(), progress.strip, progress.block_row)
         self.empty = None
 
@@ -244,9 +248,8 @@ class _Reader:
             self._context.begin(places, self._clock.add)
         for number, rows, columns in places:
             xy = np.stack([columns, rows], 1).astype(np.int64) * self._layout.stride_px
-            windows = self._slide.windows(
-                xy, self._layout.window_px, mpp=self._mpp, on_lost="skip", on_stage=self._clock.add
-            )
+            how = {"on_lost": "skip", "threads": self._threads, "on_stage": self._clock.add}
+            windows = self._slide.windows(xy, self._layout.window_px, mpp=self._mpp, **how)
             windows = iter(windows if self._context is None else self._context.beside(windows, rows, columns))
             for _ in range(len(xy)):
                 start = time.perf_counter()
