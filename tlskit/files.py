@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
 import os
@@ -216,7 +217,8 @@ def read_table(path: str | Path):
     """
     import pandas as pd
 
-    header = pd.read_csv(path, nrows=0).columns
+    with open(path, newline="", encoding="utf-8") as file:
+        header = next(csv.reader(file), [])
     text = [name for name in header if name in TEXT_COLUMNS]
     missing = {name: ["", "nan", "NaN", "NA", "None"] for name in header if name not in text}
     return pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=missing)

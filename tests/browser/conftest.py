@@ -4,7 +4,7 @@ import shutil
 import sys
 
 import pytest
-from looking import painted
+from looking import open_run
 from serving import ROOT, app, chromium, chromium_path, install_chromium, lab, tab
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -31,8 +31,7 @@ def page(browser):
 def run_page(browser, app_url):
     """The page as it opens, once for all tests of a file that only look at it."""
     with tab(browser) as opened:
-        opened.goto(app_url)
-        painted(opened)
+        open_run(opened, app_url)
         yield opened
 
 
@@ -48,11 +47,12 @@ def project(tmp_path_factory):
     run_dir = make_run(folder, n_slides=2, size_mm=(2.0, 1.6), magnifications=(1, 4, 10), target_class="TLS")
     for name in ("app", "explore"):
         shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder / "notebooks")
-    network = models.build_model(encoder="efficientnet-b0", encoder_weights="none")
+    encoder = "tu-mobilenetv3_small_050"  # the smallest: what is tried is the page
+    network = models.build_model(encoder=encoder, encoder_weights="none")
     models.save_checkpoint(
         run_dir / "1x" / "work" / "checkpoint.pt",
         models.Checkpoint(
-            model=network, encoder="efficientnet-b0", magnification=1, mpp=10.0, tile_px=64, overlap=0.5,
+            model=network, encoder=encoder, magnification=1, mpp=10.0, tile_px=64, overlap=0.5,
             normalisation="divide_255", threshold=0.5, target_class="TLS", resolution_by="mpp", split_hash="0" * 64,
             history=pd.DataFrame({"epoch": [1]}),
         ),

@@ -54,6 +54,45 @@ def draw(page, kept: bool = True) -> None:
         page.wait_for_selector('.tlskit-view[data-unsaved="0"]')
 
 
+def open_run(page, url: str) -> None:
+    """Open the page: a run's first slide, and what was found and missed on it."""
+    page.goto(url)
+    painted(page)
+    # Also the first answer of a kernel may be lost on its way to a browser that does not listen yet.
+    assert sum(objects(page, 0.5).values()) == 5
+
+
+def open_folder_page(page, url: str, folder=None) -> None:
+    """Open the page, and turn to slides of a folder."""
+    page.goto(url)
+    turn_to_folders(page, folder)
+
+
+def turn_to_folders(page, folder=None) -> None:
+    """Turn from wherever the page is to slides of a folder."""
+    page.get_by_role("button", name="A slide from a folder").click()
+    page.get_by_label("Folder", exact=True).wait_for()
+    if folder is not None:
+        go_to_folder(page, folder)
+
+
+def go_to_folder(page, path) -> None:
+    """Type a folder's path, or a slide's."""
+    box = page.get_by_label("Folder", exact=True)
+    box.fill(str(path))
+    box.press("Enter")
+
+
+def take_slide(page, name: str) -> None:
+    """Open a slide by its card. While thumbnails come, the cards are made anew: a click may meet one that goes."""
+    card = page.get_by_role("option", name=name)
+    card.locator("img[src]").wait_for()
+    card.click()
+    page.get_by_role("option", name=name, selected=True).wait_for()
+    page.get_by_role("button", name="Open", exact=True).click()
+    painted(page, slide=name)
+
+
 def select_slide(page, name: str) -> None:
     """Choose a slide of the run, and wait until it is painted."""
     painted(page)

@@ -65,7 +65,7 @@ def tab(browser) -> Iterator:
     """A tab of 1280 x 900 px; `page.requests` are what it has asked for, `page.errors` what was thrown."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(120_000)  # of a busy machine
+    page.set_default_timeout(200_000)  # of a busy machine
     page.requests, page.errors = [], []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("request", lambda request: page.requests.append(request.url))
@@ -139,7 +139,7 @@ def free_port() -> int:
 
 
 def _address(process: subprocess.Popen, log: Path, pattern: str) -> str:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300  # of a busy machine
     while time.monotonic() < end:
         if found := re.search(pattern, log.read_text()):
             return found[0]

@@ -9,7 +9,7 @@ from made_run import write_map
 from tlskit.maps import frames_of
 from tlskit.maps.probmaps import open_map
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 BOX = "window in the middle, and its context (white)"
 

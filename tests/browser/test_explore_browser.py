@@ -8,7 +8,7 @@ from tlskit.evaluation import slide_findings as findings
 from tlskit.maps import probmaps
 from tlskit.study import archive
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

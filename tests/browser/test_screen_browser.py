@@ -13,7 +13,7 @@ from tlskit.evaluation import stored_screens
 from tlskit.maps import probmaps
 from tlskit.networks import models
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -49,6 +49,19 @@ def test_tables_are_stacked_and_missing_ones_named(run_dir):
         armtables.collect(run_dir, "07_nothing")
 
 
+def test_what_is_written_anew_is_read_anew_and_what_is_done_to_a_table_is_the_callers_own(tmp_path):
+    run_dir = write_archive(tmp_path / "run", arms={1: (0.5, 1.0)})
+    table = armtables.collect(run_dir, "05_counts_per_slide")
+    before = table["tp"].tolist()
+    table["tp"] = -1
+    assert armtables.collect(run_dir, "05_counts_per_slide")["tp"].tolist() == before
+    change(run_dir, "1x", "05_counts_per_slide", lambda t: t.assign(tp=t["tp"] + 1))
+    assert armtables.collect(run_dir, "05_counts_per_slide")["tp"].tolist() == [tp + 1 for tp in before]
+    record = run_dir / "1x/records/01_tiling.json"
+    record.write_text(record.read_text().replace('"magnification": 1', '"magnification": 2'))
+    assert armtables.collect(run_dir, "05_counts_per_slide")["magnification"].unique() == [2]
+
+
 def test_ids_that_look_like_numbers_stay_text(tmp_path):
     run_dir = write_archive(tmp_path / "run", arms={1: (0.5, 1.0)})
     change(run_dir, "1x", "05_counts_per_slide", lambda t: t.assign(slide_id=[f"00{k}" for k in range(len(t))]))

@@ -58,6 +58,26 @@ def test_a_region_has_the_same_pixels_however_it_is_cut(noise, ratio):
         np.testing.assert_array_equal(got, everything[y : y + h, x : x + w])
 
 
+@pytest.mark.parametrize("ratio", [1.0, 1.97706603, 2.0, 2.5, 4.0, 20.04])
+def test_pixels_that_are_put_where_they_are_needed_give_the_same(noise, ratio):
+    asked = []
+
+    def put(array, x, y):
+        asked.append((x, y, *array.shape[:2]))
+        array[:] = noise[y : y + array.shape[0], x : x + array.shape[1]]
+
+    expected = whole(noise, ratio)[1:, 2:]
+    height, width = expected.shape[:2]
+    got = area_average(put, ratio=ratio, x_px=2, y_px=1, width_px=width, height_px=height)
+    np.testing.assert_array_equal(got, expected)
+    (x0, x1), (y0, y1) = source_span(2, 2 + width, ratio), source_span(1, 1 + height, ratio)
+    assert all(x0 <= x and x + w <= x1 and y0 <= y and y + h <= y1 for x, y, h, w in asked)
+    canvas = np.full((height, width + 9, 6), 7, np.uint8)  # colours apart: not what is written to directly
+    area_average(put, ratio=ratio, x_px=2, y_px=1, width_px=width, height_px=height, out=canvas[:, 4:-5, ::2])
+    np.testing.assert_array_equal(canvas[:, 4:-5, ::2], expected)
+    assert (canvas[:, :4] == 7).all() and (canvas[:, -5:] == 7).all() and (canvas[..., 1::2] == 7).all()
+
+
 def test_far_from_the_origin_positions_do_not_drift():
     ratio, x = 5000 / 2529, 40_000
     x0, x1 = source_span(x, x + 50, ratio)

@@ -9,8 +9,10 @@ brought together under its name (``4x``), with the columns seed and fold to tell
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -118,19 +120,31 @@ def collect(run_dir: str | Path, table: str) -> pd.DataFrame:
     RunError
         If no arm has it.
     """
-    found, every = [], arms(run_dir)
-    swept = [name for name in REPEATS if every[name].notna().any()]
-    for arm in every.itertuples():
-        path = arm.dir / "tables" / f"{table}.csv"
-        if path.is_file() and path.stat().st_size > 1:
-            rows = read_table(path)
-            front = {"arm": arm.variant, "magnification": arm.magnification} | {n: getattr(arm, n) for n in swept}
+    files = []
+    for arm in arms(run_dir).itertuples():
+        written = _stamp(arm.dir / "tables" / f"{table}.csv")
+        if written is None or written[2] <= 1:
+            log.warning("The arm %s has no table %s: left out.", arm.arm, table)
+            written = None
+        files.append((arm.arm, arm.magnification, written))
+    if all(written is None for *_, written in files):
+        raise RunError(f"No arm of the run {Path(run_dir).name} has the table {table}: run step {table[:2]} first.")
+    return _collected(str(run_dir), table, tuple(files)).copy()
+
+
+@functools.lru_cache(maxsize=16)
+def _collected(run_dir: str, table: str, files: tuple[tuple[str, float, tuple | None], ...]) -> pd.DataFrame:
+    """The table of these arms (folder, magnification, stamp of the file): a comparison asks for each many times."""
+    names = {arm: parted(arm) for arm, *_ in files}
+    swept = [name for name in REPEATS if any(pd.notna(repeats[name]) for _, repeats in names.values())]
+    found = []
+    for arm, magnification, written in files:
+        if written is not None:
+            variant, repeats = names[arm]
+            rows = read_table(Path(run_dir) / arm / "tables" / f"{table}.csv")
+            front = {"arm": variant, "magnification": magnification} | {name: repeats[name] for name in swept}
             front = pd.DataFrame(front, index=rows.index)
             found.append(pd.concat([front, rows.drop(columns=list(front), errors="ignore")], axis=1))
-        else:
-            log.warning("The arm %s has no table %s: left out.", arm.arm, table)
-    if not found:
-        raise RunError(f"No arm of the run {Path(run_dir).name} has the table {table}: run step {table[:2]} first.")
     return pd.concat(found, ignore_index=True)
 
 
@@ -293,11 +307,28 @@ def of_split(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
 def _recorded(arm_dir: Path) -> dict:
     """Parameters that the arm's steps were run with, and values that they recorded; later steps over earlier ones."""
     values: dict = {}
-    for path in sorted((arm_dir / "status").glob("*.json")):
-        values |= json.loads(path.read_text(encoding="utf-8")).get("ingredients", {}).get("parameters", {})
-    for path in sorted((arm_dir / "records").glob("*.json")):
-        values |= json.loads(path.read_text(encoding="utf-8")).get("values", {})
+    for kind, part in (("status", ("ingredients", "parameters")), ("records", ("values",))):
+        for path in sorted((arm_dir / kind).glob("*.json")):
+            values |= _part_of(str(path), part, _stamp(path))
     return values
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written anew: inode, time in ns, size in bytes; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@functools.lru_cache(maxsize=8192)
+def _part_of(path: str, part: tuple[str, ...], written: tuple | None) -> dict:
+    """A part of a JSON file, read once for each time that it was `written`."""
+    found = json.loads(Path(path).read_text(encoding="utf-8"))
+    for name in part:
+        found = found.get(name, {})
+    return found
 
 
 def _each_slide_once(counts: pd.DataFrame) -> pd.DataFrame:

@@ -47,22 +47,23 @@ def decide(
     """
     table = quality.reset_index(drop=True).copy()
     names = table["arm"].tolist()
-    low = pd.DataFrame(np.nan, index=names, columns=names)
-    high, value = low.copy(), low.copy()
-    for row in apart.itertuples():
-        value.loc[row.first, row.second], value.loc[row.second, row.first] = row.difference, -row.difference
-        low.loc[row.first, row.second], high.loc[row.first, row.second] = row.low_all, row.high_all
-        low.loc[row.second, row.first], high.loc[row.second, row.first] = -row.high_all, -row.low_all
-    others = {name: [o for o in names if o != name] for name in names}
-    table["in_set"] = [not any(high.loc[a, o] < 0 for o in others[a]) for a in names]
-    table["shown_best"] = [bool(others[a]) and all(low.loc[a, o] > 0 for o in others[a]) for a in names]
-    table["within_margin"] = [bool(others[a]) and all(low.loc[a, o] > -margin for o in others[a]) for a in names]
+    # value[a, b]: how much better a is than b; low and high: its simultaneous interval.
+    value, low, high = (np.full((len(names), len(names)), np.nan) for _ in range(3))
+    if len(apart):
+        place = {name: n for n, name in enumerate(names)}
+        first, second = (apart[side].map(place).to_numpy(int) for side in ("first", "second"))
+        ends = (value, "difference", "difference"), (low, "low_all", "high_all"), (high, "high_all", "low_all")
+        for matrix, there, back in ends:
+            matrix[first, second], matrix[second, first] = apart[there], -apart[back]
+    itself, several = np.eye(len(names), dtype=bool), len(names) > 1
+    table["in_set"] = ~(high < 0).any(axis=1)
+    table["shown_best"] = (itself | (low > 0)).all(axis=1) & several
+    table["within_margin"] = (itself | (low > -margin)).all(axis=1) & several
     table["usable"] = table["estimate"] >= usable
     if table["estimate"].notna().any():
-        best = table.loc[table["estimate"].idxmax(), "arm"]
-        table["difference_to_best"] = [0.0 if a == best else value.loc[a, best] for a in names]
-        table["difference_low"] = [0.0 if a == best else low.loc[a, best] for a in names]
-        table["difference_high"] = [0.0 if a == best else high.loc[a, best] for a in names]
+        best = int(table["estimate"].idxmax())
+        for matrix, column in ((value, "difference_to_best"), (low, "difference_low"), (high, "difference_high")):
+            table[column] = np.where(np.arange(len(names)) == best, 0.0, matrix[:, best])
     time = table["arm"].map(minutes) if minutes is not None else pd.Series(np.nan, index=table.index)
     chosen, reason = _chosen(table, time.astype(float))
     return table.assign(chosen=table["arm"] == chosen, reason=reason, margin=margin, usable_score=usable)

@@ -7,6 +7,8 @@ const RESCUE_S = 1; // after so many seconds without an answer what is drawn is 
 
 export const numbers = (list) => list.map((v) => Math.round(v * 100) / 100);
 const keyOf = (outline) => JSON.stringify([outline.class, outline.rings]);
+const same = (list, other) => list.length === other.length
+  && list.every((one, i) => one === other[i] || JSON.stringify(one) === JSON.stringify(other[i]));
 const inStep = (list, { added, gone }) => {
   // A list after what others took away and added.
   const left = new Set(gone.map(keyOf)), here = new Set(list.map(keyOf));
@@ -165,7 +167,7 @@ export function makeHands({ model, root, note, request, middle, context, button 
       if (changes > Math.max(saved, model.get("saved"))) put(known);
     }
     const now = model.get("drawn");
-    if (own && !stepping && now !== known && JSON.stringify(now) !== JSON.stringify(known)) remember(known);
+    if (own && !stepping && !same(now, known)) remember(known);
     known = now;
     guard();
     request();

@@ -50,22 +50,28 @@ def bare(ax: Axes) -> None:
 
 def draw_outlines(ax: Axes, polygons, *, scale: float, colour: str, shift=(0.0, 0.0), linewidth: float = 1.4) -> None:
     """Draw polygons of level-0 pixels, scaled and shifted into the coordinates of `ax`, holes included."""
-    rim = [patheffects.withStroke(linewidth=linewidth + 1.6, foreground="#202020")]
     for polygon in polygons:
-        rings = [polygon.exterior, *polygon.interiors]
-        vertices = np.concatenate([np.asarray(ring.coords)[:, :2] * scale + shift for ring in rings])
-        codes = np.concatenate(
-            [[MplPath.MOVETO, *[MplPath.LINETO] * (len(ring.coords) - 2), MplPath.CLOSEPOLY] for ring in rings]
-        )
-        ax.add_patch(
-            PathPatch(MplPath(vertices, codes), fill=False, edgecolor=colour, linewidth=linewidth, path_effects=rim,
-                      linestyle=_DASHES.get(colour, "-"), capstyle="butt")
-        )  # fmt: skip
+        _draw_path(ax, [polygon], scale, colour, shift, linewidth)
+
+
+def _draw_path(ax: Axes, polygons, scale: float, colour: str, shift, linewidth: float) -> None:
+    """One path of these polygons."""
+    rings = [ring for polygon in polygons for ring in (polygon.exterior, *polygon.interiors)]
+    vertices = np.concatenate([np.asarray(ring.coords)[:, :2] * scale + shift for ring in rings])
+    codes = np.concatenate(
+        [[MplPath.MOVETO, *[MplPath.LINETO] * (len(ring.coords) - 2), MplPath.CLOSEPOLY] for ring in rings]
+    )
+    rim = [patheffects.withStroke(linewidth=linewidth + 1.6, foreground="#202020")]
+    ax.add_patch(
+        PathPatch(MplPath(vertices, codes), fill=False, edgecolor=colour, linewidth=linewidth, path_effects=rim,
+                  linestyle=_DASHES.get(colour, "-"), capstyle="butt")
+    )  # fmt: skip
 
 
 def draw_mask(ax: Axes, mask: np.ndarray, colour: str, *, linewidth: float = 1.4) -> None:
-    """Outline of a mask along its pixel edges."""
-    draw_outlines(ax, polygonise(mask, mpp=1.0, mpp0=1.0), scale=1.0, colour=colour, linewidth=linewidth)
+    """Outline of a mask along its pixel edges: one path, of which a prediction has hundreds of pieces."""
+    if polygons := polygonise(mask, mpp=1.0, mpp0=1.0):
+        _draw_path(ax, polygons, 1.0, colour, (0.0, 0.0), linewidth)
 
 
 def draw_context(ax: Axes, frames, *, scale: float, shift=(0.0, 0.0)) -> None:

@@ -6,14 +6,13 @@ weights with the patients' sums. Intervals are not made from draws: see `tlskit.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from tlskit.metrics.influence import Arm, arms_of, estimate, spread_between, t_quantile
+from tlskit.metrics.influence import arms_of, estimate, spread_between, t_quantile
 
 __all__ = ["patient_weights", "redrawn", "share_best"]
 
@@ -105,7 +104,7 @@ def redrawn(
     pairs = list(itertools.combinations(range(len(arms)), 2))
     for weights in patient_weights(arms[0].n_patients, draws, seed=seed):
         drawn = np.repeat(np.arange(len(weights)), weights.astype(int))
-        of_draw = [_of_patients(arm, drawn) for arm in arms]
+        of_draw = [arm.of_patients(drawn) for arm in arms]
         quality = [
             arm.key | {"estimate": arm.influence(score)[0], "n_with_target": arm.n_with_target} for arm in of_draw
         ]
@@ -116,11 +115,3 @@ def redrawn(
             names = {"first": arms[first].key[by[0]], "second": arms[second].key[by[0]]}
             apart.append(names | {"difference": value, "low_all": value - half, "high_all": value + half})
         yield pd.DataFrame(quality), pd.DataFrame(apart)
-
-
-def _of_patients(arm: Arm, drawn: np.ndarray) -> Arm:
-    """The arm with the patients of these indices."""
-    of_draw = copy.copy(arm)
-    of_draw.units = arm.units[drawn]
-    of_draw.repeats = [_of_patients(training, drawn) for training in arm.repeats]
-    return of_draw

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -75,6 +77,19 @@ def arms_of(
     return arms
 
 
+def _once(method: Callable) -> Callable:
+    """Kept by score with the arm: every pair of arms, and every draw of the patients, asks for it again."""
+
+    @functools.wraps(method)
+    def asked(self: Arm, name: str):
+        key = (method.__name__, name)
+        if key not in self._known:
+            self._known[key] = method(self, name)
+        return self._known[key]
+
+    return asked
+
+
 class Arm:
     """One arm's sums by patient, from which its scores and the patients' influence on them follow.
 
@@ -103,11 +118,20 @@ class Arm:
         if pooling == "pooled":
             self.units = self.units / max(1.0, self.units.sum())
         self.repeats: list[Arm] = []
+        self._known: dict[tuple[str, str], object] = {}  # of `_once`
+
+    def of_patients(self, drawn: np.ndarray) -> Arm:
+        """The arm with the patients of these indices."""
+        of_draw = copy.copy(self)
+        of_draw.units, of_draw._known = self.units[drawn], {}
+        of_draw.repeats = [training.of_patients(drawn) for training in self.repeats]
+        return of_draw
 
     @property
     def n_repeats(self) -> int:
         return max(1, len(self.repeats))
 
+    @_once
     def repeat_sd(self, name: str) -> float:
         """Standard deviation of the score between trainings."""
         values = [float(of_one.at(name, of_one.units.sum(axis=0)[None])[0][0]) for of_one in self.repeats]
@@ -127,6 +151,7 @@ class Arm:
             value = (sums @ top) / below
             return value, (top - value[:, None] * bottom) / below[:, None]
 
+    @_once
     def influence(self, name: str) -> tuple[float, np.ndarray, np.ndarray]:
         """Score, and of each patient its influence and its share of the denominator, ``(n_patients,)``.
 
@@ -184,10 +209,10 @@ def estimate(parts: list[tuple[Arm, float]], name: str, lent: tuple[float, int])
 
 
 def t_quantile(df: float, level: float) -> float:
-    from scipy import stats
+    from scipy import special
 
     # Below 1 the tails have no end that a table of scores could show.
-    return float(stats.t.ppf((1 + level) / 2, max(1.0, df)))
+    return float(special.stdtrit(max(1.0, df), (1 + level) / 2))
 
 
 def _scores_summed(counts: np.ndarray, scores: list[str]) -> np.ndarray:

@@ -43,8 +43,9 @@ class Mark:
 
     @property
     def epoch(self) -> int:
-        """The one under way, from 1."""
-        return min(self.epochs, self.done * self.epochs // max(1, self.steps) + 1)
+        """The one under way, from 1; with its last step made it is being validated."""
+        ended = self.done if self.done == self.first else self.done - 1
+        return min(self.epochs, ended * self.epochs // max(1, self.steps) + 1)
 
     @property
     def left_s(self) -> float | None:

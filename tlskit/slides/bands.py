@@ -74,17 +74,24 @@ def region(
 
 def gather(tile: Callable, level, x0: int, y0: int, x1: int, y1: int) -> tuple[np.ndarray, list[Lost]]:
     """Pixels [x0, x1) x [y0, y1) of a level, white beyond its edges, and the losses that meet them."""
+    out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+    return out, gather_into(out, tile, level, x0, y0)
+
+
+def gather_into(out: np.ndarray, tile: Callable, level, x0: int, y0: int) -> list[Lost]:
+    """`gather` into an array (h, w, 3) of any type, whose first pixel is (x0, y0) of the level; the losses."""
     tile_w, tile_h = level.tile_px
     width, height = level.size_px
-    inside = x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
-    out = np.empty((y1 - y0, x1 - x0, 3), np.uint8) if inside else np.full((y1 - y0, x1 - x0, 3), 255, np.uint8)
+    x1, y1 = x0 + out.shape[1], y0 + out.shape[0]
+    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        out[:] = 255
     lost: list[Lost] = []
     for row in range(max(0, y0) // tile_h, -(-min(y1, height) // tile_h)):
         for column in range(max(0, x0) // tile_w, -(-min(x1, width) // tile_w)):
             pixels, missing = tile(column, row)
             lost += [m for m in missing if m.meets(x0, y0, x1, y1)]
             _paste(out, pixels, column * tile_w - x0, row * tile_h - y0)
-    return out, lost
+    return lost
 
 
 def stream(
@@ -252,32 +259,33 @@ class _Bands:
 
         keys = self._tiles_under(sources, y0, y1, tile_w, tile_h)
         decoding = self._give(decode, [k for k in keys if k not in self.given], pool)
-        needed = list(dict.fromkeys(self.given[k] for k in keys))
         step = max(8, int(_COLUMNS_PER_JOB / self.ratio) // 8 * 8)
         cells = [(i, min(i + step, right)) for left, right in spans for i in range(left, right, step)]
 
-        def average(cell):
+        def put(pixels, x, y):
+            gather_into(pixels, lambda column, row: (self.held[column, row], ()), self.level, x, y)
+
+        def average(cell, needed):
             left, right = cell
             for job in needed:  # a pool begins first what it was given first: none of these still has to be begun
                 job.result()
             start = time.perf_counter()
-            x0, x1 = source_span(left, right, self.ratio)
-            source, _ = gather(lambda c, r: (self.held[c, r], ()), self.level, x0, y0, x1, y1)
             area_average(
-                source,
+                put,
                 ratio=self.ratio,
                 x_px=left,
                 y_px=top,
                 width_px=right - left,
                 height_px=bottom - top,
-                source_x=x0,
-                source_y=y0,
                 out=target[:, left - self.left : right - self.left],
             )
             self.on_stage("resample", start, time.perf_counter())
             return []
 
-        averaging = [pool.submit(average, cell) for cell in cells]
+        averaging = []
+        for cell in cells:
+            under = self._tiles_under([source_span(*cell, self.ratio)], y0, y1, tile_w, tile_h)
+            averaging.append(pool.submit(average, cell, {self.given[key] for key in under}))
         passed = source_span(bottom, bottom + 1, self.ratio)[0]
         with self.lock:
             self.readers.append((passed, averaging))

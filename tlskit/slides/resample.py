@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -68,7 +69,7 @@ def area_weights(start: int, count: int, ratio: float, total: int) -> tuple[np.n
 
 
 def area_average(
-    source: np.ndarray,
+    source: np.ndarray | Callable[[np.ndarray, int, int], None],
     *,
     ratio: float,
     x_px: int,
@@ -83,8 +84,10 @@ def area_average(
 
     Parameters
     ----------
-    source : (h, w, 3) uint8
-        Source pixels; its first is source pixel (`source_x`, `source_y`). It must hold `source_span` of both axes.
+    source : (h, w, 3) uint8, or callable
+        Source pixels; its first is source pixel (`source_x`, `source_y`). It must hold `source_span` of both axes. Or
+        what puts them, from source pixel (x, y) on, into an array (h, w, 3) that it is given, of uint8 or float32:
+        ``source(array, x, y)``.
     ratio : float
         Source pixels along one output pixel, 0.5 or more.
     out : (height_px, width_px, 3) uint8, optional
@@ -101,6 +104,13 @@ def area_average(
         return out
     x0, x1 = source_span(x_px, x_px + width_px, ratio)
     y0, y1 = source_span(y_px, y_px + height_px, ratio)
+    if callable(source):
+        if ratio not in (1, 2) and out.strides[1:] == (3, 1):
+            _average(source, ratio, x_px, y_px, out)
+            return out
+        put, source = source, np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+        put(source, x0, y0)
+        source_x, source_y = x0, y0
     source = source[y0 - source_y : y1 - source_y, x0 - source_x : x1 - source_x]
     if source.shape[:2] != (y1 - y0, x1 - x0):
         raise ValueError(
@@ -117,45 +127,50 @@ def area_average(
         # The same bits as below ((a + b + c + d + 2) >> 2), an order of magnitude sooner.
         cv2.resize(source, (width_px, height_px), dst=out, interpolation=cv2.INTER_AREA)
     else:
-        _average(source, ratio, x_px, y_px, x0, y0, out)
+
+        def put(array, x, y):
+            array[:] = source[y - y0 : y - y0 + array.shape[0], x - x0 : x - x0 + array.shape[1]]
+
+        _average(put, ratio, x_px, y_px, out)
     return out
 
 
-def _average(source, ratio, x_px, y_px, x0, y0, out) -> None:
+def _average(put, ratio, x_px, y_px, out) -> None:
     """Rows first, then columns, in pieces that fit the processor's cache and in memory that is used again and again."""
     height_px, width_px = out.shape[:2]
+    y0, y1 = source_span(y_px, y_px + height_px, ratio)
     rows = _groups(y_px, height_px, ratio, _ROW_TOTAL, _ROW_SHIFT, 1)
     columns = _groups(x_px, width_px, ratio, _COLUMN_TOTAL, _COLUMN_SHIFT, 3)
     with _workspace() as memory:
         for row in rows:
             for column in columns:
-                c0, c1 = source_span(x_px + column[0], x_px + column[0] + column[1], ratio)
+                x0, x1 = source_span(x_px + column[0], x_px + column[0] + column[1], ratio)
                 target = out[row[0] : row[0] + row[1], column[0] : column[0] + column[1]]
-                _average_piece(source[:, c0 - x0 : c1 - x0], y0, c0, row, column, target, memory)
+                _average_piece(put, (x0, y0, x1, y1), row, column, target, memory)
 
 
-def _average_piece(source, y0, c0, row, column, out, memory) -> None:
-    """One group of rows and of columns: `out` from `source`, whose first pixel is source pixel (c0, y0)."""
+def _average_piece(put, source_box, row, column, out, memory) -> None:
+    """One group of rows and of columns: `out` from what `put` gives of the box of source pixels."""
+    x0, y0, x1, y1 = source_box
     _, count, base, apart, weights = row
     _, wide, start, between, matrix = column
-    width = source.shape[1]
     # Blocks of a product start at even steps, so they reach a little past the pixels that count; what they find there
     # has weight 0 and only has to be finite.
-    before = max(0, c0 - start)
-    after = max(0, start + (len(matrix) - 1) * between + matrix.shape[1] // 3 - c0 - width)
-    span = (before + width + after) * 3
+    before = max(0, x0 - start)
+    after = max(0, start + (len(matrix) - 1) * between + matrix.shape[1] // 3 - x1)
+    span = (before + x1 - x0 + after) * 3
     n, block, taps = weights.shape
     depth = (n - 1) * apart + taps
     plane = memory("plane", depth * span)
-    top, bottom = max(base, y0), min(base + depth, y0 + len(source))
-    piece = source[top - y0 : bottom - y0].reshape(bottom - top, -1)
-    _view(plane, (top - base) * span + before * 3, piece.shape, (span, 1))[:] = piece
+    top, bottom = max(base, y0), min(base + depth, y1)
+    at = (top - base) * span + before * 3
+    put(_view(plane, at, (bottom - top, x1 - x0, 3), (span, 3, 1)), x0, top)
     tall = memory("tall", n * block * span)
     product = _view(tall, 0, (n, block, span), (block * span, span, 1))
     np.matmul(weights, _view(plane, 0, (n, taps, span), (apart * span, span, 1)), out=product)
     np.rint(product, out=product)
     n, taps, made = matrix.shape
-    reach = _view(tall, (start - c0 + before) * 3, (n, count, taps), (between * 3, span, 1))
+    reach = _view(tall, (start - x0 + before) * 3, (n, count, taps), (between * 3, span, 1))
     result = memory("result", count * n * made)
     np.matmul(reach, matrix, out=_view(result, 0, (n, count, made), (made, n * made, 1)))
     result += 0.5
@@ -203,7 +218,9 @@ def _groups(start: int, count: int, ratio: float, total: int, shift: float, chan
     """
     block = max(1, min(_BLOCK, round(16 / ratio)))
     apart = max(1, round(block * ratio))
-    most = max(1, int(_PIECE / ratio) // block) * block
+    # Groups of nearly one size: a few pixels left over would cost what a group costs.
+    parts = max(1, round(count * ratio / _PIECE))
+    most = -(-count // parts // block) * block
     groups = []
     for at in range(0, count, most):
         size = min(most, count - at)
