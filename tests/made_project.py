@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from tlskit.study.ledger import ATTEMPT
+
 PARAMETERS = """run_name = "r"  # name of the run
 manifest = "manifest.csv"  # the cohort
 outputs_dir = "outputs"  # folder of all runs
@@ -148,3 +150,19 @@ def run_by_hand(step: str, *, between: dict | None = None, leave_out: list | Non
         if number not in (leave_out or []):
             run(source)
     return names
+
+
+def run_in_process(step: str, output: Path, parameters: dict, *, attempt: str, title: str) -> str:
+    """As `tlskit.study.kernel.execute`, without a kernel: for tests of what a sweep runs, when, and what follows."""
+    found = json.loads((Path("notebooks") / f"{step}.ipynb").read_text())
+    passed_over = [n for n, cell in enumerate(found["cells"][1:]) if "skip-execution" in cell["metadata"]["tags"]]
+    os.environ[ATTEMPT] = attempt
+    try:
+        run_by_hand(step, leave_out=passed_over, **parameters)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        del os.environ[ATTEMPT]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(found))
+    return ""

@@ -120,7 +120,10 @@ def predict(
         float | None,
         typer.Option(min=0, max=1, help="Probability from which a pixel counts; by default as chosen on validation."),
     ] = None,
-    overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(help="Share of a window that its neighbour repeats; by default as notebook 05 took it."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
     engine: Annotated[Literal["auto", "torch", "openvino"], typer.Option(help="Runs the network.")] = "auto",
     precision: Annotated[

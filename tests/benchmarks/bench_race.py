@@ -6,6 +6,8 @@ precision (bf16 where the processor multiplies it, else float32), channels-last 
 network unfolded, wall time per window (the peers' grids have more of them). *As installed*: the peer as pip gives it
 against ``engine: auto`` and ``precision: exact``, wall time a slide. *Feed*: with a network that costs nothing.
 
+All of it on a GPU where the variable TLSKIT_BENCH_DEVICE names one (``cuda``), on a larger slide.
+
 The environments are ``outputs/benchmarks/work/venv-<peer>``, made on the first run (about 7 GB each, from the package
 index that pip is set to), or the Pythons that TLSKIT_TIATOOLBOX_PYTHON and TLSKIT_LAZYSLIDE_PYTHON name.
 """
@@ -31,7 +33,9 @@ REQUIREMENTS = {
 }
 #: At level 0: the peers read other um/px from another level than we do, and interpolate; with different pixels no maps
 #: could be compared. The feed is measured on a larger slide, where no network costs time.
-SIDE_PX0, FEED_SIDE_PX0, MPP, THREADS = 2_048, 10_240, made.MPP0, 2
+DEVICE = os.environ.get("TLSKIT_BENCH_DEVICE", "cpu")
+FEED_SIDE_PX0, MPP = 10_240, made.MPP0
+SIDE_PX0, THREADS = (2_048, 2) if DEVICE == "cpu" else (FEED_SIDE_PX0, len(os.sched_getaffinity(0)))
 _ROOM_GB = 12
 
 
@@ -63,7 +67,7 @@ def theirs(peer, python, compute, *, side=SIDE_PX0, bf16=False, map_path="", str
     job = {
         "slide": str(made.halving(side)), "mpp": MPP, "weights": str(weights()), "threads": THREADS,
         "stride": stride, "compute": compute, "bf16": bf16, "map": str(map_path),
-        "out": str(harness.WORK / "race_out"),
+        "out": str(harness.WORK / "race_out"), "device": DEVICE,
     }  # fmt: skip
     return _run([python, str(Path(__file__).with_name("race_peer.py")), peer, json.dumps(job)])
 
@@ -109,7 +113,7 @@ def run_ours(engine, precision, folded, keep, overlap):
     net = bench_inference.network(MPP)
     net.model.load_state_dict(torch.load(weights(), weights_only=True))
     out = harness.WORK / "race_ours.tif"
-    source = engines.EngineSource(net, engine=engine, precision=precision, window_px=512, device="cpu")
+    source = engines.EngineSource(net, engine=engine, precision=precision, window_px=512, device=DEVICE)
     source.get(np.zeros((1, 512, 512, 3), np.uint8))
     start = time.perf_counter()
     prediction = inference.predict_slide(
@@ -154,7 +158,7 @@ def main(repeats=5):
     for side in (SIDE_PX0, FEED_SIDE_PX0):
         made.halving(side)
     weights()
-    precision = hardware.pick_precision("auto", "cpu")
+    precision = hardware.pick_precision("auto", DEVICE)
     figures = {"race_equal_compute_precision": precision}
     for peer, python in peers.items():
         largest, mean = compare(peer, python)
@@ -191,7 +195,7 @@ def main(repeats=5):
         **{f"race_{name}_peak_mb": statistics.median(run["peak_mb"] for run in runs[name]) for name in runs},
         "race_our_auto_engine": runs["our_auto"][0]["engine"],
     }
-    harness.report("race", figures, seconds={name: wall(name) for name in runs})
+    harness.report("race" if DEVICE == "cpu" else "race_gpu", figures, seconds={name: wall(name) for name in runs})
 
 
 if __name__ == "__main__":

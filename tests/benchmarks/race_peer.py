@@ -50,15 +50,15 @@ def tiatoolbox(job, network, counted):
             x = batch.to(device).float().permute(0, 3, 1, 2)
             x = x.contiguous(memory_format=torch.channels_last if equal else torch.contiguous_format)
             model.eval()
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=equal and job["bf16"]):
-                return model(x).permute(0, 2, 3, 1).numpy()
+            with torch.inference_mode(), torch.autocast(job["device"], torch.bfloat16, enabled=equal and job["bf16"]):
+                return model(x).permute(0, 2, 3, 1).cpu().numpy()
 
     resolution = [{"units": "mpp", "resolution": job["mpp"]}]
     config = IOSegmentorConfig(
         input_resolutions=resolution, output_resolutions=resolution, save_resolution=resolution[0], ignore_index=0,
         patch_input_shape=(512, 512), patch_output_shape=(512, 512), stride_shape=(job["stride"], job["stride"]),
     )  # fmt: skip
-    engine = SemanticSegmentor(model=Network(), batch_size=4, num_workers=0, device="cpu", verbose=False)
+    engine = SemanticSegmentor(model=Network(), batch_size=4, num_workers=0, device=job["device"], verbose=False)
     slide = Path(job["slide"])
     start = time.perf_counter()
     made = engine.run(
@@ -115,7 +115,7 @@ def lazyslide(job, network, counted):
         slide, 512, mpp=job["mpp"], stride_px=job["stride"], edge=True, tissue_key=None, background_filter=False
     )
     Blended(
-        wsi=slide, model=Network(), mode="constant", batch_size=4, num_workers=0, device="cpu", pbar=False,
+        wsi=slide, model=Network(), mode="constant", batch_size=4, num_workers=0, device=job["device"], pbar=False,
         ignore_index=None, amp=equal and job["bf16"], autocast_dtype=torch.bfloat16,
     ).run()  # fmt: skip
     return time.perf_counter() - start, lambda: Blended.map
@@ -131,6 +131,7 @@ def network_of(job):
         return torch.nn.Identity()
     network = smp.UnetPlusPlus("efficientnet-b0", encoder_weights=None, classes=1).eval()
     network.load_state_dict(torch.load(job["weights"], weights_only=True))
+    network = network.to(job["device"])
     return network.to(memory_format=torch.channels_last) if job["compute"] == "equal" else network
 
 

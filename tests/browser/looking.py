@@ -65,8 +65,13 @@ def open_run(page, url: str) -> None:
 def open_folder_page(page, url: str, folder=None) -> None:
     """Open the page, and turn to slides of a folder."""
     page.goto(url)
+    turn_to_folders(page, folder)
+
+
+def turn_to_folders(page, folder=None) -> None:
+    """Turn from wherever the page is to slides of a folder."""
     page.get_by_role("button", name="A slide from a folder").click()
-    page.get_by_role("button", name="Segment", exact=True).wait_for()
+    page.get_by_label("Folder", exact=True).wait_for()
     if folder is not None:
         go_to_folder(page, folder)
 

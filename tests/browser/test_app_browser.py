@@ -1,11 +1,11 @@
-"""The page for people who do not code, in a real browser."""
+"""The page for people who do not code, in a real browser; one page for all that need none of their own."""
 
 import csv
 import json
 from urllib.parse import urlsplit
 
 import pytest
-from looking import VIEW, objects, open_folder_page, painted, scores, slider
+from looking import VIEW, objects, painted, scores, serious, slider, take_slide, turn_to_folders
 
 from tlskit.evaluation import slide_findings as findings
 from tlskit.maps import probmaps
@@ -35,6 +35,25 @@ def test_nothing_runs_over_the_side_of_a_1280_px_window(run_page):
     assert over == []
 
 
+def test_axe_finds_nothing_serious_in_any_view(run_page):
+    page = run_page
+    assert page.locator("head title").count() == 1 and page.title() == "tlskit"
+    assert serious(page) == []
+    together = page.get_by_label("all magnifications side by side")
+    together.check()
+    page.wait_for_function("document.querySelectorAll('.tlskit-view canvas').length > 1")
+    assert serious(page) == []
+    together.uncheck()
+    page.wait_for_function("document.querySelectorAll('.tlskit-view canvas').length === 1")
+    turn_to_folders(page)
+    page.get_by_role("option", name="S1.tiff").locator("img[src]").wait_for()
+    assert serious(page) == []
+    take_slide(page, "S1.tiff")
+    assert serious(page) == []
+    page.get_by_role("button", name="A run of the study").click()
+    painted(page, slide="S1")
+
+
 def test_the_threshold_moves_layer_scores_and_objects_to_what_python_computes(run_page, project):
     page = run_page
     painted(page, cut=128)
@@ -57,8 +76,8 @@ def test_the_threshold_moves_layer_scores_and_objects_to_what_python_computes(ru
     assert objects(page, 0.3) == expected
 
 
-def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(page, app_url, project, tmp_path):
-    page.goto(app_url)
+def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(run_page, project, tmp_path):
+    page = run_page
     page.get_by_role("button", name="A slide from a folder").focus()
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Segment", exact=True).wait_for()
@@ -66,7 +85,7 @@ def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(page, ap
     page.get_by_role("listbox", name="Slides and folders").focus()
     page.keyboard.press("Home")
     page.keyboard.press("Enter")
-    painted(page)
+    painted(page, slide="S1.tiff")
     page.get_by_role("button", name="Segment", exact=True).focus()
     page.keyboard.press("Enter")
     page.get_by_text("Done: S1.tiff. Move the threshold").wait_for(timeout=400_000)
@@ -96,12 +115,13 @@ def test_a_slide_is_segmented_measured_and_downloaded_by_keyboard_alone(page, ap
     assert sum(float(row["area_um2"]) for row in rows) == pytest.approx(found.mask(0.01).sum() * found.mpp**2, rel=1e-3)
 
 
-def test_an_unreadable_file_is_told_as_a_sentence(page, app_url, project):
+def test_an_unreadable_file_is_told_as_a_sentence(run_page, project):
+    page = run_page
     folder = project / "broken"
     folder.mkdir(exist_ok=True)
     name = "<img src=x onerror=alert(1)>.svs"
     (folder / name).write_bytes(b"no slide at all")
-    open_folder_page(page, app_url, folder)
+    turn_to_folders(page, folder)
     card = page.get_by_role("option", name="<img")
     card.get_by_text("cannot be opened").wait_for()
     card.dblclick()

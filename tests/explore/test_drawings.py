@@ -1,6 +1,7 @@
 """Outlines drawn by hand: none is lost, whoever else draws on the slide."""
 
 import json
+import shutil
 
 import pytest
 
@@ -165,6 +166,14 @@ def test_only_lines_that_are_new_are_parsed_and_they_say_what_the_whole_file_say
     path.write_text(f"{again[0]}\n{again[1]}\n]}}\n")
     with pytest.raises(AnnotationError, match="is no JSON"):
         drawn_files.read_drawn(path, origin)
+
+
+def test_a_file_that_is_gone_takes_nothing_with_it(tmp_path):
+    path = tmp_path / "drawn" / "S1.geojson"
+    base = drawn_files.save_drawn(path, [square(0), square(20)], [])
+    shutil.rmtree(path.parent)  # a share that was unmounted, a folder that was cleaned up
+    assert places(drawn_files.save_drawn(path, [*base, square(40)], base)) == [0, 20, 40]
+    assert places(drawn_files.read_drawn(path)) == [0, 20, 40]
 
 
 def test_an_outline_of_another_slide_is_written_for_this_ones_origin(tmp_path):

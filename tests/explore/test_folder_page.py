@@ -446,3 +446,17 @@ def test_a_slide_that_is_gone_takes_its_map_off_the_desk_and_is_not_segmented(pa
     assert page.slide_path is None and page.desk.value == {} and "S9.tiff cannot be opened" in page.status.value
     page.take(tmp_path / "S8.tiff")
     assert len(page.desk.view.drawn) == 1
+
+
+def test_a_change_of_one_outline_leaves_all_others_the_objects_that_they_were(page, outputs):
+    page.take(slide_path(outputs))
+    view = page.desk.view
+    some = [{"rings": [[[x, 0], [x + 50, 0], [x, 50]]], "class": "TLS"} for x in range(0, 500, 100)]
+    # As the browser sends them: new lists every time.
+    view.set_state({"drawn": json.loads(json.dumps(some)), "change": 1, "drawn_source": view.source})
+    before = list(view.drawn)
+    some[2]["rings"][0][2] = [200, 60]
+    view.set_state({"drawn": json.loads(json.dumps(some)), "change": 2, "drawn_source": view.source})
+    assert [one is other for one, other in zip(view.drawn, before, strict=True)] == [True, True, False, True, True]
+    assert view.saved == 2 and drawn_files.read_drawn(page._drawn_path("")) == some
+    assert [polygon.area for polygon in page.desk.polygons()] == [1250, 1250, 1500, 1250, 1250]

@@ -1,10 +1,11 @@
 """Charts of the steps' tables show the tables' numbers."""
 
+import numpy as np
 import pandas as pd
 import pytest
-from made_figures import boxes, check_layout
+from made_figures import boxes, check_layout, marks
 
-from tlskit.figures import stepcharts
+from tlskit.figures import stepcharts, style
 
 
 def test_kept_and_dropped_tiles_add_up_to_the_grid():
@@ -75,3 +76,42 @@ def test_bars_of_stages_are_medians_of_warm_passes_and_the_wall_is_a_line():
     assert [wide for _, wide, _, _ in boxes(ax)] == pytest.approx([1.5, 3.0, 0.6])
     assert "3.3 s that passed" in ax.get_title()
     assert ax.lines[-1].get_xdata()[0] == pytest.approx(3.3)
+
+
+def overlaps_table(n_patients=2):
+    """As of `evaluation.overlap_tradeoff`."""
+    table = pd.DataFrame(
+        {"overlap": [0.0, 0.25, 0.5], "windows": [55.5, 96.5, 204.0], "times_windows": [1.0, 1.74, 3.68],
+         "flipped": [0.0042, 0.0009, 0.0], "dice": [0.873, 0.881, 0.883], "loss": [0.0102, 0.0016, 0.0],
+         "margin": 0.0177, "n_patients": n_patients}
+    )  # fmt: skip
+    ends = {"dice_low": -0.06, "dice_high": 0.05, "loss_low": -0.01, "loss_high": 0.012}
+    return table.assign(**{name: table[name.split("_")[0]] + by for name, by in ends.items()})
+
+
+@pytest.mark.parametrize("size", ["single", "double"])
+def test_price_and_worth_of_overlaps_are_marks_and_what_is_taken_is_ringed(size):
+    table, why = overlaps_table(), "2 validation patients with a target, fewer than 10: so the densest is taken"
+    figure = stepcharts.overlap_tradeoff(table, taken=0.5, why=why, size=size)
+    check_layout(figure)
+    for ax, values in zip(figure.axes, (table["dice"], table["loss"], 100 * table["flipped"]), strict=True):
+        assert np.allclose(sorted(map(tuple, marks(ax))), sorted(zip(table["times_windows"], values, strict=True)))
+        rings = [line.get_xydata() for line in ax.lines if line.get_markersize() == 11 and len(line.get_xdata())]
+        assert np.allclose(rings, [[(3.68, values.iloc[-1])]])
+    assert [0.0177, 0.0177] in [list(line.get_ydata()) for line in figure.axes[1].lines]
+    said = " ".join(figure.get_supxlabel().split())
+    assert f"taken: 0.5, {why}" in said
+    assert "0: 56 windows a slide, Dice 0.873, 0.42% of the tissue flips" in style.alt_text(figure)
+    assert "nan" not in style.alt_text(figure)
+
+
+def test_an_overlap_that_was_not_measured_has_no_ring_and_nothing_measured_is_said():
+    figure = stepcharts.overlap_tradeoff(overlaps_table(), taken=0.125, why="as asked for")
+    assert not [
+        line for ax in figure.axes for line in ax.lines if line.get_markersize() == 11 and len(line.get_xdata())
+    ]
+    assert "taken: 0.125, as asked for" in " ".join(figure.get_supxlabel().split())
+    nothing = stepcharts.overlap_tradeoff(overlaps_table().head(0), taken=0.5, why="x")
+    assert style.alt_text(nothing).startswith("No validation slide was run over")
+    one = overlaps_table(1).assign(dice_low=np.nan, dice_high=np.nan, loss_low=np.nan, loss_high=np.nan)
+    check_layout(stepcharts.overlap_tradeoff(one, taken=0.25, why="as asked for"))

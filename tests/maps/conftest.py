@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_maps import painted_slide
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +12,8 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def painted(tmp_path_factory):
+    return painted_slide(tmp_path_factory.mktemp("painted"))

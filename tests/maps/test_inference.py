@@ -9,102 +9,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_cohort import manifest_row
+from made_maps import WHITE, ArraySlide, Constant, Context, Pixelwise, checkpoint, picture, slide_row
 from torch import nn
 
 from tlskit.errors import CheckpointError, MapError, OutOfMemoryError, ParameterError, SlideError
 from tlskit.maps import blending, inference, probmaps
 from tlskit.maps import rows as rows_of_maps
 from tlskit.maps.windows import invalid_boxes
+from tlskit.networks import engines, hardware
 from tlskit.outlines import reading as annotations
 from tlskit.slides.slide import open_slide
 from tlskit.slides.tiffs import write_slide
 
-WHITE = 255
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino, which is optional, is not installed")
 ENGINES = ["torch", pytest.param("openvino", marks=needs_openvino)]
-
-
-class ArraySlide:
-    """A slide in memory at its own um/px, with the reader's interface: what lies beyond is white."""
-
-    def __init__(self, image, *, mpp=1.0, lost_box=None, dies_after=None):
-        self.image, self.mpp0, self.size_px0 = image, mpp, image.shape[1::-1]
-        self.lost_box, self.dies_after = lost_box, dies_after
-        self.path, self.mpp_source, self.reader, self.lost = "memory.svs", "openslide", "array", []
-        self.served = 0
-        self.threads = set()
-
-    def size_px(self, mpp):
-        assert mpp == self.mpp0
-        return self.size_px0
-
-    def level_for(self, mpp):
-        return 0
-
-    def windows(self, xy_px, size_px, *, mpp, on_lost, on_stage=None):
-        if on_stage is None:  # looked at before the map is made, to choose the engine by
-            served, threads, self.served, self.threads = self.served, self.threads, -(10**9), set()
-            try:
-                yield from self.windows(xy_px, size_px, mpp=mpp, on_lost=on_lost, on_stage=lambda *_: None)
-            finally:
-                self.served, self.threads = served, threads
-            return
-        on_stage("read", 0.0, 1e-9)
-        self.threads.add(threading.current_thread().name)
-        margin = size_px * 2
-        padded = np.pad(self.image, ((margin, margin), (margin, margin), (0, 0)), constant_values=WHITE)
-        for index, (x, y) in enumerate(xy_px):
-            self.served += 1
-            if self.dies_after is not None and self.served > self.dies_after:
-                raise SlideError("the file ends here")
-            if self.lost_box is not None:
-                left, top, width, height = self.lost_box
-                if x < left + width and left < x + size_px and y < top + height and top < y + size_px:
-                    self.lost.append({"x_px": left, "y_px": top, "width_px": width, "height_px": height})
-                    yield index, None
-                    continue
-            yield index, padded[y + margin : y + margin + size_px, x + margin : x + margin + size_px]
-
-
-class Constant(nn.Module):
-    def __init__(self, probability):
-        super().__init__()
-        self.logit = math.log(probability / (1 - probability))
-
-    def forward(self, x):
-        return torch.full_like(x[:, :1], self.logit)
-
-
-class Pixelwise(nn.Module):
-    """The probability is the red channel: the map must be the slide's red channel."""
-
-    def forward(self, x):
-        return torch.logit(x[:, :1].clamp(1e-6, 1 - 1e-6))
-
-
-class Context(nn.Module):
-    """A small network whose output depends on the place in the window, as a real one's does at its rim."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(1)
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 7, padding=3), nn.ReLU(), nn.Conv2d(8, 1, 7, padding=3))
-
-    def forward(self, x):
-        return 8 * self.layers(x)
-
-
-def checkpoint(model, *, tile_px=64, magnification=10, overlap=0.5, **more):
-    return SimpleNamespace(
-        model=model, magnification=magnification, mpp=10 / magnification, tile_px=tile_px, overlap=overlap,
-        normalisation="divide_255", sha256="0" * 64, resolution_by="mpp", **more,
-    )  # fmt: skip
-
-
-def picture(width, height, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
 def predict(model, slide, path, *, tile_px=64, model_overlap=0.5, **options):
@@ -200,12 +119,22 @@ def test_the_file_does_not_depend_on_the_number_of_readers_or_of_the_engines_thr
         with open_slide(tmp_path / "s.tif") as slide:
             read = slide.windows
             slide.windows = lambda *places, read=read, number=number, **options: read(
-                *places, threads=number, **options
+                *places, **(options | {"threads": number})
             )
             torch.set_num_threads(number)
             predict(Context(), slide, tmp_path / f"{number}.tif", slide_id="s")
         files.append((tmp_path / f"{number}.tif").read_bytes())
     assert files[0] == files[1]
+
+
+def test_the_file_does_not_depend_on_the_number_of_threads_that_finish_it(tmp_path, monkeypatch):
+    image, files = picture(700, 500), []
+    image[:, 300:500] = 0  # blank blocks among the others
+    for writers in (0, 3):
+        monkeypatch.setattr(hardware, "threads_beside", lambda device, n=writers: {"readers": 2, "writers": n})
+        predict(Pixelwise(), ArraySlide(image), tmp_path / f"{writers}.tif", strip_px=200)
+        files.append((tmp_path / f"{writers}.tif").read_bytes())
+    assert files[0] == files[1] and len(files[0]) > 10_000
 
 
 @pytest.mark.parametrize("overlap", [0.5, 0.75])
@@ -356,6 +285,27 @@ def test_reading_network_and_blending_run_in_threads_of_their_own(tmp_path):
     assert result.stage_s["forward"] > 0 and result.wall_s > result.stage_s["forward"]
 
 
+@pytest.mark.parametrize("device, readers", [("cpu", 2), ("cuda", 6)])
+def test_beside_a_gpu_as_many_threads_read_as_there_are_cores(tmp_path, monkeypatch, device, readers):
+    class Given:
+        name, precision, depth, context_px, compile_s, check_s, max_dprob = "torch", "bf16", 1, 0, 0.0, 0.0, 0.0
+        empty, agreement = None, None
+
+        def submit(self, windows):
+            return np.full(windows.shape[:3], 0.5, np.float32)
+
+        def result(self, ticket):
+            return ticket
+
+    monkeypatch.setattr(hardware, "cores", lambda: 6)
+    source = engines.EngineSource(checkpoint(Context()), window_px=64, precision="bf16", device="cpu")
+    source.made = Given()
+    source.made.device = device
+    slide = ArraySlide(picture(300, 200))
+    predict(Context(), slide, tmp_path / "m.tif", engine=source, batch_size=3)
+    assert slide.readers == readers and source.made.batch == 3
+
+
 def test_interrupting_leaves_no_thread_behind(tmp_path):
     class Impatient(nn.Module):
         calls = 0
@@ -393,9 +343,9 @@ def test_only_the_strip_at_work_holds_memory(tmp_path, monkeypatch):
         made.extend(cut(*args, **options))
         return made
 
-    def counted(self, *args):
+    def counted(self, *args, **options):
         held.append(sum(bool(getattr(strip, "_bands", None)) for strip in made))
-        return finish(self, *args)
+        return finish(self, *args, **options)
 
     monkeypatch.setattr(blending, "strips", watched)
     monkeypatch.setattr(blending.Strip, "finish", counted)
@@ -442,37 +392,12 @@ def test_invalid_boxes_tile_the_region_exactly():
 # Through real files
 
 
-def painted_slide(folder):
-    """A section with four TLS, each in a colour of its own, as a slide at 0.5 um/px, and their outlines."""
-    from shapely import Point
-    from shapely.affinity import rotate, scale
-
-    width, height = 4000, 3600
-    truth = [
-        rotate(scale(Point(x, y).buffer(1.0, quad_segs=64), a, b), angle)
-        for x, y, a, b, angle in (
-            (900, 800, 420, 260, 20), (2900, 900, 330, 500, 0), (1200, 2600, 250, 200, 70), (2800, 2700, 520, 480, 0)
-        )
-    ]  # fmt: skip
-    image = np.full((height, width, 3), 243, np.uint8)
-    image[150:3450, 150:3850] = (225, 160, 200)
-    for number, polygon in enumerate(truth):
-        inside = annotations.rasterise([polygon], x_px=0, y_px=0, width_px=width, height_px=height, mpp=0.5, mpp0=0.5)
-        image[inside] = (65, 40 + 10 * number, 120 + 12 * number)
-    return write_slide(folder / "painted.tif", image, mpp=0.5, objective_power=20, quality=95), truth
-
-
 class Oracle(nn.Module):
     """The share of a pixel that is TLS, which its red tells: 65 inside, 225 in tissue, 243 on glass."""
 
     def forward(self, x):
         share = ((225 / 255 - x[:, :1]) / (160 / 255)).clamp(1e-6, 1 - 1e-6)
         return torch.logit(share)
-
-
-@pytest.fixture(scope="module")
-def painted(tmp_path_factory):
-    return painted_slide(tmp_path_factory.mktemp("painted"))
 
 
 def dice(one, other):
@@ -520,10 +445,6 @@ def test_windows_without_tissue_are_found_on_a_real_file(tmp_path, painted):
     # 16 x 15 windows of 128 um; only the last row of them, from 1,792 um down, lies on glass alone
     assert (result.windows, result.windows_skipped) == (224, 16)
     assert result.level == 1 and result.slide_id == "painted" and result.tissue_mm2 == pytest.approx(3.05, rel=0.03)
-
-
-def slide_row(slide_id, path):
-    return SimpleNamespace(**manifest_row(slide_id, path))
 
 
 def test_a_cohort_survives_a_bad_slide_and_keeps_what_is_done(tmp_path, painted):

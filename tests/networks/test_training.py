@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from made_training import write_cohort
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tlskit.errors import ParameterError, TrainingError
 from tlskit.networks import loop, marks, training
@@ -322,3 +323,52 @@ def test_another_file_of_weights_under_the_same_name_trains_another_network(coho
         torch.save(build_model(encoder=encoder, encoder_weights="none").encoder.state_dict(), path)
         made.append(run(cohort, tmp_path / "c.pt", encoder=encoder, encoder_weights=str(path), epochs=1).sha256)
     assert made[0] == made[1] != made[2]
+
+
+def asked_rarely(monkeypatch):
+    """What is done on a GPU, where the losses of many steps are asked for together."""
+    step = loop._train_epoch
+    monkeypatch.setattr(loop, "_train_epoch", lambda *a, between, **k: step(*a, between=50, **k))
+
+
+def test_losses_that_are_asked_for_rarely_give_the_same_history(cohort, undisturbed, tmp_path, monkeypatch):
+    asked_rarely(monkeypatch)
+    history = run(cohort, tmp_path / "c.pt").history
+    columns = [*PLAIN_COLUMNS, "negative_to_positive", "empty_batches", "gradient_tiles"]
+    pd.testing.assert_frame_equal(history[columns], undisturbed.history[columns], check_exact=True)
+
+
+def test_a_loss_that_is_no_number_is_named_by_its_step_however_late_it_is_seen(cohort, tmp_path, monkeypatch):
+    said = []
+    for rarely in (False, True):
+        if rarely:
+            asked_rarely(monkeypatch)
+        with pytest.raises(TrainingError, match=r"epoch 1, step \d") as caught:
+            run(cohort, tmp_path / "c.pt", learning_rate=1e30, epochs=1, steps_per_epoch=6)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+class Asked(TorchDispatchMode):
+    """How often a number is asked for, for which a GPU would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        Asked.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_between_the_steps_of_a_gpu_nothing_waits_for_it(cohort, tmp_path, monkeypatch):
+    step = loop._train_epoch
+
+    def watched(fabric, model, optimizer, batches, *, between, **options):
+        batches, Asked.count = list(batches), 0
+        with Asked():
+            float(batches[0][0].sum())
+            made = step(fabric, model, optimizer, batches, between=50, **options)
+        assert Asked.count == 1, "the one above"
+        return made
+
+    monkeypatch.setattr(loop, "_train_epoch", watched)
+    run(cohort, tmp_path / "c.pt", epochs=1)

@@ -323,3 +323,18 @@ def test_ctrl_c_means_what_it_meant_after_a_batch_system_was_asked_for():
         "engine._class('slurm'); assert signal.getsignal(signal.SIGINT) == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "workers, visible, count, expected",
+    [
+        (4, None, 2, ["0", "1", "0", "1"]),
+        (2, "3,5,7", 8, ["3", "5"]),
+        (2, "GPU-a", 1, ["GPU-a", "GPU-a"]),
+        (2, "", 2, ["", ""]),
+        (2, None, 1, [None, None]),
+        (1, None, 0, [None]),
+    ],
+)
+def test_each_worker_of_a_machine_sees_a_gpu_of_its_own(workers, visible, count, expected):
+    assert [cluster.gpu_of(number, visible, count) for number in range(workers)] == expected

@@ -72,20 +72,25 @@ def slides(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def project(tmp_path, slides, monkeypatch):
+def write(folder, slides):
     """A project whose second step makes the maps of the slides."""
     first = PARAMETERS.replace("magnification = 4", "magnification = 1")
     second = notebook(first + "pause_s = 3.0  # seconds\n", (SECOND, []))
-    write_project(tmp_path, notebook(first, (FIRST, [])), second, notebook(first))
-    (tmp_path / "params/p.yaml").write_text("run_name: r\nsweep: {magnification: [1]}\n")
+    write_project(folder, notebook(first, (FIRST, [])), second, notebook(first))
+    (folder / "params/p.yaml").write_text("run_name: r\nsweep: {magnification: [1]}\n")
     header = "slide_id,patient_id,cancer_type,slide_path,annotation_path\n"
     rows = [f"S{n},p{n},lung,{slides / f'S{n}.tiff'},{slides / f'S{n}.geojson'}\n" for n in range(SLIDES)]
-    (tmp_path / "manifest.csv").write_text(header + "".join(rows))
-    (tmp_path / "checkpoint.pt").write_bytes((slides / "checkpoint.pt").read_bytes())
+    (folder / "manifest.csv").write_text(header + "".join(rows))
+    (folder / "checkpoint.pt").write_bytes((slides / "checkpoint.pt").read_bytes())
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, slides, monkeypatch):
+    """Such a project, in which the test is run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(keys, "STEPS", STEPS)
-    return tmp_path
+    return write(tmp_path, slides)
 
 
 @contextlib.contextmanager
@@ -94,7 +99,7 @@ def sweeping(project, name, *more):
     command = sweep_command("-p", f"run_name={name}", "--arm", "1x", *more)
     number = len(list(project.glob("said*")))
     with open(project / f"said{number}", "w") as out:
-        process = subprocess.Popen(command, env=workers_environment(project), stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=project, env=workers_environment(project), stdout=out, stderr=out)
     process.said = lambda: (project / f"said{number}").read_text()
     try:
         yield process
@@ -120,9 +125,12 @@ def helper_of(run_dir, *workers):
     return next((one for one in children if one.pid in held and helping.PROGRAM in one.cmdline()), None)
 
 
-def alone(project):
-    with sweeping(project, "serial", "-p", "pause_s=0") as serial:
-        assert serial.wait(timeout=300) == 0, serial.said()
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory, slides):
+    """What one process leaves, that nobody helps."""
+    project = write(tmp_path_factory.mktemp("serial"), slides)
+    with sweeping(project, "serial", "-p", "pause_s=0") as alone:
+        assert alone.wait(timeout=300) == 0, alone.said()
     return project / "outputs/serial"
 
 
@@ -138,7 +146,7 @@ def assert_same(run, serial):
 
 
 @pytest.mark.slow
-def test_a_worker_without_a_step_makes_slides_of_a_running_one_and_all_is_as_one_had_made_it(project):
+def test_a_worker_without_a_step_makes_slides_of_a_running_one_and_all_is_as_one_had_made_it(project, serial):
     run = project / "outputs/r"
     with sweeping(project, "r") as one, sweeping(project, "r") as two:
         wait_for(lambda: helper_of(run, one, two))
@@ -156,12 +164,12 @@ def test_a_worker_without_a_step_makes_slides_of_a_running_one_and_all_is_as_one
     said = one.said() + two.said()
     assert said.count("made for who runs it") == len(found["helped"])
     assert f"{len(found['helped'])} slide(s) made by other workers" in said
-    assert_same(run, alone(project))
+    assert_same(run, serial)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["helper", "owner"])
-def test_a_helper_and_who_is_helped_may_die(project, victim):
+def test_a_helper_and_who_is_helped_may_die(project, serial, victim):
     run = project / "outputs/r"
     with sweeping(project, "r") as one, sweeping(project, "r") as two:
         helper = wait_for(lambda: helper_of(run, one, two))
@@ -174,7 +182,7 @@ def test_a_helper_and_who_is_helped_may_die(project, victim):
         assert helping_one.wait(timeout=300) == 0, helping_one.said()
         assert owner.wait(timeout=300) == (0 if victim == "helper" else -9), owner.said()
     assert status.read_step(run / "1x", STEP)["state"] == "done"
-    assert_same(run, alone(project))
+    assert_same(run, serial)
 
 
 # -- without processes ------------------------------------------------------------------------------------------------

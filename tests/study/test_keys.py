@@ -381,3 +381,10 @@ def test_comments_are_what_the_tokenizer_says():
     tricky = "a = '#' # b\nb = \"\"\"x # 'y\n\"\"\" # c'\nc = r'\\'# d\nd = f\"{a}#{'#'}\" # \"\"\"\ne = 'it\\'s # x'\n"
     for source in [tricky, *(path.read_text(encoding="utf-8") for path in sources._PACKAGE.rglob("*.py"))]:
         assert sources.without_comments(source).splitlines() == plainly(source)
+
+
+def test_what_05_chose_is_read_by_06_where_it_is_to_be_taken_from_there():
+    timing = "06_wsi_inference_timing"
+    assert keys.reads(timing, {"window_overlap": 0.5}) == ["02_patient_split", "03_training"]
+    assert keys.reads(timing, {"window_overlap": "auto"})[-1] == "05_wsi_evaluation"
+    assert "05_wsi_evaluation" not in keys.reads("05_wsi_evaluation", {"window_overlap": "auto"})

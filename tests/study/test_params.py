@@ -205,3 +205,12 @@ def test_a_sweep_asks_for_cascades_where_arms_differ_in_magnification_alone():
     assert params.has_cascade({"sweep": {"magnification": [4, 1], "seed": [0, 1]}})
     assert not params.has_cascade({"sweep": {"magnification": [4]}})
     assert not params.has_cascade({"sweep": [{"magnification": 4, "seed": 0}, {"magnification": 1, "seed": 1}]})
+
+
+def test_the_overlap_of_windows_is_a_number_or_left_to_validation():
+    notebooks = [ROOT / "notebooks" / "05_wsi_evaluation.ipynb"]
+    for value in ("auto", 0, 0.125, 0.5):
+        declarations.check({"window_overlap": value}, notebooks)
+    for value, message in ((0.95, "between 0 and 0.9"), ("half", "auto, or a number"), (True, "auto, or a number")):
+        with pytest.raises(ParameterError, match=f"`window_overlap` should .*{message}"):
+            declarations.check({"window_overlap": value}, notebooks)

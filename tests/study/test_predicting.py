@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tlskit.__main__ import app
 from tlskit.files import Claims
-from tlskit.maps import open_map
+from tlskit.maps import open_map, write_overlap
 from tlskit.networks import models
 from tlskit.study import predicting
 from tlskit.synthetic import cohort as synthetic
@@ -199,3 +199,19 @@ def test_a_cascade_killed_in_both_stages_and_gone_on_with_by_workers_leaves_what
             assert path.read_bytes() == (made / "killed" / path.relative_to(made / "whole")).read_bytes(), path.name
     again = CliRunner().invoke(app, [*words, "killed"])
     assert again.output.count("(done before)") == 2, "one process takes what workers made for its own"
+
+
+def test_windows_overlap_as_05_noted_for_this_network_unless_asked_otherwise(made):
+    network = models.load_checkpoint(made / "checkpoint.pt")
+    write_overlap(made / "overlap.json", 0.25, asked="auto", reason="enough", checkpoint=network)
+    try:
+        _, lines = predict(made, "S0.tiff", out="noted")
+        assert "windows overlap by 0.25, as notebook 05 noted" in lines
+        strides = {}
+        for out, options in (("noted", {}), ("asked", {"overlap": 0.0})):
+            predict(made, "S0.tiff", out=out, **options)
+            with open_map(made / out / "maps/S0.tif") as found:
+                strides[out] = found.metadata["parameters"]["stride_px"]
+        assert strides == {"noted": 48, "asked": 64}
+    finally:
+        (made / "overlap.json").unlink()

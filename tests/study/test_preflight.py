@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tlskit.errors import ParameterError
-from tlskit.study import declarations, keys, preflight, project, sweep
+from tlskit.study import declarations, estimates, keys, preflight, project, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,8 +78,9 @@ def test_a_disk_without_room_is_an_error(arm, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(preflight, "areas_um2_of", lambda arm: [4e8] * 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 1e9))
-    # 100 slides of 20 x 20 mm at 20x, half a byte a pixel, less the share that is trained on.
-    share = 1 - arm["split_ratios"][0] / sum(arm["split_ratios"])
+    # 100 slides of 20 x 20 mm at 20x, half a byte a pixel, less the share that is trained on; of some, three overlaps.
+    training, validation, _ = (ratio / sum(arm["split_ratios"]) for ratio in arm["split_ratios"])
+    share = 1 - training + 3 * min(arm["overlap_slides"], 100 * validation) / 100
     wanted = (100 * 4e8 / 0.5**2 * share * 0.5 + 5 * 27e6) / 1e9
     assert f"disk: The plan writes up to about {wanted:.1f} GB" in said(arm | {"magnification": 20}, "error")
 
@@ -143,3 +144,25 @@ def test_a_number_that_no_step_can_use_is_refused(given, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ParameterError, match="should lie between"):
         sweep.prepare(ROOT / "params/smoke.yaml", given)
+
+
+def test_an_overlap_that_cannot_be_chosen_is_told_before(arm):
+    arm |= {"window_overlap": "auto", "overlap_slides": 12}
+    assert "overlap" not in said(arm, "warning")
+    warned = said(arm | {"overlap_slides": 3}, "warning")
+    assert "`overlap_slides` is 3" in warned and "`window_overlap: auto` takes 0.5" in warned
+    assert "overlap" not in said(arm | {"overlap_slides": 3, "window_overlap": 0.5}, "warning")
+
+
+def test_what_is_compared_and_denser_windows_take_longer(arm):
+    asked = {"magnification": 4, "split_ratios": [0.5, 0.25, 0.25], "overlap_slides": 0, "window_overlap": "auto"}
+
+    def seconds(**more):
+        of_arm = estimates._of_arm(arm | asked | more, [4e8] * 100, [], 1e-6)
+        return of_arm["05_wsi_evaluation"] - estimates._NOTEBOOK_S
+
+    none, half = seconds(window_overlap=0.0), seconds(window_overlap=0.5)
+    assert half == pytest.approx(4 * none) and seconds() == pytest.approx(half)  # auto, at most a half
+    a_slide = none / 50
+    assert seconds(window_overlap=0.0, overlap_slides=12) == pytest.approx(none + 12 * 4 * 4 / 3 * a_slide)
+    assert seconds(overlap_slides=99) == pytest.approx(half + 25 * 4 / 3 * a_slide)  # maps of a half are kept

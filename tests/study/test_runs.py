@@ -126,3 +126,17 @@ def test_the_outlines_of_an_earlier_run_of_05_go_before_the_first_is_written(tmp
     assert left == {"mine.geojson": "drawn by hand"}  # a slide that fails now has no outlines of before
     aside = tmp_path / "study/4x/set_aside/geojson/s2.geojson"
     assert aside.read_text() == "corrected by hand"
+
+
+def test_what_a_step_alone_reads_outlives_a_run_that_was_cut_off_and_is_gone_with_the_record(tmp_path):
+    options = {"magnification": 4, "outputs_dir": tmp_path}
+    first = runs.open_run("study", "05_wsi_evaluation", **options)
+    (first.scratch_dir / "0.5").mkdir(parents=True)
+    (first.scratch_dir / "0.5" / "s.tif").write_text("map")
+    again = runs.open_run("study", "05_wsi_evaluation", **options)
+    assert (again.scratch_dir / "0.5" / "s.tif").is_file()
+    again.overlap_path.write_text("{}")
+    runs.open_run("study", "06_wsi_inference_timing", **options).record(n=1)
+    assert again.scratch_dir.is_dir()
+    again.record(n=1)
+    assert not again.scratch_dir.exists() and "work/overlap.json" in again.ledger.values["products"]

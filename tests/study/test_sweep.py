@@ -4,12 +4,12 @@ import json
 
 import pandas as pd
 import pytest
-from made_project import PARAMETERS, STEPS, notebook, write_project
+from made_project import PARAMETERS, STEPS, notebook, run_in_process, write_project
 from typer.testing import CliRunner
 
 from tlskit.__main__ import app
 from tlskit.errors import ParameterError
-from tlskit.study import keys, status, sweep
+from tlskit.study import kernel, keys, status, sweep
 from tlskit.study.status import read_status
 
 
@@ -29,6 +29,12 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(keys, "STEPS", STEPS)
     return tmp_path
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """Steps run in this process: what a sweep runs and what follows does not depend on how."""
+    monkeypatch.setattr(kernel, "execute", run_in_process)
 
 
 def statuses(project) -> dict:
@@ -109,8 +115,7 @@ def test_controls_are_asked_for_by_arms_of_one_magnification_that_differ(project
     assert "controls" not in {job.arm for job in sweep.plan(sweep.prepare("params/p.yaml", {"level": 2}))}
 
 
-@pytest.mark.slow
-def test_the_notebooks_in_which_arms_meet_do_not_wait_for_each_other(project_with_controls):
+def test_the_notebooks_in_which_arms_meet_do_not_wait_for_each_other(project_with_controls, no_kernels):
     sweep.run_sweep(sweep.prepare("params/p.yaml", {"fail_at": -1}))
     assert statuses(project_with_controls)["controls", "controls"] == "failed"
     assert statuses(project_with_controls)["compare", "compare_magnifications"] == "done"
@@ -122,8 +127,7 @@ def test_the_notebooks_in_which_arms_meet_do_not_wait_for_each_other(project_wit
     assert statuses(project_with_controls)["compare", "compare_magnifications"] == "failed"
 
 
-@pytest.mark.slow
-def test_the_comparison_follows_the_cascades_that_it_reads_and_does_without_where_they_fail(project):
+def test_the_comparison_follows_the_cascades_that_it_reads_and_does_without_where_they_fail(project, no_kernels):
     cells = [("assert floor < 1, 'no screen'", []), ("print(arm)", [])]
     (project / "notebooks/cascade.ipynb").write_text(notebook(PARAMETERS + "floor = 0.9  # of recall\n", *cells))
     jobs = sweep.plan(sweep.prepare("params/p.yaml"))
@@ -177,8 +181,7 @@ def test_the_command_line_ends_in_a_sentence(project, capsys, monkeypatch):
     assert "There is no preset params/none.yaml" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_step_in_which_a_slide_failed_is_run_again_when_that_is_asked_for(project):
+def test_a_step_in_which_a_slide_failed_is_run_again_when_that_is_asked_for(project, no_kernels):
     sweep.run_sweep(sweep.prepare("params/p.yaml"))
     arm_dir = project / "outputs/r/1x"
     found = status.read_step(arm_dir, "02_patient_split")

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import socket
 import subprocess
 import threading
@@ -10,14 +9,23 @@ import time
 
 import kill_sweep
 import pytest
-from made_project import PARAMETERS, STEPS, notebook, run_by_hand, sweep_command, sweep_environment, write_project
+from made_project import (
+    PARAMETERS,
+    STEPS,
+    notebook,
+    run_by_hand,
+    run_in_process,
+    sweep_command,
+    sweep_environment,
+    write_project,
+)  # fmt: skip
 from typer.testing import CliRunner
 
 from tlskit import files
 from tlskit.__main__ import app
 from tlskit.files import sha256_of_file
 from tlskit.study import keys, report, report_page, status, sweep, takeover, turn
-from tlskit.study.ledger import ATTEMPT, Claims, claims_of
+from tlskit.study.ledger import Claims, claims_of
 
 FIRST = """
 import time
@@ -72,13 +80,7 @@ def without_kernels(monkeypatch):
 
     def execute(step, output, parameters, *, attempt, title):
         ran.append(title)
-        os.environ[ATTEMPT] = attempt
-        try:
-            run_by_hand(step, **parameters)
-        finally:
-            del os.environ[ATTEMPT]
-        output.write_text((output.parents[3] / "notebooks" / output.name).read_text())
-        return ""
+        return run_in_process(step, output, parameters, attempt=attempt, title=title)
 
     monkeypatch.setattr(turn.kernel, "execute", execute)
     return ran

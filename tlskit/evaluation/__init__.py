@@ -57,6 +57,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "grid_counting": ["evaluate_grid"],
         "factors": ["arm_factors", "grid_counts", "trainings"],
         "counting": ["evaluate_slides", "evaluate_tiles"],
+        "overlap_choice": ["choose_overlap", "overlap_tradeoff", "settle_overlap"],
         "predictions": ["write_outlines"],
         "reader_scores": ["reader_table"],
         "readers": ["evaluate_readers"],

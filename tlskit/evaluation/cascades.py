@@ -18,7 +18,7 @@ from tlskit.evaluation import cascade, screen_choice
 from tlskit.evaluation.arm_tables import arms
 from tlskit.evaluation.stored_screens import SCREENS
 from tlskit.files import write_text
-from tlskit.maps import make_screen, open_map, predict_cohort
+from tlskit.maps import make_screen, noted_overlap, open_map, predict_cohort
 from tlskit.networks import load_checkpoint
 
 __all__ = [
@@ -225,6 +225,7 @@ def run_cascade(
     out_dir: str | Path,
     *,
     n_slides: int = 0,
+    overlap: float | str | None = None,
     **options,
 ) -> pd.DataFrame:
     """Run the cascade that `choose` picked for real, on test slides whose coarse maps are archived.
@@ -237,6 +238,8 @@ def run_cascade(
         For its maps.
     n_slides
         So many test slides, the first by slide_id; 0: all.
+    overlap
+        Of the fine network's windows: as asked of `maps.noted_overlap`.
     options
         Of `maps.predict_cohort`.
 
@@ -249,7 +252,8 @@ def run_cascade(
     coarse = maps_of(run_dir / row["coarse"]).set_index("slide_id")["map_path"]
     slides = slides_of(run_dir, row["fine"], manifest, "test").sort_values("slide_id")
     slides = slides[slides["slide_id"].astype(str).isin(coarse.index)].head(n_slides or None)
-    work = run_dir / row["fine"] / "work"
+    path = run_dir / row["fine"] / "work" / "checkpoint.pt"
+    fine = load_checkpoint(path)
 
     def screen_for(of_slide):
         if row["screen"] != "map":
@@ -258,6 +262,6 @@ def run_cascade(
             return make_screen(found, threshold=row["screen_threshold"], grow_um=row["grow_um"])
 
     return predict_cohort(
-        load_checkpoint(work / "checkpoint.pt"), slides, out_dir, screen_for=screen_for,
-        engine_note=work / "engine.json", **options,
+        fine, slides, out_dir, screen_for=screen_for, overlap=noted_overlap(path, fine, overlap)[0],
+        engine_note=path.with_name("engine.json"), **options,
     )  # fmt: skip

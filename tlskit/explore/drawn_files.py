@@ -128,6 +128,8 @@ def save_drawn(
 ) -> list[Drawn]:
     """Write outlines over what stands in the file, and return what stands in it now (see `drawings.merged`).
 
+    Where there is no file any more, all of `mine` are written again.
+
     Raises
     ------
     AnnotationError
@@ -140,7 +142,8 @@ def save_drawn(
             theirs = read_drawn(path, origin_px0)
         except AnnotationError as error:
             raise AnnotationError(f"{error} Nothing was written over it; move it away, then save again.") from error
-        both = merged(base, tidied(mine), theirs)
+        # A file that is gone is no outline that somebody took away: who deletes the last one leaves an empty file.
+        both = merged(base if path.is_file() else [], tidied(mine), theirs)
         if both or path.is_file():
             content = geojson_text(_written(both, origin_px0, _others(path)), about).encode("utf-8")
             if not path.is_file() or path.read_bytes() != content:

@@ -202,7 +202,7 @@ class HandOutlines(ipywidgets.VBox):
             return None
         self._left.pop(shelf.path, None)
         self.view.unwritten = sorted(unwritten - {name})
-        shelf.base, shelf.readable = kept, True
+        shelf.base, shelf.readable = drawings.interned(kept, drawn), True
         return len(kept) - len(drawings.tidied(drawn))
 
     def _show(self, outlines: list[dict], *, same_slide: bool = True) -> None:

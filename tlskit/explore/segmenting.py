@@ -210,7 +210,7 @@ def _work(note: Path) -> int:
     order = json.loads(note.read_text(encoding="utf-8"))["order"]
     threading.Thread(target=_leave_alone, args=(note,), daemon=True).start()
     from tlskit.errors import TlskitError
-    from tlskit.maps import inference
+    from tlskit.maps import inference, noted_overlap
     from tlskit.networks import models
     from tlskit.slides import open_slide
 
@@ -230,8 +230,9 @@ def _work(note: Path) -> int:
             slide = open_slide(slide, mpp_override=order["mpp_override"], **inference.reading_of(checkpoint))
         screen = _screen(order, checkpoint, tell) if "screen" in order else None
         prediction = inference.predict_slide(
-            checkpoint, slide, order["out"], screen=screen, progress=False, on_windows=tell
-        )
+            checkpoint, slide, order["out"], screen=screen, progress=False, on_windows=tell,
+            overlap=noted_overlap(order["checkpoint"], checkpoint)[0],
+        )  # fmt: skip
         answer = {"done": True, "lost": len(prediction.lost)}
     except TlskitError as error:
         answer = {"error": str(error)}
@@ -246,7 +247,7 @@ def _screen(order: dict, fine, tell):
     from functools import partial
 
     from tlskit.cohort import from_slides, slide_rows
-    from tlskit.maps import check_networks, screens_of
+    from tlskit.maps import check_networks, noted_overlap, screens_of
     from tlskit.networks import models
 
     path, threshold, grow_um, folder = order["screen"]
@@ -256,7 +257,7 @@ def _screen(order: dict, fine, tell):
     (row,) = slide_rows(from_slides([order["slide"]]).assign(**given))
     look = screens_of(
         coarse, folder, threshold=threshold, grow_um=grow_um, engine_note=Path(path).with_name("engine.json"),
-        on_windows=partial(tell, screening=True),
+        on_windows=partial(tell, screening=True), overlap=noted_overlap(path, coarse)[0],
     )  # fmt: skip
     return look(row)
 

@@ -46,6 +46,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "stepcharts": [
             "cascade_minutes",
             "cohort_flow",
+            "overlap_tradeoff",
             "screen_tradeoff",
             "split_bars",
             "stage_bars",

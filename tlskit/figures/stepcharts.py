@@ -18,8 +18,8 @@ from tlskit.figures.style import BLUE, GREEN, LIGHT_GREY, ORANGE, PURPLE, SKY, V
 from tlskit.units import counted
 
 __all__ = [
-    "cascade_minutes", "cohort_flow", "screen_tradeoff", "split_bars", "stage_bars", "stage_timeline",
-    "tiles_per_slide", "training_history",
+    "cascade_minutes", "cohort_flow", "overlap_tradeoff", "screen_tradeoff", "split_bars", "stage_bars",
+    "stage_timeline", "tiles_per_slide", "training_history",
 ]  # fmt: skip
 
 _PARTS = {
@@ -157,6 +157,58 @@ def training_history(history: pd.DataFrame, *, x: str = "epoch", color: str | No
         mark_pt=4, chosen="_kept", each=each, n=n, col="what", share=(True, False), panel_in=(1.6, 1.7),
         told={"Kept:": "; ".join(kept)}, xlabel=f"{x} (ringed: the epoch that was kept)",
         alt=f"Loss and validation IoU by {x}.",
+    )  # fmt: skip
+
+
+@style.unless_empty("No validation slide was run over to compare overlaps of windows.")
+def overlap_tradeoff(table: pd.DataFrame, *, taken: float, why: str, **options) -> Figure:
+    """What overlapping windows cost (windows a slide) and give: Dice, what is lost of it, pixels that change side.
+
+    The overlap that is taken is ringed, where it was measured.
+
+    Parameters
+    ----------
+    table
+        Of `tlskit.evaluation.overlap_tradeoff`.
+    taken, why
+        Of `tlskit.evaluation.settle_overlap`; the words stand below.
+    """
+    densest = f"{table['overlap'].iloc[-1]:g}"
+    dice, loss, flipped = (
+        "Dice against the outlines",
+        f"Dice lost against {densest}",
+        f"tissue that changes side against {densest}, %",
+    )
+    parts = {dice: table[["dice", "dice_low", "dice_high"]], loss: table[["loss", "loss_low", "loss_high"]],
+             flipped: pd.DataFrame({"flipped": 100 * table["flipped"], "low": np.nan, "high": np.nan})}  # fmt: skip
+    long = pd.concat(
+        table.assign(what=what, **dict(zip(("value", "_low", "_high"), part.to_numpy(float).T, strict=True)))
+        for what, part in parts.items()
+    )  # fmt: skip
+    long = long.assign(what=pd.Categorical(long["what"], list(parts)), _taken=long["overlap"] == taken)
+    told = {f"{of.overlap:g}": f"{of.windows:.0f} windows a slide" for of in table.itertuples()}
+    in_words = "; ".join(
+        f"{of.overlap:g}: {of.windows:.0f} windows a slide, Dice {of.dice:.3f}, {of.flipped:.2%} of the tissue flips"
+        for of in table.itertuples()
+    )
+    margin = table["margin"].iloc[-1]
+
+    def each(ax, rows) -> None:
+        what = rows["what"].iloc[0]
+        also = {loss: [0.0, margin], flipped: [0.0]}.get(what, [])
+        span(ax, [*rows[["value", "_low", "_high"]].to_numpy(float).ravel(), *also], axis="y", ticks=5)
+        if what == loss:
+            ax.axhline(margin, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
+
+    said = f"taken: {taken:g}, {why}"
+    return chart(
+        curves, long, options, x="times_windows", y="value", color="overlap", join=None, low="_low", high="_high",
+        marks=(("value", True),), chosen="_taken", each=each, col="what", share=(True, False), panel_in=(2.0, 1.9),
+        frame={"x": {"values": [1.0, *table["times_windows"]], "ticks": 4}}, told=told,
+        n=lambda rows: f"n = {counted(rows['n_patients'].iloc[0], 'validation patient')}",
+        xlabel="windows of a slide, times those without overlap (bars: 95 % over patients, of losses all at once; "
+        f"dashed: the most that may be lost)\n{said}",
+        alt=f"Price and worth of overlapping windows. {in_words}. {said[0].upper()}{said[1:]}. Shown:",
     )  # fmt: skip
 
 

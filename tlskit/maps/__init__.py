@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cascading": ["check_networks", "screens_of"],
         "context": ["Frames", "context_words", "facts_of", "frames_of"],
         "inference": ["choose_engine", "predict_cohort"],
+        "overlaps": ["OVERLAPS", "map_overlaps", "noted_overlap", "write_overlap"],
         "probmaps": ["ProbMap", "open_map", "outside"],
         "screening": ["Windows", "distance_um", "make_screen", "screen_of", "windows_over"],
     },

@@ -17,6 +17,7 @@ import numpy as np
 
 from tlskit import units
 from tlskit.errors import CheckpointError, ParameterError
+from tlskit.tiles import ahead
 
 __all__ = ["Layout", "Strip", "hann_layout", "strips"]
 
@@ -181,7 +182,9 @@ class Strip:
         self._top += 1
         return taken
 
-    def finish(self, taken: tuple[int, np.ndarray, bool], run: np.ndarray, carried: np.ndarray | None):
+    def finish(
+        self, taken: tuple[int, np.ndarray, bool], run: np.ndarray, carried: np.ndarray | None, *, threads: int = 0
+    ):
         """Complete a row of blocks that was taken out, before the next one is.
 
         Parameters
@@ -191,7 +194,9 @@ class Strip:
         run : (window rows, window columns) bool
             The windows that were predicted, over the whole map.
         carried : (rows, columns) float64 or None
-            The carry of the strip before, for these rows of pixels; None where it is all 0.
+            The carry of the strip before, for these rows of pixels; None where there is none.
+        threads
+            That divide, some rows each; 0: this one.
 
         Returns
         -------
@@ -204,6 +209,8 @@ class Strip:
             If a probability that was added is nan or infinite.
         """
         block_row, band, dirty = taken
+        if carried is not None and not carried.any():
+            carried = None
         y0 = block_row * self.block_px
         y1 = min(y0 + self.block_px, self.size_px[1])
         values = carry = None
@@ -213,7 +220,8 @@ class Strip:
                 sums[:, : carried.shape[1]] += carried
             values = np.empty((y1 - y0, owned), np.uint8)
             down, along = self._total_weights(y0, y1, run)
-            for top in range(0, y1 - y0, _CACHED_ROWS):
+
+            def divide(top: int) -> None:
                 rows = slice(top, top + _CACHED_ROWS)
                 weights = down[rows] @ along
                 np.maximum(weights, 1.0, out=weights)  # 0 only where no window was run: there the sum is 0 too
@@ -225,6 +233,9 @@ class Strip:
                         "diverged; train again, e.g. with a lower learning_rate or `precision: exact`."
                     )
                 values[rows] = np.rint(mean, out=mean)
+
+            for _ in ahead(divide, range(0, y1 - y0, _CACHED_ROWS), workers=threads):
+                pass
             if self.carry_px:
                 carry = sums[:, owned:].copy()
             band.fill(0)

@@ -92,6 +92,7 @@ def predict_tiles(
         source = source_of(
             engine, checkpoint, window_px=checkpoint.tile_px, precision=precision, device=device, threads=threads
         )
+        source.set_batch(batch_size)
         made = source.get(read(_spread(order, 0 if source.is_chosen else engines.CHECK_WINDOWS))[1])
         with tqdm(total=len(order), desc="tiles", unit="tile", disable=not progress) as bar:
             for index, windows, truth in ahead(read, chunks, workers=workers):

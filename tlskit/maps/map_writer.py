@@ -13,14 +13,16 @@ import logging
 import math
 import os
 import shutil
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from tlskit.errors import MapError, ParameterError
+from tlskit.tiles import ahead
 
 __all__ = ["FORMAT", "MapWriter", "decode_block"]
 
@@ -65,6 +67,8 @@ class MapWriter:
         The journal's folder; a caller may keep its own state there until the map is complete.
     metadata : dict
         May be added to until the map is complete, except for what identifies it.
+    threads : int
+        That compress blocks and make the pyramid; 0, the default: the caller's. The file does not depend on it.
     """
 
     def __init__(self, path, size_px, *, mpp: float, block_px: int = 512, metadata=None, resume: bool = False):
@@ -84,6 +88,7 @@ class MapWriter:
         self._index: dict[tuple[int, int], tuple[int, int]] = {}  # committed or pending block -> (offset, bytes)
         self._pending: dict[tuple[int, int], tuple[int, int]] = {}
         self._pending_crc = 0
+        self.threads, self._reading = 0, threading.Lock()
         # Through JSON and back, so that tuples and numpy's numbers compare as they will be read.
         self._header = json.loads(
             json.dumps(
@@ -121,6 +126,18 @@ class MapWriter:
         A block is full size except at the map's right and bottom edge, where it ends with the map. It counts as
         written with the next `commit`.
         """
+        self.write_blocks([(x_px, y_px, block)])
+
+    def write_blocks(self, blocks: Sequence[tuple[int, int, np.ndarray]]) -> None:
+        """`write_block` of each, compressed by several threads where there are."""
+        for key, data in ahead(self._compressed, blocks, workers=self.threads):
+            if data:
+                self._append(key, data)
+            else:
+                self._pending[key] = (0, 0)  # blank: no bytes
+
+    def _compressed(self, placed: tuple[int, int, np.ndarray]) -> tuple[tuple[int, int], bytes]:
+        x_px, y_px, block = placed
         expected = tuple(min(self.block_px, side - at) for side, at in zip(self.size_px, (x_px, y_px), strict=True))
         if x_px % self.block_px or y_px % self.block_px or min(expected) < 1 or min(x_px, y_px) < 0:
             raise ParameterError(
@@ -133,10 +150,8 @@ class MapWriter:
                 f"{self.path.name}: the block at ({x_px}, {y_px}) must be {expected[::-1]} uint8, "
                 f"not {block.shape} {block.dtype}."
             )
-        if block.any():
-            self._append((x_px // self.block_px, y_px // self.block_px), _encode(_padded(block, self.block_px)))
-        else:
-            self._pending[(x_px // self.block_px, y_px // self.block_px)] = (0, 0)  # blank: no bytes
+        key = (x_px // self.block_px, y_px // self.block_px)
+        return key, _encode(_padded(block, self.block_px)) if block.any() else b""
 
     def commit(self, note=None) -> None:
         """Enter the blocks written since the last commit, and any JSON value, in the journal.
@@ -282,38 +297,43 @@ class MapWriter:
         """The next level: 2 x 2 means, rounded half up. An odd last row or column stands for itself."""
         half = tuple(-(-side // 2) for side in size)
         columns, rows = (-(-side // self.block_px) for side in half)
-        reduced = {}
-        b = self.block_px
-        for by in range(rows):
-            for bx in range(columns):
-                quad = np.zeros((2 * b, 2 * b), np.uint8)
-                found = False
-                for dy in (0, 1):
-                    for dx in (0, 1):
-                        offset, length = index.get((2 * bx + dx, 2 * by + dy), (0, 0))
-                        if length:
-                            self._blocks.seek(offset)
-                            quad[dy * b : (dy + 1) * b, dx * b : (dx + 1) * b] = decode_block(
-                                self._blocks.read(length), b
-                            )
-                            found = True
-                if not found:
-                    continue
-                for axis in (0, 1):
-                    # repeat an odd last line, so that the mean of it with itself is itself
-                    side, at = size[axis], (2 * bx * b, 2 * by * b)[axis]
-                    if side % 2 and at < side < at + 2 * b:
-                        line = [slice(None), slice(None)]
-                        line[1 - axis] = side - at
-                        source = list(line)
-                        source[1 - axis] = side - at - 1
-                        quad[tuple(line)] = quad[tuple(source)]
-                data = _encode(cv2.resize(quad, (b, b), interpolation=cv2.INTER_AREA))  # (sum of four + 2) >> 2
-                self._blocks.seek(self._end)
-                self._blocks.write(data)
-                reduced[bx, by] = (self._end, len(data))
+        keys, reduced = [(bx, by) for by in range(rows) for bx in range(columns)], {}
+        made = ahead(lambda key: self._half(key, size, index), keys, workers=self.threads)
+        for key, data in zip(keys, made, strict=True):
+            if data:
+                with self._reading:
+                    self._blocks.seek(self._end)
+                    self._blocks.write(data)
+                reduced[key] = (self._end, len(data))
                 self._end += len(data)
         return half, reduced
+
+    def _half(self, key: tuple[int, int], size, index) -> bytes:
+        """One block of the next level, compressed; nothing where all under it is blank."""
+        (bx, by), b = key, self.block_px
+        quad = np.zeros((2 * b, 2 * b), np.uint8)
+        found = False
+        for dy in (0, 1):
+            for dx in (0, 1):
+                offset, length = index.get((2 * bx + dx, 2 * by + dy), (0, 0))
+                if length:
+                    with self._reading:
+                        self._blocks.seek(offset)
+                        data = self._blocks.read(length)
+                    quad[dy * b : (dy + 1) * b, dx * b : (dx + 1) * b] = decode_block(data, b)
+                    found = True
+        if not found:
+            return b""
+        for axis in (0, 1):
+            # repeat an odd last line, so that the mean of it with itself is itself
+            side, at = size[axis], (2 * bx * b, 2 * by * b)[axis]
+            if side % 2 and at < side < at + 2 * b:
+                line = [slice(None), slice(None)]
+                line[1 - axis] = side - at
+                source = list(line)
+                source[1 - axis] = side - at - 1
+                quad[tuple(line)] = quad[tuple(source)]
+        return _encode(cv2.resize(quad, (b, b), interpolation=cv2.INTER_AREA))  # (sum of four + 2) >> 2
 
 
 def _padded(block: np.ndarray, block_px: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from tlskit.maps.windows import layout_for
 from tlskit.networks import hardware
 from tlskit.slides import searched_once
 
-__all__ = ["predict_row"]
+__all__ = ["kept_map", "predict_row", "with_less_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +38,17 @@ def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: floa
     with open_row(row, **reading_of(checkpoint)) as slide:
         open_s = time.perf_counter() - screened
         expected = map_metadata(checkpoint, slide, row.slide_id, layout, options.get("tissue"), source.asked, screen)
-        found = _kept(Path(path), expected)
+        found = kept_map(Path(path), expected)
         if found is None:
             try:
-                made = _with_less_memory(
+                made = with_less_memory(
                     predict_slide, checkpoint, slide, path, slide_id=row.slide_id, engine=source, screen=screen,
                     overlap=overlap, **options,
                 )  # fmt: skip
             except MapError:
                 # Two may be at one slide, where one was held up so long that its claim was taken over: the other has
                 # ended it.
-                if (found := _kept(Path(path), expected)) is None:
+                if (found := kept_map(Path(path), expected)) is None:
                     raise
                 return found
             found = _row(made)
@@ -59,8 +59,8 @@ def predict_row(checkpoint, row, path, source, *, screen_for=None, overlap: floa
     return found
 
 
-def _with_less_memory(predict, *args, batch_size: int = 8, **options) -> Prediction:
-    """Predict; where memory runs out, once more with half the batch.
+def with_less_memory(predict, *args, batch_size: int = 8, **options):
+    """What `predict` returns; where memory runs out, it is called once more with half the batch.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def _row(prediction: Prediction) -> dict:
     }
 
 
-def _kept(path: Path, expected: dict) -> dict | None:
+def kept_map(path: Path, expected: dict) -> dict | None:
     """The row of a map that is there already and is what would be made; None where there is no such map."""
     if not path.exists():
         return None

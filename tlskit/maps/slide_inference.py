@@ -6,7 +6,6 @@ The checkpoint says how it must be applied: um/px, window, overlap, normalisatio
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,13 +21,14 @@ from tlskit.maps.context import facts_of, slide_context
 from tlskit.maps.map_writer import MapWriter
 from tlskit.maps.windows import (
     count_to_check,
-    invalid_boxes,
     layout_for,
     looked_at,
+    made_of,
     plan_windows,
     spread_windows,
+    windows_key,
 )
-from tlskit.networks import engines
+from tlskit.networks import engines, hardware
 from tlskit.slides import open_slide
 
 __all__ = [
@@ -62,8 +62,8 @@ class Prediction:
         Seconds by stage: `STAGES`, then waits: ``wait_decode`` (the reader for decoded rows), ``wait_read`` (the
         reader for the network), ``wait_forward_in`` (the network for the reader), ``wait_forward_out`` (the network
         for the blender), ``wait_blend`` (the blender for the network) and ``wait_write`` (the blender for the writer).
-        "read" (with decoding) and "resample" are the sum over two threads. Where the network sees a context,
-        "context" is all of its reading, by two threads of its own.
+        "read" (with decoding) and "resample" are the sum over two threads, or beside a GPU as many as there are cores.
+        Where the network sees a context, "context" is all of its reading, by two threads of its own.
     wall_s : float
         From the slide's opening to the finished map, without making and checking the engine.
     windows, windows_skipped : int
@@ -157,7 +157,7 @@ def predict_slide(
     overlap
         See `windows.layout_for`.
     batch_size : int
-        Windows handed to the engine at a time.
+        Windows handed to the engine at a time; as many as a GPU computes together.
     tissue : tissue.Tissue, False or None
         Where there is tissue. None finds it; False runs every window.
     screen : screening.Screen, optional
@@ -195,6 +195,7 @@ def predict_slide(
     source = source_of(
         engine, checkpoint, window_px=layout.window_px, precision=precision, device=device, threads=threads
     )
+    source.set_batch(batch_size)
     with contextlib.ExitStack() as opened:
         with clock.stage("open"):
             if isinstance(slide, (str, Path)):
@@ -207,7 +208,7 @@ def predict_slide(
             planned = on_tissue & looked_at(screen, slide, layout, size_px, checkpoint.mpp)
         slide_id = Path(slide.path).stem if slide_id is None else slide_id
         metadata = map_metadata(checkpoint, slide, slide_id, layout, tissue, source.asked, screen)
-        metadata["windows_sha256"] = hashlib.sha256(np.packbits(planned).tobytes()).hexdigest()
+        metadata |= windows_key(planned)
         cut = blending.strips(size_px, layout, strip_px=strip_px, block_px=block_px)
 
         writer, position = _begin(
@@ -216,49 +217,40 @@ def predict_slide(
         with writer:
             n_planned = int(planned.sum())
             resumed = n_planned - sum(len(rows) for _, rows, _ in streaming.remaining(cut, position))
-            choice = _EngineChoice(source, writer)
+            choice = EngineChoice(source, writer)
             context = slide_context(checkpoint, slide, layout, planned)
             if resumed < n_planned:
                 choice.make(slide, layout, checkpoint.mpp, planned, context)
+            beside = hardware.threads_beside(choice.device)
+            writer.threads = beside["writers"]
             with _telling(n_planned, resumed, slide_id, progress, on_windows) as tell:
                 streaming.stream(
                     slide, choice, writer, cut, layout, position,
                     mpp=checkpoint.mpp, batch_size=batch_size, clock=clock, context=context, on_windows=tell,
+                    readers=beside["readers"],
                 )  # fmt: skip
             if n_planned and not position.run.any():
                 raise SlideError(
                     f"{slide.path}: none of {n_planned} windows could be read. The file is damaged; copy it "
                     "again from where it came."
                 )
-            invalid = invalid_boxes(layout, size_px, planned, position.run)
             writer.metadata.update(
-                engine=choice.name,
-                precision=choice.precision,
-                windows=int(position.run.sum()),
-                windows_skipped=int(on_tissue.size - on_tissue.sum()),
-                windows_screened=int(on_tissue.sum()) - n_planned,
-                windows_lost=n_planned - int(position.run.sum()),
-                invalid=invalid,
-                unseen=invalid_boxes(layout, size_px, on_tissue, planned),
-                lost=list(slide.lost),
-                tissue_mm2=tissue_mm2,
-                level=level,
-                reader=slide.reader,
-            )
+                made_of(slide, layout, size_px, on_tissue, planned, position.run),
+                engine=choice.name, precision=choice.precision, tissue_mm2=tissue_mm2, level=level,
+            )  # fmt: skip
             finishing = time.perf_counter()
         clock.add("write", finishing, time.perf_counter())
-        lost = list(slide.lost)
+        made = writer.metadata
     wall_s = time.perf_counter() - clock.zero - choice.made_s
     stages = STAGES if context is None else (*STAGES[:4], "context", *STAGES[4:])
     stage_s = {name: clock.seconds.get(name, 0.0) for name in stages}
     stage_s |= {name: s for name, s in sorted(clock.seconds.items()) if name.startswith("wait_")}
     return Prediction(
         path=Path(out_path), slide_id=slide_id, stage_s=stage_s, wall_s=wall_s,
-        windows=int(position.run.sum()), windows_skipped=int(on_tissue.size - on_tissue.sum()),
-        windows_screened=int(on_tissue.sum()) - n_planned,
+        **{name: made[name] for name in ("windows", "windows_skipped", "windows_screened", "lost")},
         level=level, reader=slide.reader, engine=choice.name, precision=choice.precision,
-        max_dprob=choice.max_dprob, lost=lost, compile_s=choice.compile_s, check_s=choice.check_s,
-        tissue_mm2=tissue_mm2, map_px=size_px, invalid_px=sum(w * h for _, _, w, h in invalid),
+        max_dprob=choice.max_dprob, compile_s=choice.compile_s, check_s=choice.check_s,
+        tissue_mm2=tissue_mm2, map_px=size_px, invalid_px=sum(w * h for _, _, w, h in made["invalid"]),
         resumed_windows=resumed, events=clock.events,
     )  # fmt: skip
 
@@ -299,7 +291,7 @@ def _telling(total: int, done: int, slide_id: str, progress: bool, on_windows) -
         yield tell
 
 
-class _EngineChoice:
+class EngineChoice:
     """The engine of one map, and what its choice took.
 
     It is chosen, or looked at again, by windows of this slide that are planned, spread over the slide.
@@ -308,7 +300,7 @@ class _EngineChoice:
     def __init__(self, source: engines.EngineSource, writer: MapWriter):
         self._source, self._writer = source, writer
         self._noted = next((note["engine"] for note in writer.notes if "engine" in note), None)
-        self.made_s = self.compile_s = self.check_s = 0.0
+        self.made_s, self.compile_s, self.check_s, self.device = 0.0, 0.0, 0.0, "cpu"
         self.name, self.precision, self.max_dprob = self._noted or ("", "", float("nan"))
         self._made: engines.Engine | None = None
 
@@ -327,7 +319,7 @@ class _EngineChoice:
         if made is not before:
             self.compile_s = made.compile_s
         self.check_s = made.check_s
-        self.made_s, self._made = time.perf_counter() - start, made
+        self.made_s, self._made, self.device = time.perf_counter() - start, made, made.device
 
     def __call__(self, windows: np.ndarray) -> engines.Engine:
         return self._made

@@ -15,11 +15,11 @@ import threading
 import time
 import zlib
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from tlskit.maps.blender import Blender, read_carry
 from tlskit.maps.blending import Layout, Strip
 from tlskit.maps.map_writer import MapWriter
 from tlskit.networks import inputs
@@ -87,7 +87,7 @@ def resume_point(writer: MapWriter, strips: list[Strip], planned: np.ndarray) ->
         if note["strip"] < progress.strip - 1:
             continue
         if note["crc"] is not None:
-            carry = _read_carry(writer, strips[note["strip"]], note["row"])
+            carry = read_carry(writer, strips[note["strip"]], note["row"])
             if zlib.crc32(carry) != note["crc"]:
                 return None
     again = strips[progress.strip].first_row(progress.block_row) if progress.strip < len(strips) else 0
@@ -122,7 +122,9 @@ def stream(
     batch_size: int,
     clock: Clock,
     context=None,
+    readers: int = 2,
     on_windows=lambda count: None,
+    blender=None,
 ) -> None:
     """Run everything from `progress` to the end of the map.
 
@@ -136,8 +138,12 @@ def stream(
         Where to begin; its ``run`` loses the windows that could not be read.
     context : context.SlideContext, optional
         What goes into the network with each window. A window whose context cannot be read is lost.
+    readers : int
+        Threads that decode.
     on_windows : callable
         Told how many windows were blended, from another thread.
+    blender : optional
+        What adds up in the place of a `Blender` of `writer`.
     """
     batches: queue.Queue = queue.Queue(_QUEUE)
     blended: queue.Queue = queue.Queue(_QUEUE)
@@ -158,15 +164,21 @@ def stream(
 
         return run
 
-    reader = _Reader(slide, strips, layout, progress, mpp=mpp, batch_size=batch_size, clock=clock, context=context)
-    blender = _Blender(writer, strips, layout, progress, clock=clock, on_windows=on_windows)
+    of = {"mpp": mpp, "batch_size": batch_size, "clock": clock, "context": context, "threads": readers}
+    reader = _Reader(slide, strips, layout, progress, **of)
+    blender = blender or Blender(writer, strips, progress, clock=clock, on_windows=on_windows)
+
+    def blend():
+        with blender:
+            while (item := _timed_get(blended, stop, clock, "wait_blend")) is not _END:
+                blender.take(*item)
+
     reading = threading.Thread(
         target=guarded(lambda: reader.run(lambda item: _timed_put(batches, item, stop, clock, "wait_read")), batches),
         name="tlskit-read", daemon=True,
     )  # fmt: skip
     blending = threading.Thread(
-        target=guarded(lambda: blender.run(lambda: _timed_get(blended, stop, clock, "wait_blend")), None),
-        name="tlskit-blend", daemon=True,
+        target=guarded(blend, None), name="tlskit-blend", daemon=True,
     )  # fmt: skip
     reading.start()
     blending.start()
@@ -222,9 +234,9 @@ def _forward(batches, blended, engine_for, reader, stop, clock) -> None:
 class _Reader:
     """Windows in the order of strips, rows and columns, gathered into batches across all of these."""
 
-    def __init__(self, slide, strips, layout, progress, *, mpp, batch_size, clock, context):
+    def __init__(self, slide, strips, layout, progress, *, mpp, batch_size, clock, context, threads):
         self._slide, self._strips, self._layout, self._context = slide, strips, layout, context
-        self._mpp, self._batch_size, self._clock = mpp, batch_size, clock
+        self._mpp, self._batch_size, self._clock, self._threads = mpp, batch_size, clock, threads
         self._progress = Progress(progress.run.copy(), progress.strip, progress.block_row)
         self.empty = None
 
@@ -236,9 +248,8 @@ class _Reader:
             self._context.begin(places, self._clock.add)
         for number, rows, columns in places:
             xy = np.stack([columns, rows], 1).astype(np.int64) * self._layout.stride_px
-            windows = self._slide.windows(
-                xy, self._layout.window_px, mpp=self._mpp, on_lost="skip", on_stage=self._clock.add
-            )
+            how = {"on_lost": "skip", "threads": self._threads, "on_stage": self._clock.add}
+            windows = self._slide.windows(xy, self._layout.window_px, mpp=self._mpp, **how)
             windows = iter(windows if self._context is None else self._context.beside(windows, rows, columns))
             for _ in range(len(xy)):
                 start = time.perf_counter()
@@ -263,109 +274,6 @@ class _Reader:
     def _new(self, left: int) -> Batch:
         shape = (min(self._batch_size, max(left, 1)), self._layout.window_px)
         return Batch(self.empty(*shape) if self.empty else inputs.room(*shape, getattr(self._context, "px", 0)))
-
-
-class _Blender:
-    """Adds windows up, and hands every completed row of blocks to a thread that finishes and writes it."""
-
-    def __init__(self, writer, strips, layout, progress, *, clock, on_windows):
-        self._writer, self._strips, self._layout = writer, strips, layout
-        self._progress, self._clock, self._on_windows = progress, clock, on_windows
-        self._lost: list[tuple[int, int]] = []
-        self._writing: Future | None = None
-
-    def run(self, get) -> None:
-        if self._progress.strip == len(self._strips):
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="tlskit-write") as self._pool:
-            self._blend(get)
-            self._await_writing()
-
-    def _blend(self, get) -> None:
-        self._strip.start(self._progress.block_row)
-        while True:
-            item = get()
-            if item is _END:
-                break
-            batch, probability = item
-            for row, column in batch.lost:
-                self._progress.run[row, column] = False
-                self._lost.append((row, column))
-            for n, (strip, row, column) in enumerate(batch.places):
-                while self._progress.strip < strip:
-                    self._complete(len(self._strip.ys))
-                self._complete(row)
-                start = time.perf_counter()
-                self._strip.add(row, column, probability[n])
-                self._clock.add("blend", start, time.perf_counter())
-            self._on_windows(len(batch.places) + len(batch.lost))
-        while self._progress.strip < len(self._strips):
-            self._complete(len(self._strip.ys))
-
-    @property
-    def _strip(self) -> Strip:
-        return self._strips[self._progress.strip]
-
-    def _complete(self, rows_in: int) -> None:
-        """Finish the rows of blocks that need none but the first `rows_in` rows of this strip's windows."""
-        strip = self._strip
-        while strip.rows_above(self._progress.block_row) <= rows_in:
-            self._await_writing()  # one row of blocks at a time: what waits to be written is held in memory
-            self._writing = self._pool.submit(self._write, strip, strip.take(), self._lost)
-            self._lost = []
-            self._progress.block_row += 1
-            if self._progress.block_row == strip.block_rows:
-                self._await_writing()  # the next strip reads this one's carry
-                strip.stop()
-                if strip.number:
-                    _carry_path(self._writer, strip.number - 1).unlink(missing_ok=True)
-                self._progress.strip, self._progress.block_row = strip.number + 1, 0
-                if self._progress.strip < len(self._strips):
-                    self._strip.start()
-                return
-
-    def _await_writing(self) -> None:
-        if self._writing is not None:
-            start = time.perf_counter()
-            self._writing.result()
-            self._clock.add("wait_write", start, time.perf_counter())
-
-    def _write(self, strip: Strip, taken: tuple, lost: list[tuple[int, int]]) -> None:
-        start, block_row = time.perf_counter(), taken[0]
-        carried = _read_carry(self._writer, self._strips[strip.number - 1], block_row) if strip.number else None
-        values, carry = strip.finish(taken, self._progress.run, carried if carried is None or carried.any() else None)
-        middle = time.perf_counter()
-        self._clock.add("blend", start, middle)
-        b = self._writer.block_px
-        if values is not None:
-            for x in range(strip.x0, strip.x1, b):
-                self._writer.write_block(x, block_row * b, values[:, x - strip.x0 : min(x + b, strip.x1) - strip.x0])
-        crc, path = None, _carry_path(self._writer, strip.number)
-        if carry is None and path.exists():
-            # What a killed run had carried from this row must not stay where its windows became unreadable.
-            carry = np.zeros((min(b, strip.size_px[1] - block_row * b), strip.carry_px))
-        if carry is not None and (carry.any() or path.exists()):
-            crc = zlib.crc32(carry)
-            with open(path, "r+b" if path.exists() else "w+b") as file:
-                file.seek(block_row * b * strip.carry_px * carry.itemsize)
-                file.write(carry)
-        self._writer.commit({"strip": strip.number, "row": block_row, "crc": crc, "lost": lost})
-        self._clock.add("write", middle, time.perf_counter())
-
-
-def _carry_path(writer: MapWriter, number: int):
-    return writer.work / f"carry_{number}.bin"
-
-
-def _read_carry(writer: MapWriter, strip: Strip, block_row: int) -> np.ndarray:
-    """The carry of `strip` for a row of blocks, ``(rows, carry_px) float64``; 0 where none was written."""
-    y0 = block_row * writer.block_px
-    carry = np.zeros((min(writer.block_px, strip.size_px[1] - y0), strip.carry_px))
-    with contextlib.suppress(FileNotFoundError), open(_carry_path(writer, strip.number), "rb") as file:
-        file.seek(y0 * strip.carry_px * carry.itemsize)
-        data = np.frombuffer(file.read(carry.nbytes), np.float64)
-        carry.reshape(-1)[: len(data)] = data
-    return carry
 
 
 class _Stopped(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zlib
 from pathlib import Path
@@ -21,9 +22,11 @@ __all__ = [
     "invalid_boxes",
     "layout_for",
     "looked_at",
+    "made_of",
     "plan_windows",
     "spread_windows",
     "typical_windows",
+    "windows_key",
 ]
 
 _WINDOWS_A_CHECK = 500
@@ -157,3 +160,22 @@ def invalid_boxes(layout: Layout, size_px, planned: np.ndarray, run: np.ndarray)
             going_on[left, right] = box
         open_boxes = going_on
     return boxes
+
+
+def windows_key(planned: np.ndarray) -> dict:
+    """Which windows a map is to cover, as its metadata have it."""
+    return {"windows_sha256": hashlib.sha256(np.packbits(planned).tobytes()).hexdigest()}
+
+
+def made_of(slide, layout, size_px, on_tissue: np.ndarray, planned: np.ndarray, run: np.ndarray) -> dict:
+    """What became of the windows of a map, for its metadata: those with tissue, to be run, and run."""
+    return {
+        "windows": int(run.sum()),
+        "windows_skipped": int(on_tissue.size - on_tissue.sum()),
+        "windows_screened": int(on_tissue.sum() - planned.sum()),
+        "windows_lost": int(planned.sum() - run.sum()),
+        "invalid": invalid_boxes(layout, size_px, planned, run),
+        "unseen": invalid_boxes(layout, size_px, on_tissue, planned),
+        "lost": list(slide.lost),
+        "reader": slide.reader,
+    }

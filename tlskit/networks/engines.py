@@ -11,8 +11,8 @@ compared with the last one on windows rich in tissue, by what a map holds (the p
 (`tlskit.networks.agreement`), and given up where it breaks a limit. bf16 throughout is faster, but moved the
 probabilities of trained networks by up to 0.2: it is to be had by name only. int8 is not to be had: quantised after
 training (NNCF, calibrated on training tiles that hold target), the one network that was tried (20x) moved by 0.58 and
-0.43 % of its pixels changed side, four times what is put up with. What was chosen is noted beside the checkpoint, so that tiles, slides,
-timing and `predict` are all run by one engine.
+0.43 % of its pixels changed side, four times what is put up with. What was chosen is noted beside the checkpoint, so
+that tiles, slides, timing and `predict` are all run by one engine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tlskit.networks.agreement import Agreement, compare
 from tlskit.networks.compiled import OpenVinoEngine
 from tlskit.networks.hardware import describe_hardware, pick_device, pick_precision, tune_allocator
 from tlskit.networks.inputs import window_px_of
-from tlskit.networks.runtimes import Engine, TorchEngine, has_parts, torch_engine
+from tlskit.networks.runtimes import BATCH, Engine, TorchEngine, has_parts, torch_engine
 
 __all__ = ["CHECK_WINDOWS", "ENGINES", "Engine", "EngineSource", "check_engine", "choose", "eager", "make_engine"]
 
@@ -72,6 +72,7 @@ def make_engine(
     window_px: int,
     device: str = "auto",
     threads: int | None = None,
+    batch: int = BATCH,
 ) -> Engine:
     """Make the network ready to run, by the first rung of what is asked for, unchecked.
 
@@ -91,13 +92,15 @@ def make_engine(
         As in `pick_device`. ``openvino`` asked for by name runs on the CPU, also where there is a GPU.
     threads : int, optional
         Threads on a CPU, by default PyTorch's.
+    batch : int
+        Windows that a GPU computes at a time.
 
     Raises
     ------
     ParameterError
         If the engine is unknown or not installed, or cannot run on the device or at the precision asked for.
     """
-    return _climb(checkpoint, None, 0.5, engine, precision, window_px, device, threads)[0]
+    return _climb(checkpoint, None, 0.5, engine, precision, window_px, device, threads, batch)[0]
 
 
 def check_engine(model: nn.Module, *, engine: str = "auto", precision: str = "auto", device: str = "auto") -> None:
@@ -114,6 +117,7 @@ def choose(
     precision: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    batch: int = BATCH,
 ) -> tuple[Engine, list[dict]]:
     """The fastest engine of the ladder that agrees with plain float32 on `windows`.
 
@@ -133,17 +137,19 @@ def choose(
     list of dict
         The rungs that were tried: engine, precision, kept, and the fields of `Agreement`.
     """
-    return _climb(checkpoint, windows, threshold, engine, precision, window_px_of(windows), device, threads)
+    return _climb(checkpoint, windows, threshold, engine, precision, window_px_of(windows), device, threads, batch)
 
 
-def _climb(checkpoint, windows, threshold, engine, precision, window_px, device, threads) -> tuple[Engine, list[dict]]:
+def _climb(
+    checkpoint, windows, threshold, engine, precision, window_px, device, threads, batch
+) -> tuple[Engine, list[dict]]:
     """Make the rungs one after the other until one agrees; the first is taken where there are no windows."""
     chosen, rungs = _rungs(checkpoint.model, engine, precision, device)
     start, compiled_s, tried, reference = time.perf_counter(), 0.0, [], None
     while rungs:
         (name, at), rungs = rungs[0], rungs[1:]
         try:
-            made = _make(checkpoint, (name, at), window_px, threads, chosen)
+            made = _make(checkpoint, (name, at), window_px, threads, chosen, batch)
         except Exception as error:  # conversion fails in many ways, by type and by text; the user's choice decides
             if name != "openvino":
                 raise
@@ -157,8 +163,9 @@ def _climb(checkpoint, windows, threshold, engine, precision, window_px, device,
         if windows is None:
             return made, []
         if reference is None:
-            reference = eager(checkpoint, windows, device=chosen)
-        given = reference if name == "eager" else made.predict(np.ascontiguousarray(windows))
+            reference = eager(checkpoint, windows, device=_judge(chosen))
+        is_reference = name == "eager" and chosen == _judge(chosen)
+        given = reference if is_reference else made.predict(np.ascontiguousarray(windows))
         made.agreement = compare(given, reference, threshold=threshold)
         broken = made.agreement.broken_limit(exact=at == "exact")
         may_climb = broken and rungs and precision in ("auto", "exact")
@@ -199,14 +206,25 @@ def _rungs(model: nn.Module, engine: str, precision: str, device) -> tuple[torch
     return chosen, rungs
 
 
-def _make(checkpoint, rung: tuple[str, str], window_px: int, threads: int | None, device: torch.device) -> Engine:
+def _judge(device: torch.device | str) -> torch.device:
+    """Where float32 is computed that others are compared with: Apple's GPU is no judge of itself (`pick_device`)."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def _make(
+    checkpoint, rung: tuple[str, str], window_px: int, threads: int | None, device: torch.device, batch: int
+) -> Engine:
     name, precision = rung
     tune_allocator()
     if name == "openvino":
-        return OpenVinoEngine(checkpoint, precision, window_px, threads)
-    if name == "eager":
-        return TorchEngine(checkpoint, precision, device, plain=True)
-    return torch_engine(checkpoint, precision, device, window_px=window_px, threads=threads)
+        made = OpenVinoEngine(checkpoint, precision, window_px, threads)
+    elif name == "eager":
+        made = TorchEngine(checkpoint, precision, device, plain=True)
+    else:
+        made = torch_engine(checkpoint, precision, device, window_px=window_px, threads=threads)
+    made.batch = batch
+    return made
 
 
 class EngineSource:
@@ -237,8 +255,14 @@ class EngineSource:
         self.made: Engine | None = None
         self.tried: list[dict] = []
         self._checkpoint = checkpoint
-        self._options = {"window_px": window_px, "device": device, "threads": threads}
+        self._options = {"window_px": window_px, "device": device, "threads": threads, "batch": BATCH}
         self._note = Path(note) if note else None
+
+    def set_batch(self, count: int) -> None:
+        """Windows that a GPU computes at a time, from here on."""
+        self._options["batch"] = count
+        if self.made is not None:
+            self.made.batch = count
 
     @property
     def is_chosen(self) -> bool:
@@ -258,7 +282,7 @@ class EngineSource:
                 fields = Agreement.__dataclass_fields__
                 self.made.agreement = Agreement(**{name: self.tried[-1][name] for name in fields})
             else:
-                options = {name: self._options[name] for name in ("device", "threads")}
+                options = {name: self._options[name] for name in ("device", "threads", "batch")}
                 engine, precision = self.asked
                 self.made, self.tried = choose(
                     self._checkpoint, windows, engine=engine, precision=precision,
@@ -274,11 +298,12 @@ class EngineSource:
         that holds for some slides only is none.
         """
         made = self.get(windows)
-        if len(windows) == 0 or made.name == "eager" or self.asked[1] not in ("auto", "exact"):
+        is_reference = made.name == "eager" and torch.device(made.device) == _judge(made.device)
+        if len(windows) == 0 or is_reference or self.asked[1] not in ("auto", "exact"):
             return made
         start = time.perf_counter()
         windows = np.ascontiguousarray(windows)
-        reference = eager(self._checkpoint, windows, device=made.device)
+        reference = eager(self._checkpoint, windows, device=_judge(made.device))
         found = compare(made.predict(windows), reference, threshold=0.5)
         made.check_s = time.perf_counter() - start
         broken = found.broken_limit(exact=made.precision == "exact")
@@ -289,7 +314,7 @@ class EngineSource:
                 "is run in float32.", made.name, made.precision, broken,
             )  # fmt: skip
             engine = "torch" if made.precision == "exact" else self.asked[0]
-            options = {name: self._options[name] for name in ("device", "threads")}
+            options = {name: self._options[name] for name in ("device", "threads", "batch")}
             self.made, tried = choose(self._checkpoint, windows, engine=engine, precision="exact", **options)
             self.tried += tried
             self._write_note()
@@ -300,7 +325,8 @@ class EngineSource:
         if self.made is None or (self.made.name, self.made.precision) != (name, precision):
             options = self._options
             device = pick_device("cpu" if name == "openvino" else options["device"])
-            return _make(self._checkpoint, (name, precision), options["window_px"], options["threads"], device)
+            given = (options[name] for name in ("window_px", "threads"))
+            return _make(self._checkpoint, (name, precision), *given, device, options["batch"])
         return self.made
 
     def subject(self) -> dict:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import logging
 import os
 import platform
 import sys
@@ -17,14 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRECISIONS",
+    "cores",
     "describe_hardware",
     "free_memory",
     "is_out_of_memory",
+    "memory_format",
     "pick_device",
     "pick_precision",
+    "threads_beside",
     "tune_allocator",
     "whole_float32",
 ]
+
+log = logging.getLogger(__name__)
 
 #: ``exact`` is float32 throughout; ``bf16`` and ``fp16`` are mixed precision (weights stay float32).
 PRECISIONS = ("auto", "exact", "bf16", "fp16")
@@ -38,7 +45,10 @@ _allocator_tuned: bool | None = None
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device to compute on: ``auto`` takes an NVIDIA or AMD GPU, else Apple's GPU, else the CPU.
+    """The device to compute on: ``auto`` takes an NVIDIA or AMD GPU, else the CPU.
+
+    Apple's GPU is taken by name only: PyTorch's operations for it have given wrong gradients and wrong convolutions
+    without an error [1]_, and no result of this package was ever compared on one.
 
     Parameters
     ----------
@@ -49,13 +59,19 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     ------
     ParameterError
         If the device is unknown, or not in this machine.
+
+    References
+    ----------
+    .. [1] PyTorch's issues 175189 (BatchNorm's gradients, channels last) and 192212 (convolutions), both of 2026.
     """
     import torch
 
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if torch.backends.mps.is_available():
+            _say_why_not_apples()
+        return torch.device("cpu")
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -73,6 +89,43 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
             "devices). Use 'auto' or 'cpu', or install the torch build that matches the GPU's driver."
         )
     return chosen
+
+
+@functools.cache
+def _say_why_not_apples() -> None:
+    log.warning(
+        "This machine has an Apple GPU, which is not used: PyTorch has given wrong results on it without an error, and "
+        "tlskit was never compared on one. The CPU computes; `device: mps` takes the GPU all the same."
+    )
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How images and weights lie in memory: channels last, which CPUs and tensor cores compute in.
+
+    On Apple's GPU it has cost correctness (see `pick_device`), and is not used.
+    """
+    import torch
+
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_beside(device: str | torch.device) -> dict[str, int]:
+    """Threads that read a slide, and that finish and compress its map, beside a network on a device.
+
+    Returns
+    -------
+    dict
+        ``readers, writers``: 2 and 0 (none but the one that writes) where the network computes on the same cores;
+        beside a GPU, which waits for them, all cores, and up to eight.
+    """
+    if str(device) == "cpu":
+        return {"readers": 2, "writers": 0}
+    return {"readers": max(2, cores()), "writers": min(8, cores() // 2)}
 
 
 def pick_precision(precision: str = "auto", device: str | torch.device = "auto") -> str:
@@ -194,7 +247,7 @@ def describe_hardware(device: str | torch.device = "auto") -> dict:
     is_cuda = device.type == "cuda"
     return {
         "cpu": torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine(),
-        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_count": cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name(device) if is_cuda else "",

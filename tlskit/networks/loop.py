@@ -24,7 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from tlskit.errors import TrainingError
-from tlskit.networks import calm
+from tlskit.networks import calm, hardware
 from tlskit.networks.losses import make_loss
 from tlskit.networks.marks import marking
 from tlskit.networks.models import write_tensors
@@ -46,6 +46,11 @@ HISTORY_COLUMNS = (
 
 #: Threshold at which validation IoU is measured while training, and which the checkpoint carries to begin with.
 THRESHOLD = 0.5
+
+#: Steps after which a GPU is asked for the losses: asked at each, it would stand still while Python makes the next.
+_STEPS_BETWEEN = 50
+#: Threads that read for a GPU, at least, where there are so many cores: one thread feeds what a CPU computes.
+_READERS = 8
 
 _FABRIC_PRECISION = {"exact": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -80,7 +85,8 @@ def fit(
     resumed
         Such a state, to go on from.
     device, workers
-        To compute on; threads that make batches.
+        To compute on; threads that make batches. A GPU is given up to eight, as many as there are cores, unless
+        `workers` is 0.
 
     Returns
     -------
@@ -103,7 +109,7 @@ def fit(
     )
     # NHWC is the layout that CPU and tensor-core convolutions compute in; the batches come in it too. Fused: one pass
     # over the weights instead of ten, 5-10 % of a step on small tiles on a CPU.
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device, memory_format=hardware.memory_format(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=params["learning_rate"], fused=True)
     done = {"history": [], "best_weights": {}, "best_counts": torch.zeros((0, 5), dtype=torch.int64)}
     parts = {"weights": model, "optimizer": optimizer, "scaler": fabric.strategy.precision}
@@ -114,7 +120,17 @@ def fit(
     model, optimizer = fabric.setup(model, optimizer)
 
     n_val, size, epochs, seed = len(data["val"]), params["batch_size"], params["epochs"], params["seed"]
-    reading = {"workers": workers, "pin_memory": is_cuda}
+    if is_cuda and workers:
+        workers = max(workers, min(_READERS, hardware.cores()))
+    # What goes to a GPU goes as bytes, and becomes float32 there.
+    reading = {"workers": workers, "pin_memory": is_cuda, "raw": is_cuda}
+
+    def arrive(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        batch = fabric.to_device(batch)
+        if is_cuda:
+            batch = data["train"].finish(*batch)  # of both sets alike
+        return tuple(part.contiguous() for part in batch) if device.type == "mps" else batch
+
     val_plan = np.split(np.arange(n_val), range(size, n_val, size))
     n_steps = len(drawing.batches(0))
     made = len(done["history"]) * n_steps
@@ -131,7 +147,7 @@ def fit(
             def arriving(batches: Iterable, threads: list = threads) -> Iterator:
                 for batch in batches:
                     threads.append(look())
-                    yield fabric.to_device(batch)
+                    yield arrive(batch)
 
             # Dropout of this epoch depends on nothing that came before it.
             torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
@@ -140,7 +156,7 @@ def fit(
                 losses, seen = _train_epoch(
                     fabric, model, optimizer, arriving(batches),
                     loss=params["loss"], weight=params.get("context_loss_weight", 0), stepped=stepped,
-                    epoch=epoch,
+                    epoch=epoch, between=1 if device.type == "cpu" else _STEPS_BETWEEN,
                 )  # fmt: skip
             trained = time.perf_counter()
             with contextlib.closing(read_batches(data["val"], val_plan, **reading)) as batches:
@@ -172,10 +188,27 @@ def fit(
 
 def _train_epoch(
     fabric: Fabric, model: nn.Module, optimizer, batches: Iterable, *,
-    loss: str, weight: float, stepped: Callable[[], None], epoch: int,
+    loss: str, weight: float, stepped: Callable[[], None], epoch: int, between: int,
 ) -> tuple[list, dict]:  # fmt: skip
-    """One optimiser step a batch; returns the loss of each, and what the batches held (`_account`)."""
-    loss_of, needs_target, losses, held = make_loss(loss), loss in NEEDS_TARGET, [], []
+    """One optimiser step a batch; returns the loss of each, and what the batches held (`_account`).
+
+    Losses and counts stay on the device, and are asked for, and the losses looked at, every `between` steps.
+    """
+    loss_of, needs_target, losses, held, untold = make_loss(loss), loss in NEEDS_TARGET, [], [], []
+
+    def ask() -> None:
+        lost = torch.stack([torch.stack(each[:2]) for each in untold]).tolist()
+        counted = torch.stack([torch.stack(each[2:4]) for each in untold]).tolist()
+        for (own, whole), cells, (*_, tiles) in zip(lost, counted, untold, strict=True):
+            losses.append(own)
+            held.append([tiles, *cells])
+            if not math.isfinite(whole):
+                raise TrainingError(
+                    f"The training loss became {whole} in epoch {epoch + 1}, step {len(losses)}. Lower "
+                    f"`learning_rate` (it is {optimizer.param_groups[0]['lr']:g}), or use `precision: exact`."
+                )
+        untold.clear()
+
     model.train()
     for images, masks, _, *context in batches:
         if weight:
@@ -184,17 +217,15 @@ def _train_epoch(
             whole = loss + weight * loss_of(wide.float(), context[1])
         else:
             loss = whole = loss_of(model(images, *context).float(), masks)
-        losses.append(float(loss.detach()))
-        held.append([len(masks), int((masks == 1).sum()), int((masks != IGNORED).sum())])
-        if not math.isfinite(losses[-1] if whole is loss else float(whole.detach())):
-            raise TrainingError(
-                f"The training loss became {float(whole.detach())} in epoch {epoch + 1}, step {len(losses)}. Lower "
-                f"`learning_rate` (it is {optimizer.param_groups[0]['lr']:g}), or use `precision: exact`."
-            )
+        untold.append((loss.detach(), whole.detach(), (masks == 1).sum(), (masks != IGNORED).sum(), len(masks)))
+        if len(untold) >= between:
+            ask()
         optimizer.zero_grad()
         fabric.backward(whole)
         optimizer.step()
         stepped()
+    if untold:
+        ask()
     return losses, _account(np.array(held, np.int64), needs_target)
 
 
@@ -236,18 +267,19 @@ def validate(model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> t
         Sums over the whole set of probability x mask, and of probability + mask.
     """
     model.eval()
-    rows, sums = [], torch.zeros(2, dtype=torch.float64)
+    found = []
     for images, masks, index, *context in batches:
         counted = masks != IGNORED
         probability, masks = model(images, *context).float().sigmoid() * counted, masks * counted
         predicted, truth = probability >= THRESHOLD, masks > 0.5
         cells = (predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth & counted)
-        counts = torch.stack([cell.sum((1, 2, 3)) for cell in cells], dim=1).cpu()
-        rows.append(torch.cat([index.cpu()[:, None], counts], dim=1))
-        # Sums per tile in float32, over the set in float64 (which Apple's GPU has not).
-        overlap, total = (probability * masks).sum((1, 2, 3)), (probability + masks).sum((1, 2, 3))
-        sums += torch.stack([overlap.cpu().double().sum(), total.cpu().double().sum()])
-    return torch.cat(rows), *sums.tolist()
+        counts = torch.stack([index, *(cell.sum((1, 2, 3)) for cell in cells)], dim=1)
+        sums = torch.stack([(probability * masks).sum((1, 2, 3)), (probability + masks).sum((1, 2, 3))])
+        found.append((counts, sums))  # a GPU is asked for them at the end, and never waited for before
+    # Sums per tile in float32, over the set in float64 (which Apple's GPU has not).
+    told = [sums.cpu().double() for _, sums in found]
+    overlap, total = (float(sum(sums[row].sum() for sums in told)) for row in (0, 1))
+    return torch.cat([counts for counts, _ in found]).cpu(), overlap, total
 
 
 def _scores(counts: torch.Tensor, overlap: float, total: float) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -19,12 +20,16 @@ from torch import nn
 
 from tlskit.networks.agreement import Agreement
 from tlskit.networks.fusion import fold
-from tlskit.networks.hardware import pick_precision, whole_float32
-from tlskit.networks.inputs import as_tensors, context_px_of, room
+from tlskit.networks.hardware import is_out_of_memory, memory_format, pick_precision, whole_float32
+from tlskit.networks.inputs import as_tensors, context_px_of, fields, room
 from tlskit.tiles import check_normalisation, cores_each, normalise
 
-__all__ = ["Applied", "Decoding", "Encoding", "Engine", "TorchEngine", "has_parts", "streams", "torch_engine"]
+__all__ = ["BATCH", "Applied", "Decoding", "Encoding", "Engine", "TorchEngine", "has_parts", "streams", "torch_engine"]
 
+log = logging.getLogger(__name__)
+
+#: Windows that a GPU computes at a time, where it is not told.
+BATCH = 8
 #: Windows computed at a time at most, and their largest side for more than one at a time.
 MAX_STREAMS, MAX_STREAM_PX = 8, 1024
 
@@ -107,6 +112,8 @@ class Engine(abc.ABC):
         How far it is from float32; None before it was measured.
     depth : int
         How many submitted batches may wait to be fetched.
+    batch : int
+        Windows that a GPU computes at a time, however many are handed in.
     context_px : int
         Side of the context that it is given with every window; 0 for none.
     """
@@ -116,6 +123,7 @@ class Engine(abc.ABC):
 
     def __init__(self, checkpoint):
         self.context_px = context_px_of(checkpoint)
+        self.batch = BATCH
         self.compile_s = self.check_s = 0.0
         self.agreement: Agreement | None = None
 
@@ -157,10 +165,12 @@ class TorchEngine(Engine):
         self.precision, self.device, self._device = precision, str(device), device
         # Transposed convolutions pay on CPUs, where they were measured; elsewhere the network stays as it is.
         model = fold(checkpoint.model) if device.type == "cpu" and not plain else copy.deepcopy(checkpoint.model)
-        self._layout = torch.contiguous_format if plain else torch.channels_last
+        self._layout = torch.contiguous_format if plain else memory_format(device)
         self._applied = Applied(model, checkpoint.normalisation).to(device).eval().to(memory_format=self._layout)
         half = pick_precision("auto", device) if precision == "mixed" else precision
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(half)
+        if self._dtype is not None:
+            _halve([model.decoder, model.segmentation_head] if precision == "mixed" else [model], self._dtype)
         self.compile_s = time.perf_counter() - start
 
     def submit(self, windows):
@@ -174,7 +184,8 @@ class TorchEngine(Engine):
         x = [self._applied.normalise(one).contiguous(memory_format=self._layout) for one in windows]
         half = torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
         if self.precision == "mixed":
-            features = self._applied.features(*x)
+            # Here once, else autocast does it for every convolution that takes one of them.
+            features = [one.to(self._dtype or one.dtype) for one in self._applied.features(*x)]
             with half:
                 return self._applied.decoded(features)
         with half:
@@ -216,42 +227,104 @@ class _TorchCpuEngine(TorchEngine):
 
 
 class _TorchCudaEngine(TorchEngine):
-    """Copies to and from the GPU beside its work."""
+    """One CUDA graph from uint8 windows to probabilities, and copies to and from the GPU beside it.
 
-    depth = 2
+    A graph is launched at once, where the network is some five hundred operations that each wait for Python. It
+    computes `batch` windows, neither more nor fewer: windows are handed to it in such pieces, the last one filled up
+    with what lay there before. So a result depends neither on how windows were grouped nor on where a slide was
+    interrupted. What cannot be made a graph is run operation by operation, with a warning.
+    """
+
+    depth = 3
 
     def __init__(self, checkpoint, precision: str, device: torch.device):
         super().__init__(checkpoint, precision, device)
-        self._copies = torch.cuda.Stream(device)
+        self._sending, self._fetching = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[torch.Tensor] = []
+        self._probabilities: torch.Tensor | None = None
 
     def empty(self, count, window_px):
         # Page-locked, so that the copy to the GPU runs beside its work.
-        return room(count, window_px, self.context_px, allocate=_page_locked)
+        return room(count, window_px, self.context_px, allocate=lambda size: _page_locked((size,), torch.uint8).numpy())
 
     def submit(self, windows):
-        with torch.inference_mode():
-            main = torch.cuda.current_stream(self._device)
-            with torch.cuda.stream(self._copies):
-                on_device = as_tensors(windows, self._device, non_blocking=True)
-            main.wait_stream(self._copies)
-            for part in on_device:
-                part.record_stream(main)
-            with whole_float32(self.precision in ("exact", "mixed")):
-                probability = self._probability(*on_device)
-            fetched = torch.empty(probability.shape, dtype=torch.float32, pin_memory=True)
-            fetched.copy_(probability, non_blocking=True)
-            done = torch.cuda.Event()
-            done.record(main)
-            return fetched, done, windows  # windows: kept alive until copied
+        with torch.inference_mode(), torch.cuda.device(self._device):
+            return [self._start(windows[n : n + self.batch]) for n in range(0, len(windows), self.batch)]
 
     def result(self, ticket):
-        fetched, done, _ = ticket
-        done.synchronize()
-        return fetched.numpy()
+        for _, fetched, _ in ticket:
+            fetched.synchronize()
+        parts = [probabilities.numpy() for probabilities, _, _ in ticket]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _start(self, windows: np.ndarray) -> tuple[torch.Tensor, torch.cuda.Event, np.ndarray]:
+        """At most `batch` windows: where their probabilities will be, when, and what must be kept until then."""
+        computing, count = torch.cuda.current_stream(self._device), len(windows)
+        shapes = [(self.batch, *field.shape[1:]) for field in fields(windows)]
+        if shapes != [tuple(one.shape) for one in self._inputs]:
+            self._capture(shapes)
+        with torch.cuda.stream(self._sending):
+            sent = as_tensors(windows, self._device, non_blocking=True)
+        computing.wait_stream(self._sending)
+        for place, part in zip(self._inputs, sent, strict=True):
+            part.record_stream(computing)
+            place[:count].copy_(part)
+        if self._graph is None:
+            self._probabilities = self._run(self._inputs)
+        else:
+            self._graph.replay()
+        made = self._probabilities[:count].clone()  # the next batch is written over it while it is being fetched
+        self._fetching.wait_stream(computing)
+        with torch.cuda.stream(self._fetching):
+            here = _page_locked(made.shape, made.dtype)
+            here.copy_(made, non_blocking=True)
+            made.record_stream(self._fetching)
+            fetched = torch.cuda.Event()
+            fetched.record(self._fetching)
+        return here, fetched, windows
+
+    def _run(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        with whole_float32(self.precision in ("exact", "mixed")):
+            return self._probability(*inputs)
+
+    def _capture(self, shapes: list[tuple[int, ...]]) -> None:
+        """Make the graph for inputs of these shapes; what another one held is given back first."""
+        torch.cuda.synchronize(self._device)
+        self._graph, self._probabilities, self._inputs = None, None, []
+        inputs = [torch.zeros(shape, dtype=torch.uint8, device=self._device) for shape in shapes]
+        aside, graph = torch.cuda.Stream(self._device), torch.cuda.CUDAGraph()
+        aside.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(aside):
+            for _ in range(2):  # what libraries make when they are first used must not come into the graph
+                self._run(inputs)
+        try:
+            # Other threads may take page-locked memory meanwhile: only this one's calls are the graph's.
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                probabilities = self._run(inputs)
+            self._graph, self._probabilities = graph, probabilities
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            log.warning(
+                "The network cannot be made one CUDA graph (%s); its operations are launched one by one, which is "
+                "slower and gives the same.", str(error).splitlines()[0],
+            )  # fmt: skip
+        torch.cuda.synchronize(self._device)
+        self._inputs = inputs
 
 
-def _page_locked(count: int) -> np.ndarray:
-    return torch.empty(count, dtype=torch.uint8, pin_memory=True).numpy()
+def _page_locked(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Memory that a GPU copies from and to beside its work."""
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
+def _halve(parts: list[nn.Module], dtype: torch.dtype) -> None:
+    """The weights of convolutions and products in half precision, once: autocast rounds them anew in every pass."""
+    for part in parts:
+        for module in part.modules():
+            if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+                module.to(dtype)
 
 
 def torch_engine(

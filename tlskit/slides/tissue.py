@@ -10,7 +10,6 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-from skimage.filters import threshold_otsu
 
 from tlskit import units
 from tlskit.errors import SlideError
@@ -180,6 +179,8 @@ def _search(slide: Slide, mpp: float, min_object_um2: float, min_hole_um2: float
 
 
 def _threshold(colourfulness: np.ndarray) -> float:
+    from skimage.filters import threshold_otsu  # brings half of scipy, which only a search for tissue needs
+
     low, high = COLOURFULNESS_BOUNDS
     flat = colourfulness.max() - colourfulness.min() < 1
     return high if flat else float(np.clip(threshold_otsu(colourfulness), low, high))

@@ -38,6 +38,7 @@ WAITING_S = 600.0
 UNREACHED_S, GIVEN_UP_S = 120.0, 300.0
 #: Environment variables that workers get from whoever launched them: where slides are staged.
 _HANDED_ON = (staging.VARIABLE,)
+_GPUS = "CUDA_VISIBLE_DEVICES"
 #: Topic of the lines that workers send to whoever launched them.
 _TOPIC = "tlskit"
 
@@ -101,7 +102,7 @@ def share(
         client.subscribe_topic(_TOPIC, pass_on)
         handed = {
             "call": call, "arguments": arguments, "root": str(project_root()), "program": program,
-            "code": _code(program), "threads": wanted.threads,
+            "code": _code(program), "threads": wanted.threads, "is_local": wanted.kind == "local",
             "environment": {name: os.environ[name] for name in _HANDED_ON if name in os.environ},
         }  # fmt: skip
         return _watch(client, handed, wanted, report, lost_s, jobs)
@@ -190,7 +191,31 @@ def _code(program: str) -> dict:
     return {"tlskit": __version__} | code_state(program)
 
 
-def _one(call: Callable, arguments: dict, root: str, program: str, code: dict, threads: int, environment: dict) -> None:
+def gpu_of(worker: int, visible: str | None, count: int) -> str | None:
+    """What a worker of this machine is to see of its GPUs: one, in turn, so that each has its own while they last.
+
+    Parameters
+    ----------
+    worker
+        Its number, from 0.
+    visible
+        ``CUDA_VISIBLE_DEVICES`` of whoever launched it, which may leave some GPUs to others; None where it is not set.
+    count
+        GPUs of the machine.
+
+    Returns
+    -------
+    str or None
+        ``CUDA_VISIBLE_DEVICES`` of the worker.
+    """
+    names = [str(number) for number in range(count)] if visible is None else visible.split(",")
+    return names[worker % len(names)] if len(names) > 1 else visible
+
+
+def _one(
+    call: Callable, arguments: dict, root: str, program: str, code: dict, threads: int, is_local: bool,
+    environment: dict,
+) -> None:  # fmt: skip
     """The task of a worker, run there."""
     from distributed import get_worker
 
@@ -204,4 +229,8 @@ def _one(call: Callable, arguments: dict, root: str, program: str, code: dict, t
         os.environ.update(environment)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # Dask sets them to 1
             os.environ[name] = str(threads or len(os.sched_getaffinity(0)))
+        there = len(list(Path("/dev").glob("nvidia[0-9]*"))) if is_local else 0
+        seen = gpu_of(worker.name, os.environ.get(_GPUS), there) if there else None
+        if seen is not None:  # before CUDA is begun in this process, or in the kernels that it starts
+            os.environ[_GPUS] = seen
         call(**arguments, report=lambda line: worker.log_event(_TOPIC, line))

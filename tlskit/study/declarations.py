@@ -55,11 +55,14 @@ CHOICES = {
     "compare_slides": ("same", "common"),
     "compare_arms": ("all", "ready"),
 }
+#: Numbers that are chosen by the study itself where they are ``auto``.
+OR_AUTO = ("window_overlap",)
 RANGES = {
     "magnification": (0.1, 100),
     "tile_px": (32, 8192),
     "overlap": (0, 0.9),
     "window_overlap": (0, 0.9),
+    "overlap_slides": (0, 1_000_000),
     "threshold": (0, 1),
     "screen_recall_floor": (0.01, 1),
     "screen_slides": (0, 1_000_000),
@@ -196,6 +199,10 @@ def _names(preset: dict, parameter: str) -> list[str]:
 def _value_faults(name: str, value: object, default: object) -> list[str]:
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
     allowed = {bool: (bool,), int: (int,), float: (int, float), str: (str,), list: (list,)}[type(default)]
+    if name in OR_AUTO:
+        if value == "auto":
+            return []
+        allowed, kinds[type(default)] = (int, float), "auto, or a number"
     # `magnification = 4` is a whole number in the notebook, yet 2.5 is a magnification as well.
     if name == "magnification":
         allowed = (int, float)

@@ -84,10 +84,14 @@ def _of_arm(arm: Mapping, areas_um2: list[float], boxes_um: list[tuple[float, fl
     training = training / (sum(arm["split_ratios"]) or 1)
     drawn = arm["steps_per_epoch"] * arm["batch_size"] if arm["steps_per_epoch"] else tiles * training
     pixel_s = px_s * tile_px**2
-    # What the network sees of a slide: its tissue, as often as windows overlap.
-    slides = [area / mpp**2 * _TISSUE / (1 - arm["window_overlap"]) ** 2 * px_s for area in areas_um2]
-    untrained = sum(slides) * (1 - training)
+    # What the network sees of a slide: its tissue, as often as windows overlap. Several overlaps are compared in one
+    # pass of a third more windows than a half has; of `auto` its maps of a half are kept.
+    overlap = preflight.densest_overlap(arm)
+    slides = [area / mpp**2 * _TISSUE / (1 - overlap) ** 2 * px_s for area in areas_um2]
     mean = sum(slides) / max(1, len(slides))
+    compared = preflight.slides_compared(arm, len(slides))
+    a_pass = mean * (1 - overlap) ** 2 * 4 * (4 / 3) - (mean if arm["window_overlap"] == "auto" else 0.0)
+    untrained = sum(slides) * (1 - training) + compared * a_pass
     timed = arm["timing_slides"] or max(1, len(slides) * arm["split_ratios"][-1])
     work = {
         "01_tiling": 0.5 * len(slides),

@@ -20,7 +20,7 @@ from tlskit.sources import bare, code_state
 
 __all__ = [
     "CASCADE", "COMPARE", "COMPARE_ARM", "MEETINGS", "READS", "STEPS", "cells_that_run", "code_cells", "cohort_content",
-    "differences", "ingredients", "key_of", "notebook_path", "plain_value", "program",
+    "differences", "ingredients", "key_of", "notebook_path", "plain_value", "program", "reads",
 ]  # fmt: skip
 
 #: Raised when what is written changes for all steps: everything that was made before is out of date.
@@ -54,6 +54,9 @@ READS = {
     "06_wsi_inference_timing": ("02_patient_split", "03_training"),
 }
 
+#: Which step chose the value of a parameter that is ``auto``: it is read, too.
+CHOSEN_BY = {("06_wsi_inference_timing", "window_overlap"): "05_wsi_evaluation"}
+
 #: The numbered step that reads the outlines of a second reader: to no other one do they matter.
 SECOND_READER = "05_wsi_evaluation"
 
@@ -65,6 +68,13 @@ FILES = ("encoder_weights",)
 
 #: What files and draws, and decides no number of a numbered step.
 PLUMBING = ("errors", "files", "sources", "study", "figures", "explore")
+
+
+def reads(step: str, parameters: Mapping) -> list[str]:
+    """The numbered steps of its arm that a step reads, directly, with these parameters."""
+    found = READS.get(step, [before for before in STEPS if before < step])
+    chosen = [by for (of, name), by in CHOSEN_BY.items() if of == step and parameters.get(name) == "auto"]
+    return [before for before in (*found, *chosen) if before in STEPS]
 
 
 def notebook_path(step: str) -> Path:

@@ -69,7 +69,7 @@ class Ledger:
         content = keys.cohort_content(self.parameters["manifest"]) if "manifest" in self.parameters else {}
         if inputs is None:
             inputs = {}
-            for before in keys.READS.get(self.step, [s for s in keys.STEPS if s < self.step]):
+            for before in keys.reads(self.step, self.parameters):
                 inputs[before] = self._key_before(before, content)
         return keys.ingredients(self.step, self.parameters, inputs, content)
 
@@ -260,7 +260,8 @@ def heavy_products(arm_dir: Path, step: str) -> list[Path]:
         "03_training": [work / "checkpoint.pt"],
         "cascade": [work / "screens.json", *sorted(work.glob("maps/*.tif"))],
         "05_wsi_evaluation": [
-            work / "threshold.json", *sorted(work.glob("maps/*.tif")), *sorted(arm_dir.glob("geojson/*.geojson")),
+            work / "overlap.json", work / "threshold.json", *sorted(work.glob("maps/*.tif")),
+            *sorted(arm_dir.glob("geojson/*.geojson")),
         ],
     }.get(step, [])  # fmt: skip
     return [path for path in found if path.exists()]

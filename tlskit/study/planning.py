@@ -198,7 +198,8 @@ def jobs_of(preset: dict, run_dir: Path, names: list[str], retry: bool) -> list[
     for given in sorted(all_arms, key=lambda arm: arm["arm"] not in names):
         arm = given["arm"]
         for step in keys.STEPS:
-            read = [s for s in keys.READS.get(step, keys.STEPS[: keys.STEPS.index(step)]) if s in keys.STEPS]
+            values = {name: given.get(name, parameter.default) for name, parameter in declared[step].items()}
+            read = keys.reads(step, values)
             add(arm, step, given, {s: jobs[arm, s].key for s in read}, tuple((arm, s) for s in read))
     equal: dict[tuple[str, str], list[str]] = {}
     for job in jobs.values():

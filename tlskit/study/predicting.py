@@ -24,7 +24,7 @@ from tlskit.cohort import from_slides
 from tlskit.errors import MapError, SlideError, TlskitError
 from tlskit.evaluation import predictions, stored_screens
 from tlskit.files import Claims, resolve, without_machine, write_text
-from tlskit.maps import check_networks, context_words, facts_of, inference, open_map, screens_of
+from tlskit.maps import check_networks, context_words, facts_of, inference, noted_overlap, open_map, screens_of
 from tlskit.networks import models
 from tlskit.slides import content_id
 from tlskit.study import cluster, engine
@@ -129,7 +129,7 @@ def predict(
         Called with one line for each slide.
     options
         threshold, overlap, batch_size, engine, precision, min_object_um2: see `maps.inference.predict_cohort` and
-        `predictions.write_outlines`.
+        `predictions.write_outlines`; by default the threshold and the overlap that notebook 05 chose.
 
     Returns
     -------
@@ -141,15 +141,20 @@ def predict(
     if options.get("threshold") is None:
         options["threshold"], from_where = predictions.usual_threshold(checkpoint, network)
     report(f"threshold {options['threshold']:.3g}, {from_where}")
+    options["overlap"], from_where = noted_overlap(checkpoint, network, options.get("overlap"))
+    if options["overlap"] is not None:
+        report(f"windows overlap by {options['overlap']:g}, {from_where}")
     if seen := context_words(facts_of(network), network.mpp):
         report(seen)
     rows, asked, content, wanted = _asked(network, slides, out, mpp, options, screen)
     screen_for = None
     if screen is not None:
-        alike = {name: asked[name] for name in ("overlap", "batch_size", "engine", "precision")}
+        alike = {name: asked[name] for name in ("batch_size", "engine", "precision")}
+        coarse = models.load_checkpoint(Path(screen.checkpoint))
         screen_for = screens_of(
-            models.load_checkpoint(Path(screen.checkpoint)), out / "screens", threshold=screen.threshold,
-            grow_um=screen.grow_um, engine_note=Path(screen.checkpoint).with_name("engine.json"), **alike,
+            coarse, out / "screens", threshold=screen.threshold, grow_um=screen.grow_um,
+            overlap=noted_overlap(screen.checkpoint, coarse)[0],
+            engine_note=Path(screen.checkpoint).with_name("engine.json"), **alike,
         )  # fmt: skip
     claims = Claims(out / ".claims")
 
@@ -244,6 +249,7 @@ def predict_on(
     paths = [str(Path(path).absolute()) for path in slides]
     if options.get("threshold") is None:
         options["threshold"], _ = predictions.usual_threshold(Path(checkpoint), network)
+    options["overlap"], _ = noted_overlap(checkpoint, network, options.get("overlap"))
     if screen is not None:
         screen = screen._replace(checkpoint=str(Path(screen.checkpoint).absolute()))
     wanted = _asked(network, paths, out, mpp, options, screen)[3]
@@ -316,7 +322,10 @@ def _asked(
     content = {row.slide_id: _content(row.slide_path) for row in rows.itertuples()}
     screened = ""
     if screen is not None:
-        screened = f"{models.load_checkpoint(Path(screen.checkpoint)).sha256} {screen.threshold} {screen.grow_um}"
+        coarse = models.load_checkpoint(Path(screen.checkpoint))
+        screened = f"{coarse.sha256} {screen.threshold} {screen.grow_um}"
+        overlap, _ = noted_overlap(screen.checkpoint, coarse)
+        screened += f" {overlap}" if overlap is not None else ""
     wanted = {}
     for slide_id, found in content.items():
         made_of = json.dumps([__version__, network.sha256, found, mpp, asked, screened], sort_keys=True)

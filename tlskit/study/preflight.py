@@ -20,10 +20,13 @@ from tlskit import __version__, cohort, maps, networks, units
 from tlskit.cohort import checks
 from tlskit.errors import ParameterError, TlskitError
 from tlskit.files import Claims, project_root, resolve
+from tlskit.metrics import uncertainty
 from tlskit.study import beforehand, declarations, keys, params, project, sweep
 from tlskit.tiles import context_faults
 
-__all__ = ["areas_um2_of", "arms_of", "check_preset", "check_run", "shown_on_page"]
+__all__ = [
+    "areas_um2_of", "arms_of", "check_preset", "check_run", "densest_overlap", "shown_on_page", "slides_compared",
+]  # fmt: skip
 
 #: What `checks.check_manifest` asks of a run.
 _OF_COHORT = (
@@ -134,9 +137,15 @@ def _look_at_network(arm: dict, add: Callable[..., None]) -> None:
     if tile_px % 32:
         tile_px = max(32, round(tile_px / 32) * 32)
     try:
-        maps.inference.layout_for(SimpleNamespace(tile_px=tile_px), overlap=arm["window_overlap"])
+        maps.inference.layout_for(SimpleNamespace(tile_px=tile_px), overlap=densest_overlap(arm))
     except TlskitError as error:
         add("error", "parameters", f"{error}")
+    if arm["window_overlap"] == "auto" and arm["overlap_slides"] < uncertainty.FEW_PATIENTS:
+        add(
+            "warning", "parameters", f"`overlap_slides` is {arm['overlap_slides']}: so few validation slides show no "
+            f"overlap to be enough, and `window_overlap: auto` takes {densest_overlap(arm):g}.",
+            f"Set `overlap_slides: {uncertainty.FEW_PATIENTS}` or more, or `window_overlap` to a number.",
+        )  # fmt: skip
     try:
         model = networks.models.build_model(
             encoder=arm["encoder"], encoder_weights=arm["encoder_weights"], context_ratio=arm["context_ratio"]
@@ -263,7 +272,20 @@ def _unequal(arms: Sequence[dict], number: int) -> list[dict]:
 def _bytes_of_maps(arm: dict, areas_um2: list[float]) -> float:
     ratios = arm["split_ratios"]
     untrained = 1 - ratios[0] / sum(ratios) if sum(ratios) else 1.0
+    # While 05 runs, those of the compared overlaps lie beside them.
+    untrained += len(maps.OVERLAPS) * slides_compared(arm, len(areas_um2)) / max(1, len(areas_um2))
     return sum(areas_um2) / units.mpp_for_magnification(arm["magnification"]) ** 2 * untrained * _MAP_BYTES_A_PX
+
+
+def densest_overlap(arm: dict) -> float:
+    """The overlap of an arm's windows; the densest that may be chosen where it is ``auto``."""
+    return max(maps.OVERLAPS) if arm["window_overlap"] == "auto" else arm["window_overlap"]
+
+
+def slides_compared(arm: dict, n_slides: int) -> float:
+    """On how many of a cohort's slides an arm compares overlaps: validation slides, as many as there are."""
+    ratios = arm["split_ratios"]
+    return min(arm["overlap_slides"], n_slides * ratios[1] / sum(ratios) if sum(ratios) else n_slides)
 
 
 def _bytes_of_tiles(arm: dict, areas_um2: list[float]) -> float:

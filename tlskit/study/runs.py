@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,18 @@ class Run:
         return self._folder("work") / "engine.json"
 
     @property
+    def overlap_path(self) -> Path:
+        """Where 05 notes the overlap of the arm's windows; 06, the cascade and ``tlskit predict`` take it up."""
+        self._begin_in("05_wsi_evaluation")
+        return self._folder("work") / "overlap.json"
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Folder for what this step alone reads: a run of it that was cut off goes on with it, `record` removes it."""
+        self._begin()
+        return self._folder("work") / f"scratch_{self.step}"
+
+    @property
     def split_path(self) -> Path:
         """The run's one split of patients, shared by all arms."""
         return self.dir / "split.csv"
@@ -161,6 +174,7 @@ class Run:
             record["key"] = self.ledger.values.get("key", "")
         record["provenance"] = provenance()
         self._wrote(write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n"))
+        shutil.rmtree(self.arm_dir / "work" / f"scratch_{self.step}", ignore_errors=True)
         if self.ledger is not None:
             self.ledger.end()
         return values

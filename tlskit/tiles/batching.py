@@ -52,7 +52,13 @@ def epoch_batches(n_tiles: int, *, batch_size: int, steps: int = 0, seed: int, e
 
 
 def read_batches(
-    dataset, plan: Sequence[Sequence[int]], *, workers: int = 1, seed: tuple[int, ...] = (0,), pin_memory: bool = False
+    dataset,
+    plan: Sequence[Sequence[int]],
+    *,
+    workers: int = 1,
+    seed: tuple[int, ...] = (0,),
+    pin_memory: bool = False,
+    raw: bool = False,
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of a dataset, made in background threads while the last one is computed on.
 
@@ -68,6 +74,8 @@ def read_batches(
         Of the augmentation, together with the position in the plan.
     pin_memory
         Put batches into page-locked memory, from which a GPU fetches them while it computes.
+    raw
+        Of `TileDataset.batch`.
 
     Yields
     ------
@@ -79,7 +87,7 @@ def read_batches(
 
     def make(number: int):
         seeds = [(*seed, place) for place in range(starts[number], starts[number + 1])]
-        made = dataset.batch(plan[number], seeds=seeds)
+        made = dataset.batch(plan[number], seeds=seeds, **({"raw": True} if raw else {}))
         return tuple(tensor.pin_memory() for tensor in made) if pin_memory else made
 
     with cores_each(1) as begin:

@@ -175,23 +175,32 @@ class TileDataset:
             parts = augment_tile(*parts, seed=seed)
         return tuple(parts if self.context_masks else parts[:3])
 
-    def batch(self, indices: Sequence[int], *, seeds: Sequence = ()) -> tuple[torch.Tensor, ...]:
+    def batch(self, indices: Sequence[int], *, seeds: Sequence = (), raw: bool = False) -> tuple[torch.Tensor, ...]:
         """Several tiles: images ``(B, 3, H, W)`` float32 channels last, masks ``(B, 1, H, W)`` float32, indices.
 
         Where there is a context, images ``(B, 3, C, C)`` of it follow, and masks ``(B, 1, C, C)`` with `context_masks`.
+        With `raw` images and masks are uint8, as they are stored: a quarter of the bytes on the way to a GPU, where
+        `finish` makes of them what they are without.
         """
         count, sides = len(indices), [self.tile_px, self.context_px][: 1 + bool(self.context_ratio)]
         images, masks = [], []
         for side in sides:
             images.append(torch.empty((count, 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last))
-            masks.append(torch.empty((count, 1, side, side), dtype=torch.float32))
+            masks.append(torch.empty((count, 1, side, side), dtype=torch.uint8))
         for place, index in enumerate(indices):
             parts = self.read(int(index), seed=seeds[place] if len(seeds) else 0)
             for number, part in enumerate(parts):  # image and mask of the tile, then of the context
                 (masks[number // 2][place, 0] if number % 2 else images[number // 2][place]).copy_(part)
-        images = [normalise(each, self.normalisation) for each in images]
         numbers = torch.as_tensor(np.asarray(indices, dtype=np.int64))
-        return images[0], masks[0], numbers, *images[1:], *(masks[1:] if self.context_masks else ())
+        made = images[0], masks[0], numbers, *images[1:], *(masks[1:] if self.context_masks else ())
+        return made if raw else self.finish(*made)
+
+    def finish(
+        self, images: torch.Tensor, masks: torch.Tensor, numbers: torch.Tensor, *context: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """A raw batch, on any device, as `batch` gives it otherwise: images normalised, masks float32."""
+        more = [normalise(part, self.normalisation) for part in context[:1]] + [part.float() for part in context[1:]]
+        return normalise(images, self.normalisation), masks.float(), numbers, *more
 
     def _stored(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if self.tiles_dir is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from tlskit.errors import ParameterError
@@ -42,8 +43,16 @@ def normalise(images: torch.Tensor, normalisation: str) -> torch.Tensor:
     """
     check_normalisation(normalisation)
     scaled = images.float().div_(255)
-    channels = NORMALISATIONS[normalisation]
-    if channels is not None:
-        mean, deviation = (scaled.new_tensor(values).view(3, 1, 1) for values in channels)
+    if NORMALISATIONS[normalisation] is not None:
+        mean, deviation = _channels(normalisation, scaled.device)
         scaled.sub_(mean).div_(deviation)
     return scaled
+
+
+@functools.cache
+def _channels(normalisation: str, device: torch.device) -> list[torch.Tensor]:
+    """Mean and deviation, float32 ``(3, 1, 1)`` each: kept, since a copy to a GPU waits for all that it has to do."""
+    import torch
+
+    with torch.inference_mode(False):
+        return [torch.tensor(values, device=device).view(3, 1, 1) for values in NORMALISATIONS[normalisation]]
