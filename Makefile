@@ -43,9 +43,10 @@ test: export OMP_NUM_THREADS := 1
 test: env  ## run the tests
 	@failed=0; said=$$(mktemp); \
 	$(PY) -m pytest -q tests/browser > $$said 2>&1 & browser=$$!; \
+	trap 'kill $$browser 2> /dev/null; rm -f $$said' EXIT; trap 'exit 130' INT TERM; \
 	$(PY) -m pytest -q --ignore=tests/browser -n $(JOBS) --dist loadfile --no-loadscope-reorder || failed=1; \
 	wait $$browser || failed=1; \
-	echo "In a browser:"; cat $$said; rm -f $$said; exit $$failed
+	echo "In a browser:"; cat $$said; exit $$failed
 
 lab: env  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=.
