@@ -13,7 +13,7 @@ from tlskit.evaluation import stored_screens
 from tlskit.maps import probmaps
 from tlskit.networks import models
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_slide_is_segmented_where_a_coarser_model_looked_first(page, app_url, 
     page.get_by_role("option", name="S1.tiff").dblclick()
     painted(page)
     page.get_by_role("button", name="Segment", exact=True).click()
-    page.get_by_text("Done: S1.tiff. Move the threshold").wait_for(timeout=400_000)
+    page.get_by_text("Done: S1.tiff. Move the threshold").wait_for(timeout=900_000)
     state = painted(page, map="4x")
     (made,) = (project / "outputs/segmented/made-4x-screened-by-1x").glob("S1-*.tif")
     with probmaps.open_map(made) as found:

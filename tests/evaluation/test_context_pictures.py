@@ -93,13 +93,15 @@ def run(maps, monkeypatch):
     (maps / "m.csv").write_text(
         "slide_id,patient_id,cancer_type,slide_path,annotation_path\nS1,P1,lung,S1.svs,S1.geojson\n"
     )
-    counts = pd.DataFrame({"arm": ["with", "without"], "threshold_by": "validation", "threshold": [0.5, 0.6]})
-    of_arms = pd.DataFrame({"arm": ["with", "without"], "variant": ["with", "without"]})
+    # Folders of trainings have names of their own: an arm's folds are its repeats.
+    of_arms = pd.DataFrame({"arm": ["with", "without"], "variant": ["context", "plain"]})
     of_arms = of_arms.assign(**dict.fromkeys(arm_tables.REPEATS, np.nan))
     made = read_manifest(maps / "m.csv")
-    for name in ("with", "without"):
+    for name, threshold in (("with", 0.5), ("without", 0.6)):
         (maps / name / "work" / "checkpoint.pt").touch()
-    monkeypatch.setattr(context_pictures, "collect", lambda *_: counts)
+        (maps / name / "tables").mkdir()
+        counts = pd.DataFrame({"threshold_by": ["fixed", "validation"], "threshold": [0.9, threshold]})
+        counts.to_csv(maps / name / "tables" / "05_counts_per_slide.csv", index=False)
     monkeypatch.setattr(context_pictures, "arms", lambda _: of_arms)
     monkeypatch.setattr(context_pictures, "slides_of", lambda *_: made)
     monkeypatch.setattr(context_pictures, "truth_of", lambda _: {"target_class": "TLS", "resolution_by": "mpp"})
@@ -114,13 +116,13 @@ def run(maps, monkeypatch):
 def test_pictures_are_of_the_best_and_the_worst_window_in_both_arms_with_the_context(run):
     folder, manifest = run
     effects = pd.DataFrame(
-        {"arm": ["with"] * 2, "reference": ["without", "self"], "magnification": 5.0,
+        {"arm": ["context"] * 2, "reference": ["plain", "self"], "magnification": 5.0,
          "against": ["without context", "own field as context"]}
     )  # fmt: skip
     panels = context_fields(folder, manifest, effects)
     assert [panel["arm"] for panel in panels] == ["without context", "with context", "the whole context"] * 2
     assert [panel["title"] for panel in panels[::3]] == [
-        "with, S1: context put 0.005 mm2 right", "with, S1: context put 0.008 mm2 wrong"
+        "context, S1: context put 0.005 mm2 right", "context, S1: context put 0.008 mm2 wrong"
     ]  # fmt: skip
     best_without, best_with, around = panels[:3]
     assert best_with["truth"].any() and np.array_equal(best_with["truth"], best_with["predicted"])
@@ -137,7 +139,7 @@ def test_pictures_are_of_the_best_and_the_worst_window_in_both_arms_with_the_con
 def test_where_context_did_no_harm_the_picture_says_so_and_where_it_did_nothing_a_warning(run, caplog):
     folder, manifest = run
     effects = pd.DataFrame(
-        {"arm": ["with"], "reference": ["without"], "magnification": 5.0, "against": ["without context"]}
+        {"arm": ["context"], "reference": ["plain"], "magnification": 5.0, "against": ["without context"]}
     )
     write_map(folder / "without/work/maps/S1.tif", marked((100, 200, 20, 20)))
     panels = context_fields(folder, manifest, effects)
@@ -147,14 +149,14 @@ def test_where_context_did_no_harm_the_picture_says_so_and_where_it_did_nothing_
     (folder / "without/work/maps/S1.tif").unlink()
     shutil.copy(folder / "with/work/maps/S1.tif", folder / "without/work/maps/S1.tif")
     assert context_fields(folder, manifest, effects) == []
-    assert "with: no picture, context changed no window of a test slide by 0.001 mm2" in caplog.text
+    assert "context: no picture, context changed no window of a test slide by 0.001 mm2" in caplog.text
 
 
 def test_without_maps_there_is_no_picture_and_a_word_about_it(run, caplog):
     folder, manifest = run
     (folder / "with" / "work" / "checkpoint.pt").unlink()
     effects = pd.DataFrame(
-        {"arm": ["with"], "reference": ["without"], "magnification": 5.0, "against": ["without context"]}
+        {"arm": ["context"], "reference": ["plain"], "magnification": 5.0, "against": ["without context"]}
     )
     assert context_fields(folder, manifest, effects) == [] and "not there any more" in caplog.text
 

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from tlskit.cohort import open_row, slide_rows
-from tlskit.evaluation.arm_tables import REPEATS, arms, collect
+from tlskit.evaluation.arm_tables import REPEATS, arms
 from tlskit.evaluation.cascade_pictures import square_field
 from tlskit.evaluation.cascades import maps_of, slides_of, truth_of
+from tlskit.files import read_table
 from tlskit.maps import Frames, ProbMap, frames_of, open_map
 from tlskit.metrics import cut
 from tlskit.networks import load_checkpoint
@@ -76,9 +77,7 @@ def context_fields(
 
 def _extremes(run_dir: Path, names: tuple[str, str], manifest: pd.DataFrame, threshold_by: str) -> dict[str, tuple]:
     """Slide, mm2 and pictures of the test window in which context put most right, and most wrong."""
-    counted = collect(run_dir, "05_counts_per_slide")
-    counted = counted[counted["threshold_by"] == threshold_by].groupby("arm")["threshold"].mean()
-    least = [cut(float(counted[name])) for name in names]
+    least = [cut(_threshold(run_dir / name, threshold_by)) for name in names]
     paths = [maps_of(run_dir / name).set_index("slide_id")["map_path"] for name in names]
     of_truth, checkpoint = truth_of(run_dir / names[0]), load_checkpoint(run_dir / names[0] / "work" / "checkpoint.pt")
     reading = {"resolution_by": of_truth.pop("resolution_by"), "apply_icc": checkpoint.apply_icc}
@@ -101,6 +100,12 @@ def _extremes(run_dir: Path, names: tuple[str, str], manifest: pd.DataFrame, thr
                 if mm2 > found.get(kind, ("", _LEAST_MM2))[1]:
                     found[kind] = slide_id, mm2, _pictures(slide, (seen, alone), truth, frames_of(seen), (i, j), least)
     return found
+
+
+def _threshold(folder: Path, threshold_by: str) -> float:
+    """Of one training: those of an arm's folds and seeds each have their own."""
+    counted = read_table(folder / "tables" / "05_counts_per_slide.csv")
+    return float(counted.loc[counted["threshold_by"] == threshold_by, "threshold"].iloc[0])
 
 
 def gains(seen: ProbMap, alone: ProbMap, truth, least: list[int]) -> np.ndarray:
