@@ -190,7 +190,7 @@ def test_every_stored_tile_is_decoded_once_and_only_where_windows_look(path, tmp
     corner = Tissue(mask, mpp=MPP0 * 100, mpp0=MPP0)
     with open_slide(path) as slide:
         levels = {slide.level_for(made.mpp), slide.level_for(made.mpp * 4)}
-        monkeypatch.setattr(slide_inference._EngineChoice, "make", _chosen_without_looking)
+        monkeypatch.setattr(slide_inference.EngineChoice, "make", _chosen_without_looking)
         predict(made, slide, tmp_path / "m.tif", strip_px=10_000, tissue=corner)
         assert {level for level, _ in seen} == levels and len(levels) == 2
         assert len(seen) == len(set(seen)), "a stored tile was decoded twice"
