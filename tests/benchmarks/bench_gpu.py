@@ -100,15 +100,10 @@ def some_windows(sizes, engine, count):
 
 def rate(engine, windows, repeats):
     """Windows a second of the bare network: medians, with as many batches under way as on a slide."""
-    batch, took = engine.batch, []
+    took = []
     for turn in range(-1, repeats):
-        start, tickets = time.perf_counter(), []
-        for at in range(0, len(windows), batch):
-            tickets.append(engine.submit(windows[at : at + batch]))
-            if len(tickets) >= engine.depth:
-                engine.result(tickets.pop(0))
-        for ticket in tickets:
-            engine.result(ticket)
+        start = time.perf_counter()
+        bench_inference.bare(engine, windows, engine.batch)
         if turn >= 0:
             took.append(time.perf_counter() - start)
     return len(windows) / statistics.median(took)

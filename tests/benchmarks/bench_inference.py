@@ -140,6 +140,17 @@ def matmul_gflops(side=4096, repeats=5):
     return 2 * side**3 / min(took) / 1e9
 
 
+def bare(engine, windows, batch):
+    """All windows through the network alone, with as many batches under way as on a slide."""
+    tickets = []
+    for at in range(0, len(windows), batch):
+        tickets.append(engine.submit(windows[at : at + batch]))
+        if len(tickets) >= engine.depth:
+            engine.result(tickets.pop(0))
+    for ticket in tickets:
+        engine.result(ticket)
+
+
 def whole_slide(repeats):
     """Wall time of a slide over the bare forward pass of its windows, turn by turn."""
     from tlskit.maps import inference
@@ -152,22 +163,14 @@ def whole_slide(repeats):
     out = harness.WORK / "wall.tif"
     last = {}
 
-    def pure():
-        tickets = []
-        for at in range(0, len(windows), BATCH):
-            tickets.append(engine.submit(windows[at : at + BATCH]))
-            if len(tickets) >= engine.depth:
-                engine.result(tickets.pop(0))
-        for ticket in tickets:
-            engine.result(ticket)
-
     def wall():
         last["prediction"] = inference.predict_slide(
             net, path, out, engine=source, batch_size=BATCH, progress=False, resume=False
         )
         assert last["prediction"].windows == len(windows)
 
-    seconds = harness.interleaved({"pure_forward": pure, "wall": wall}, repeats=repeats, warm_up=False)
+    turns = {"pure_forward": lambda: bare(engine, windows, BATCH), "wall": wall}
+    seconds = harness.interleaved(turns, repeats=repeats, warm_up=False)
     out.unlink()
     figures = {
         "wsi_wall_over_pure_forward": harness.ratio(seconds["wall"], seconds["pure_forward"]),

@@ -117,8 +117,8 @@ def _against_densest(maps: pd.DataFrame, threshold: float) -> dict[float, dict]:
         with open_map(paths[paths.index.max()]) as dense:
             for level, path in paths.items():
                 with open_map(path) as other:
-                    for (_, one), (_, two) in zip(dense.bands(), other.bands(), strict=True):
-                        one, two = one >= at, two >= at
+                    for (y, one), (_, two) in zip(dense.bands(), other.bands(), strict=True):
+                        one, two = dense.marked(one, at, y_px=y), other.marked(two, at, y_px=y)
                         sums[level][:3] += (one ^ two).sum(), (one & two).sum(), one.sum() + two.sum()
                     sums[level][3] += dense.metadata["tissue_mm2"] * 1e6 / dense.mpp**2
     return {
