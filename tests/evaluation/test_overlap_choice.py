@@ -15,6 +15,7 @@ from made_maps import Context, checkpoint
 from tlskit.errors import ParameterError, SlideError
 from tlskit.evaluation import cascades, overlap_choice
 from tlskit.maps import noted_overlap, open_map, predict_cohort, write_overlap
+from tlskit.maps.map_writer import MapWriter
 
 EXACT = {"engine": "torch", "precision": "exact"}
 TRUTH = {"target_class": "TLS", "missing_target": "empty"}
@@ -88,6 +89,18 @@ def test_price_and_worth_are_what_maps_and_outlines_say(measured, validation):
     assert (last["flipped"], last["mask_dice"], last["loss"]) == (0, 1, 0)
     assert last["margin"] == pytest.approx(overlap_choice.MARGIN * best)
     assert set(table["n_patients"]) == set(table["n_with_target"]) == {2}
+
+
+def test_what_was_never_read_is_marked_at_no_threshold(tmp_path):
+    for name, invalid in (("0.5", []), ("0.25", [[0, 0, 64, 32]])):
+        metadata = {"mpp0": 1.0, "tissue_mm2": 64 * 64 / 1e6, "invalid": invalid}
+        with MapWriter(tmp_path / f"{name}.tif", (64, 64), mpp=1.0, block_px=512, metadata=metadata) as writer:
+            writer.write_block(0, 0, np.zeros((64, 64), np.uint8))
+    maps = pd.DataFrame({"slide_id": "a", "overlap": [0.25, 0.5]})
+    maps["map_path"] = [tmp_path / f"{level:g}.tif" for level in maps["overlap"]]
+    found = overlap_choice._against_densest(maps, 0.0)
+    assert found[0.5] == {"flipped": 0, "mask_dice": 1}
+    assert found[0.25] == {"flipped": pytest.approx(0.5), "mask_dice": pytest.approx(2 / 3)}
 
 
 def test_two_patients_show_nothing_and_it_is_said(measured):

@@ -1,7 +1,7 @@
 """One pass of a network over a slide, and of it the maps of several overlaps of its windows.
 
-Windows that several overlaps share are run once: those of no overlap are among those of a half, and those of a quarter
-share a ninth of theirs with them. Each map is to the last byte what `predict_slide` makes at that overlap.
+Windows that several overlaps share are run once: those of no overlap are among those of a half, and so is every fourth
+of a quarter's. Each map is to the last byte what `predict_slide` makes at that overlap.
 """
 
 from __future__ import annotations
