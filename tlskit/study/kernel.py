@@ -13,6 +13,7 @@ from pathlib import Path
 from tlskit.errors import DiskFullError
 from tlskit.files import disk_full, is_disk_full, project_root, temporary_beside, without_machine, write_text
 from tlskit.study import keys
+from tlskit.study.forkserver import fork_kernel
 from tlskit.study.ledger import ATTEMPT
 
 __all__ = ["execute"]
@@ -111,7 +112,8 @@ def _environment(attempt: str):
 def _over_sockets() -> dict:
     """Options by which kernel and client talk over sockets in a folder, not over ports that others may take or see."""
     from jupyter_client import AsyncKernelManager
-    from traitlets import default
+    from jupyter_client.provisioning import KernelProvisionerBase, LocalProvisioner
+    from traitlets import Instance, default, validate
 
     folder = Path(tempfile.gettempdir())
     if os.name == "nt" or len(str(folder)) > _LONGEST_SOCKET - 40:
@@ -119,10 +121,28 @@ def _over_sockets() -> dict:
 
     class SocketKernelManager(AsyncKernelManager):
         transport = "ipc"
+        provisioner = Instance(KernelProvisionerBase, allow_none=True)
 
         @default("connection_file")
         def _own_file(self) -> str:
             return str(folder / f"tlskit-{secrets.token_hex(8)}.json")
+
+        @validate("provisioner")
+        def _forking(self, proposal):
+            given = proposal["value"]
+            if type(given) is not LocalProvisioner:  # another launcher of kernels, which somebody has set up
+                return given
+            return ForkingProvisioner(kernel_id=given.kernel_id, kernel_spec=given.kernel_spec, parent=given.parent)
+
+    class ForkingProvisioner(LocalProvisioner):
+        async def launch_kernel(self, cmd, **options):
+            self.cwd = options.get("cwd") or os.getcwd()
+            asked = {"env": options["env"], "cwd": str(self.cwd), "passing": (ATTEMPT,)}
+            process = fork_kernel(cmd, **asked) if set(options) <= {"env", "cwd"} else None
+            if process is None:
+                return await super().launch_kernel(cmd, **options)
+            self.process, self.pid, self.pgid = process, process.pid, process.pid
+            return self.connection_info
 
     return {"kernel_manager_class": SocketKernelManager}
 
