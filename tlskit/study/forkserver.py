@@ -33,7 +33,8 @@ __all__ = ["Forked", "fork_kernel"]
 log = logging.getLogger(__name__)
 
 #: What is imported beforehand, in this order. Not here: what starts threads or opens devices at its import (openvino,
-#: glib under openslide), and what asks IPython for its shell then (matplotlib_inline).
+#: glib under openslide), and what asks IPython for its shell then (matplotlib_inline). So does ipywidgets, which seaborn
+#: brings: what it then leaves out is the way for widgets that a browser creates, and a sweep has no browser.
 LIBRARIES = (
     "pandas", "matplotlib.pyplot", "scipy.stats", "scipy.optimize", "shapely", "cv2", "seaborn", "rasterio.features",
     "torch", "torchvision.transforms.v2", "segmentation_models_pytorch", "lightning.fabric",
