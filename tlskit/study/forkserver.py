@@ -3,8 +3,9 @@
 Every notebook has a kernel, a process, of its own. What all of them import (torch, matplotlib and what these bring)
 costs each of them seconds of a processor, so on Linux one process beside the sweep imports it and is forked for every
 kernel. It imports nothing of tlskit, whose code a kernel reads anew, as the keys of the steps do: it runs this file,
-not this module. It imports while nobody waits for a kernel, and from the second kernel on only: no notebook waits for
-what it may not need, and one that is run alone does not pay for others.
+not this module. It imports while nobody waits for a kernel, one library after the other, and from the second kernel on
+only: a notebook waits for at most the one that is being imported (torch: two seconds), and one that is run alone does
+not pay for others.
 
 Its libraries start no thread that a fork would miss: only the pools of OpenBLAS and the allocator of Arrow have begun,
 which stop and begin again by themselves (`tests/study/test_forkserver.py` counts). What a library decides at its import
@@ -33,8 +34,8 @@ __all__ = ["Forked", "fork_kernel"]
 log = logging.getLogger(__name__)
 
 #: What is imported beforehand, in this order. Not here: what starts threads or opens devices at its import (openvino,
-#: glib under openslide), and what asks IPython for its shell then (matplotlib_inline). So does ipywidgets, which seaborn
-#: brings: what it then leaves out is the way for widgets that a browser creates, and a sweep has no browser.
+#: glib under openslide), and what asks IPython for its shell then (matplotlib_inline). So does ipywidgets, which
+#: seaborn brings: what it leaves out here is the way for widgets that a browser creates, and a sweep has no browser.
 LIBRARIES = (
     "pandas", "matplotlib.pyplot", "scipy.stats", "scipy.optimize", "shapely", "cv2", "seaborn", "rasterio.features",
     "torch", "torchvision.transforms.v2", "segmentation_models_pytorch", "lightning.fabric",
