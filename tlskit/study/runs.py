@@ -96,7 +96,10 @@ class Run:
 
     @property
     def engine_path(self) -> Path:
-        """Where 03 notes what runs the arm's network; 04, 05, 06 and ``tlskit predict`` take it up."""
+        """Where 03 notes what runs the arm's network; 04, 05, 06 and ``tlskit predict`` take it up.
+
+        What OpenVINO compiled lies beside it, ``compiled-*.zip``: it may be deleted at any time.
+        """
         self._begin_in("03_training")
         return self._folder("work") / "engine.json"
 
