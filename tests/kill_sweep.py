@@ -38,7 +38,7 @@ CLOCK_COLUMNS = {
     "01_tiles_per_slide": ["seconds"],
     "03_history": ["tiles_per_s", "seconds", "threads"],
     # A map that the killed run had finished is kept by the resumed one, and has no times.
-    "05_maps": ["kept", "wall_s", "max_dprob", "compile_s", "check_s", "*_s"],
+    "05_maps": ["kept", "wall_s", "max_dprob", "compile_s", "compile_loaded", "check_s", "*_s"],
     "pareto": ["minutes*", "s_per_cm2", "slides_per_minute"],
     "answer": ["minutes*"],
 }  # fmt: skip

@@ -187,6 +187,7 @@ class _Null:
 
     name, precision, device, depth = "null", "exact", "cpu", 1
     max_dprob = compile_s = check_s = 0.0
+    is_loaded = False
 
     def __init__(self):
         self._answer = np.full((BATCH, TILE_PX, TILE_PX), 0.37, np.float32)

@@ -161,6 +161,16 @@ def test_without_maps_there_is_no_picture_and_a_word_about_it(run, caplog):
     assert context_fields(folder, manifest, effects) == [] and "not there any more" in caplog.text
 
 
+def test_a_training_whose_slides_all_failed_costs_its_pictures_alone(run, caplog):
+    folder, manifest = run
+    counts = folder / "with" / "tables" / "05_counts_per_slide.csv"
+    counts.write_text(counts.read_text().splitlines()[0] + "\n")
+    effects = pd.DataFrame(
+        {"arm": ["context"], "reference": ["plain"], "magnification": 5.0, "against": ["without context"]}
+    )
+    assert context_fields(folder, manifest, effects) == [] and "with has no slide counted" in caplog.text
+
+
 def test_without_context_there_is_no_picture(run):
     folder, manifest = run
     assert context_fields(folder, manifest, pd.DataFrame()) == []

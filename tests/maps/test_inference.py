@@ -289,7 +289,7 @@ def test_reading_network_and_blending_run_in_threads_of_their_own(tmp_path):
 def test_beside_a_gpu_as_many_threads_read_as_there_are_cores(tmp_path, monkeypatch, device, readers):
     class Given:
         name, precision, depth, context_px, compile_s, check_s, max_dprob = "torch", "bf16", 1, 0, 0.0, 0.0, 0.0
-        empty, agreement = None, None
+        empty, agreement, is_loaded = None, None, False
 
         def submit(self, windows):
             return np.full(windows.shape[:3], 0.5, np.float32)

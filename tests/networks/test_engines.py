@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from tlskit.errors import ParameterError
-from tlskit.networks import agreement, engines
+from tlskit.networks import agreement, compiled, engines, kept
 from tlskit.networks import hardware as compute
 from tlskit.networks.fusion import fold
 from tlskit.networks.models import build_model
-from tlskit.networks.runtimes import streams
+from tlskit.networks.runtimes import Applied, streams
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino, an optional extra, is not installed")
@@ -471,3 +471,113 @@ def test_nobody_outside_is_told_of_a_network_that_is_run(network):
     make(network, engine="openvino", precision="exact")
     assert sys.modules["openvino_telemetry"] is None
     assert not [child for child in psutil.Process().children() if child.cmdline() == psutil.Process().cmdline()]
+
+
+def compile_in(folder, model, sha="a", precision="exact", **options):
+    given = SimpleNamespace(model=model, normalisation="divide_255", sha256=sha, **options)
+    return compiled.OpenVinoEngine(given, precision, 96, 2, folder)
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", ["exact", "mixed"])
+def test_what_was_compiled_is_loaded_and_gives_the_same_bytes(network, exact, tmp_path, monkeypatch, precision):
+    stack, model = windows(3), network if precision == "exact" else SteepDecoder()
+    without = exact("openvino") if precision == "exact" else compile_in(None, model, precision=precision)
+    fresh = compile_in(tmp_path, model, precision=precision)
+    monkeypatch.setattr(compiled, "_convert", None)  # nothing is compiled again
+    loaded = compile_in(tmp_path, model, precision=precision)
+    assert (fresh.is_loaded, without.is_loaded, loaded.is_loaded) == (False, False, True)
+    for engine in (fresh, loaded):
+        assert np.array_equal(engine.predict(stack), without.predict(stack))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@needs_openvino
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other", "foreign"])
+def test_a_damaged_or_foreign_file_is_made_again(tmp_path, damage):
+    stack, model, other = windows(1), Steep(), Steep()
+    other.layer.bias.data += 1
+    compile_in(tmp_path / "other", other)
+    compile_in(tmp_path, model)
+    (path,), (theirs,) = tmp_path.glob("*.zip"), (tmp_path / "other").glob("*.zip")
+    whole = path.read_bytes()
+    given = {"cut": whole[:-30], "other": theirs.read_bytes(), "foreign": b"PK"}
+    given["flipped"] = whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
+    path.write_bytes(given[damage])
+    again = compile_in(tmp_path, model)
+    assert not again.is_loaded and np.array_equal(again.predict(stack), compile_in(None, model).predict(stack))
+    assert path.read_bytes() != given[damage] and compile_in(tmp_path, model).is_loaded
+
+
+def test_graphs_are_found_only_by_who_made_the_same(tmp_path, monkeypatch):
+    def path(model=None, sha="a", **how):
+        given = SimpleNamespace(model=model or one, normalisation=how.pop("normalisation", "divide_255"), sha256=sha)
+        return kept.graphs_path(tmp_path, given, **{"window_px": 96, **how})
+
+    one, changed = Steep(), Steep()
+    changed.layer.bias.data += 1
+    first = path()
+    assert path(Steep()) == first
+    others = [path(changed), path(sha="b"), path(window_px=128), path(normalisation="imagenet"), path(openvino="2")]
+    for name, value in {
+        "code_state": lambda start: {"networks.fusion": "new"},
+        "timm": SimpleNamespace(__version__="0.1"),
+    }.items():
+        with monkeypatch.context() as patched:
+            patched.setattr(kept, name, value)
+            others.append(path())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    assert len({first, *others, path()}) == 9
+    assert {"networks.fusion", "networks.runtimes", "networks.context", "tiles.normalisation"} <= set(
+        kept.code_state(kept.CODE)
+    )
+
+
+@needs_openvino
+def test_what_loads_as_something_else_is_not_kept(tmp_path, monkeypatch):
+    """As a network that is saved before it is compiled: OpenVINO then divides by 255 in another way."""
+
+    def otherwise(core, blobs, configs):
+        other = Steep()
+        other.layer.bias.data += 1
+        graph = compiled._convert(Applied(other, "divide_255").eval(), [([1, 96, 96, 3], torch.uint8)])
+        return [core.compile_model(graph, "CPU", configs[0])]
+
+    monkeypatch.setattr(compiled, "_loaded", otherwise)
+    stack = windows(1)
+    engine = compile_in(tmp_path, Steep())
+    assert np.abs(engine.predict(stack) - plain(Steep(), stack)).max() < 1e-3 and not list(tmp_path.iterdir())
+
+
+@needs_openvino
+def test_where_nothing_may_be_written_or_nothing_is_known_nothing_is_kept(tmp_path, monkeypatch):
+    compile_in(tmp_path, Steep(), sha="")
+    assert not list(tmp_path.iterdir())
+    for number in (errno.EROFS, errno.ENOSPC):
+
+        def refuse(path, number=number):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(kept, "writing", refuse)
+        assert not compile_in(tmp_path, Steep()).is_loaded and not list(tmp_path.iterdir())
+
+
+def test_of_what_was_compiled_the_newest_few_are_kept(tmp_path):
+    for n in range(kept.MOST + 2):
+        path = tmp_path / f"compiled-{n}.zip"
+        kept.write_graphs(path, [b"graph"])
+        os.utime(path, (n, n))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == [f"compiled-{n}" for n in range(2, kept.MOST + 2)]
+    assert kept.read_graphs(path, 1) == [b"graph"]
+    with pytest.raises(KeyError):
+        kept.read_graphs(path, 2)
+
+
+@needs_openvino
+def test_a_source_loads_what_another_compiled_beside_its_note(tmp_path):
+    def source():
+        given = SimpleNamespace(model=Steep(), normalisation="divide_255", sha256="a")
+        options = {"window_px": 96, "engine": "openvino", "precision": "exact", "note": tmp_path / "engine.json"}
+        return engines.EngineSource(given, **options)
+
+    assert [source().get(windows(1)).is_loaded for _ in range(2)] == [False, True]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tlskit.cohort import open_row, slide_rows
+from tlskit.errors import RunError
 from tlskit.evaluation.arm_tables import REPEATS, arms
 from tlskit.evaluation.cascade_pictures import square_field
 from tlskit.evaluation.cascades import maps_of, slides_of, truth_of
@@ -54,8 +55,8 @@ def context_fields(
     list of dict
         As `figures.worst_fields` takes them, three a window: without context, with it, and the whole context that the
         network saw. A window is shown from 1,000 um2 on; where only one of the two has that much, its title says so.
-        Empty where no arm has context, nothing of that size differs, or the folders ``work`` of the arms are gone: the
-        last two are warned of.
+        Empty where no arm has context, nothing of that size differs, no slide of a training was counted, or the folders
+        ``work`` of the arms are gone: all but the first are warned of.
     """
     pairs = effects[effects["against"] == "without context"] if len(effects) else effects
     panels = []
@@ -64,7 +65,11 @@ def context_fields(
         if not all((Path(run_dir) / name / "work" / "checkpoint.pt").is_file() for name in names):
             log.warning("No pictures of context: the maps of %s and %s are not there any more.", *names)
             continue
-        found = _extremes(Path(run_dir), names, manifest, threshold_by)
+        try:
+            found = _extremes(Path(run_dir), names, manifest, threshold_by)
+        except RunError as error:  # all slides of a training failed: the others' pictures are shown
+            log.warning("%s", error)
+            continue
         if not found:
             log.warning("%s: no picture, context changed no window of a test slide by %g mm2.", pair.arm, _LEAST_MM2)
         for kind in [kind for kind in _KINDS if kind in found]:
@@ -105,7 +110,10 @@ def _extremes(run_dir: Path, names: tuple[str, str], manifest: pd.DataFrame, thr
 def _threshold(folder: Path, threshold_by: str) -> float:
     """Of one training: those of an arm's folds and seeds each have their own."""
     counted = read_table(folder / "tables" / "05_counts_per_slide.csv")
-    return float(counted.loc[counted["threshold_by"] == threshold_by, "threshold"].iloc[0])
+    found = counted.loc[counted["threshold_by"] == threshold_by, "threshold"]
+    if found.empty:
+        raise RunError(f"{folder.name} has no slide counted at the threshold {threshold_by!r}: no pictures of context.")
+    return float(found.iloc[0])
 
 
 def gains(seen: ProbMap, alone: ProbMap, truth, least: list[int]) -> np.ndarray:
@@ -133,11 +141,7 @@ def gains(seen: ProbMap, alone: ProbMap, truth, least: list[int]) -> np.ndarray:
     better = right[0].astype(np.int64) - right[1]
     better[coded == IGNORED] = 0
     for made in (seen, alone):
-        for x, y, w, h in [*made.invalid, *made.unseen]:
-            across, down = (
-                (np.array([a, a + side]) * made.mpp / mpp).round().astype(int) for a, side in ((x, w), (y, h))
-            )
-            better[slice(*down), slice(*across)] = 0
+        better[~made.answered(*((np.arange(count) + 0.5) * mpp / made.mpp for count in (width, height)))] = 0
     total = np.pad(better.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     ends = []
     for starts, length in zip(frames.windows, (width, height), strict=True):

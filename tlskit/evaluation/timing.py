@@ -80,10 +80,11 @@ def time_inference(
     -------
     DataFrame
         One row a slide, pass and stage: slide_id, repeat, warm, stage, kind, seconds; kind is "work" (stages of
-        `inference.STAGES`), "wait" (at the queues), "wall", or, with an empty slide_id, "setup" (load, compile, check).
-        Stages run beside one another: they do not add up to the wall time. Then windows, windows_skipped, tissue_mm2,
-        map_mpx (10**6 working pixels of the whole slide), level, reader, max_dprob, and the setting: magnification,
-        mpp, window_px, stride_px, batch_size, engine, precision, device, threads, cpu, gpu, allocator.
+        `inference.STAGES`), "wait" (at the queues), "wall", or, with an empty slide_id, "setup" (load, compile, check;
+        "load_compiled" in place of compile where what an earlier step had compiled was loaded). Stages run beside one
+        another: they do not add up to the wall time. Then windows, windows_skipped, tissue_mm2, map_mpx (10**6 working
+        pixels of the whole slide), level, reader, max_dprob, and the setting: magnification, mpp, window_px,
+        stride_px, batch_size, engine, precision, device, threads, cpu, gpu, allocator.
     """
     if repeats < 1:
         raise ParameterError(f"`repeats` should be at least 1, not {repeats!r}.")
@@ -138,7 +139,8 @@ def time_inference(
     rows = [row for row in rows if row["slide_id"] not in failed]
     setting = _setting(checkpoint, layout, batch_size, source)
     if source.made is not None:
-        setup = {"load": load_s, "compile": source.made.compile_s, "check": source.made.check_s}
+        making = "load_compiled" if source.made.is_loaded else "compile"
+        setup = {"load": load_s, making: source.made.compile_s, "check": source.made.check_s}
         rows = [
             {"slide_id": "", "repeat": 0, "warm": False, "stage": stage, "kind": "setup", "seconds": seconds}
             for stage, seconds in setup.items()

@@ -92,7 +92,7 @@ def _row(prediction: Prediction) -> dict:
         )  # fmt: skip
     names = (
         "wall_s", "windows", "windows_skipped", "windows_screened", "tissue_mm2", "engine", "precision", "max_dprob",
-        "level", "reader", "invalid_px", "compile_s", "check_s",
+        "level", "reader", "invalid_px", "compile_s", "compile_loaded", "check_s",
     )  # fmt: skip
     return {
         "slide_id": prediction.slide_id,

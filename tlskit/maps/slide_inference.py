@@ -81,6 +81,8 @@ class Prediction:
         could not be predicted for it.
     compile_s, check_s : float
         Seconds for making the engine and for comparing it with float32. 0 where an engine was brought along.
+    compile_loaded : bool
+        Whether that engine had been compiled before, and was loaded.
     tissue_mm2 : float
         Area of tissue; of the whole slide where no tissue was looked for.
     map_px : (int, int)
@@ -105,6 +107,7 @@ class Prediction:
     max_dprob: float
     lost: list[dict]
     compile_s: float = 0.0
+    compile_loaded: bool = False
     check_s: float = 0.0
     tissue_mm2: float = 0.0
     map_px: tuple[int, int] = (0, 0)
@@ -250,6 +253,7 @@ def predict_slide(
         **{name: made[name] for name in ("windows", "windows_skipped", "windows_screened", "lost")},
         level=level, reader=slide.reader, engine=choice.name, precision=choice.precision,
         max_dprob=choice.max_dprob, compile_s=choice.compile_s, check_s=choice.check_s,
+        compile_loaded=choice.compile_loaded,
         tissue_mm2=tissue_mm2, map_px=size_px, invalid_px=sum(w * h for _, _, w, h in made["invalid"]),
         resumed_windows=resumed, events=clock.events,
     )  # fmt: skip
@@ -301,6 +305,7 @@ class EngineChoice:
         self._source, self._writer = source, writer
         self._noted = next((note["engine"] for note in writer.notes if "engine" in note), None)
         self.made_s, self.compile_s, self.check_s, self.device = 0.0, 0.0, 0.0, "cpu"
+        self.compile_loaded = False
         self.name, self.precision, self.max_dprob = self._noted or ("", "", float("nan"))
         self._made: engines.Engine | None = None
 
@@ -317,7 +322,7 @@ class EngineChoice:
             self.name, self.precision, self.max_dprob = made.name, made.precision, made.max_dprob
             self._writer.commit({"engine": [self.name, self.precision, self.max_dprob]})
         if made is not before:
-            self.compile_s = made.compile_s
+            self.compile_s, self.compile_loaded = made.compile_s, made.is_loaded
         self.check_s = made.check_s
         self.made_s, self._made, self.device = time.perf_counter() - start, made, made.device
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 import time
@@ -14,10 +15,13 @@ import torch
 from torch import nn
 
 from tlskit.networks.fusion import fold
-from tlskit.networks.inputs import fields
+from tlskit.networks.inputs import fields, room
+from tlskit.networks.kept import graphs_path, read_graphs, write_graphs
 from tlskit.networks.runtimes import MAX_STREAMS, Applied, Decoding, Encoding, Engine, streams
 
 __all__ = ["OpenVinoEngine", "import_openvino"]
+
+log = logging.getLogger(__name__)
 
 
 def import_openvino():
@@ -36,42 +40,53 @@ class OpenVinoEngine(Engine):
     """OpenVINO on the CPU: single windows, as many at a time as it has streams.
 
     Streams of one window each beat batches on CPUs: no barriers between cores, and a result never depends on how
-    windows happened to be grouped.
+    windows happened to be grouped. Where a folder `keep` is given, what was compiled for this network before is loaded
+    from there, and what is compiled here is kept there (`tlskit.networks.kept`).
     """
 
     name, device, depth = "openvino", "cpu", 2
 
-    def __init__(self, checkpoint, precision: str, window_px: int, threads: int | None):
+    def __init__(self, checkpoint, precision: str, window_px: int, threads: int | None, keep=None):
         super().__init__(checkpoint)
         openvino = import_openvino()
         start = time.perf_counter()
         self.precision = precision
-        applied = Applied(fold(checkpoint.model), checkpoint.normalisation).eval()
-        seen = [([1, side, side, 3], torch.uint8) for side in (window_px, self.context_px) if side]
-        if precision == "mixed":
-            # Two graphs, one after the other: OpenVINO's precision is that of a whole graph.
-            encoder = _convert(Encoding(applied), seen)
-            shapes = [list(output.get_shape()) for output in encoder.outputs]
-            decoder = _convert(Decoding(applied), [(shape, torch.float32) for shape in shapes])
-            graphs = [(encoder, "f32"), (decoder, "bf16")]
-        else:
-            graphs = [(_convert(applied, seen), "f32" if precision == "exact" else "bf16")]
         threads = threads or torch.get_num_threads()
         config = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams(threads, window_px) if threads <= MAX_STREAMS else "AUTO",
         }
-        core = openvino.Core()
-        compiled = [
-            core.compile_model(graph, "CPU", {**config, "INFERENCE_PRECISION_HINT": hint}) for graph, hint in graphs
-        ]
+        hints = {"mixed": ["f32", "bf16"], "exact": ["f32"]}.get(precision, ["bf16"])
+        configs = [{**config, "INFERENCE_PRECISION_HINT": hint} for hint in hints]
+        core, path = openvino.Core(), None
+        if keep and getattr(checkpoint, "sha256", ""):
+            how = {"window_px": window_px, "context_px": self.context_px, "configs": configs}
+            path = graphs_path(keep, checkpoint, openvino=openvino.get_version(), **how)
+        compiled = path and _found(path, core, configs)
+        self.is_loaded = bool(compiled)
+        if not compiled:
+            graphs = self._graphs(checkpoint, window_px)
+            compiled = [core.compile_model(*one) for one in zip(graphs, ["CPU"] * len(configs), configs, strict=True)]
+            if path:
+                _keep(path, core, compiled, configs, room(1, window_px, self.context_px))
         count = int(compiled[0].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         # Twice as many as run at once: a stream that has finished finds its next window waiting.
         self._requests = [_Chain(compiled) for _ in range(2 * max(1, count))]
         self._owners: list = [None] * len(self._requests)
         self._next = 0
         self.compile_s = time.perf_counter() - start
+
+    def _graphs(self, checkpoint, window_px: int) -> list:
+        """The network converted: one graph, or two, one after the other."""
+        applied = Applied(fold(checkpoint.model), checkpoint.normalisation).eval()
+        seen = [([1, side, side, 3], torch.uint8) for side in (window_px, self.context_px) if side]
+        if self.precision != "mixed":
+            return [_convert(applied, seen)]
+        # OpenVINO's precision is that of a whole graph.
+        encoder = _convert(Encoding(applied), seen)
+        shapes = [list(output.get_shape()) for output in encoder.outputs]
+        return [encoder, _convert(Decoding(applied), [(shape, torch.float32) for shape in shapes])]
 
     def submit(self, windows):
         ticket = np.empty(fields(windows)[0].shape[:3], np.float32)
@@ -117,6 +132,11 @@ class _Chain:
     def start(self, window: np.ndarray) -> None:
         self._requests[0].start_async(list(fields(window)), share_inputs=True)
 
+    def run(self, window: np.ndarray) -> np.ndarray:
+        """The probability of one window, ``(S, S) float32``."""
+        self.start(window)
+        return self.wait().copy()
+
     def wait(self) -> np.ndarray:
         """The probability, ``(S, S) float32``: a view that holds until the next `start`."""
         for request in self._requests:  # a request is done after its callback, which has started the next one
@@ -124,6 +144,43 @@ class _Chain:
         if self._failure is not None:
             raise self._failure
         return self._requests[-1].get_output_tensor().data[0]
+
+
+def _found(path, core, configs: list[dict]) -> list | None:
+    """The compiled graphs that were kept; None where there are none that can be loaded."""
+    try:
+        return _loaded(core, read_graphs(path, len(configs)), configs)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a damaged file fails in any way, in zipfile or in OpenVINO
+        log.info("%s cannot be loaded (%s); the network is compiled again", path.name, error)
+        return None
+
+
+def _loaded(core, blobs: list[bytes], configs: list[dict]) -> list:
+    """Compiled graphs of what was exported."""
+    return [core.import_model(*one) for one in zip(blobs, ["CPU"] * len(blobs), configs, strict=True)]
+
+
+def _keep(path, core, compiled: list, configs: list[dict], window: np.ndarray) -> None:
+    """Keep compiled graphs, but only where what is loaded gives the bytes of what was compiled.
+
+    OpenVINO does not promise it: a network that is saved before it is compiled (``save_model``) loses marks on its
+    operations, and then gives probabilities that differ in their last bit.
+    """
+    try:
+        exported = [io.BytesIO() for _ in compiled]
+        for graph, buffer in zip(compiled, exported, strict=True):
+            graph.export_model(buffer)
+        blobs = [buffer.getvalue() for buffer in exported]
+        for field in fields(window):
+            field[...] = np.random.default_rng(0).integers(0, 256, field.shape, np.uint8)
+        again = _loaded(core, blobs, configs)
+        if not np.array_equal(*(_Chain(graphs).run(window) for graphs in (compiled, again))):
+            raise ValueError("once loaded it does not give the same bytes")
+        write_graphs(path, blobs)
+    except Exception as error:  # the network is compiled and runs, whatever becomes of a copy of it
+        log.info("What OpenVINO compiled is not kept (%s)", error)
 
 
 def _convert(module: nn.Module, inputs: list[tuple[list[int], torch.dtype]]):

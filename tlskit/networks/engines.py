@@ -73,6 +73,7 @@ def make_engine(
     device: str = "auto",
     threads: int | None = None,
     batch: int = BATCH,
+    keep: str | Path | None = None,
 ) -> Engine:
     """Make the network ready to run, by the first rung of what is asked for, unchecked.
 
@@ -94,13 +95,15 @@ def make_engine(
         Threads on a CPU, by default PyTorch's.
     batch : int
         Windows that a GPU computes at a time.
+    keep : path, optional
+        Folder in which what OpenVINO compiled is kept, and looked for before it compiles.
 
     Raises
     ------
     ParameterError
         If the engine is unknown or not installed, or cannot run on the device or at the precision asked for.
     """
-    return _climb(checkpoint, None, 0.5, engine, precision, window_px, device, threads, batch)[0]
+    return _climb(checkpoint, None, 0.5, engine, precision, window_px, device, threads, batch, keep)[0]
 
 
 def check_engine(model: nn.Module, *, engine: str = "auto", precision: str = "auto", device: str = "auto") -> None:
@@ -118,6 +121,7 @@ def choose(
     device: str = "auto",
     threads: int | None = None,
     batch: int = BATCH,
+    keep: str | Path | None = None,
 ) -> tuple[Engine, list[dict]]:
     """The fastest engine of the ladder that agrees with plain float32 on `windows`.
 
@@ -137,11 +141,12 @@ def choose(
     list of dict
         The rungs that were tried: engine, precision, kept, and the fields of `Agreement`.
     """
-    return _climb(checkpoint, windows, threshold, engine, precision, window_px_of(windows), device, threads, batch)
+    side = window_px_of(windows)
+    return _climb(checkpoint, windows, threshold, engine, precision, side, device, threads, batch, keep)
 
 
 def _climb(
-    checkpoint, windows, threshold, engine, precision, window_px, device, threads, batch
+    checkpoint, windows, threshold, engine, precision, window_px, device, threads, batch, keep
 ) -> tuple[Engine, list[dict]]:
     """Make the rungs one after the other until one agrees; the first is taken where there are no windows."""
     chosen, rungs = _rungs(checkpoint.model, engine, precision, device)
@@ -149,7 +154,7 @@ def _climb(
     while rungs:
         (name, at), rungs = rungs[0], rungs[1:]
         try:
-            made = _make(checkpoint, (name, at), window_px, threads, chosen, batch)
+            made = _make(checkpoint, (name, at), window_px, threads, chosen, batch, keep)
         except Exception as error:  # conversion fails in many ways, by type and by text; the user's choice decides
             if name != "openvino":
                 raise
@@ -213,12 +218,12 @@ def _judge(device: torch.device | str) -> torch.device:
 
 
 def _make(
-    checkpoint, rung: tuple[str, str], window_px: int, threads: int | None, device: torch.device, batch: int
+    checkpoint, rung: tuple[str, str], window_px: int, threads: int | None, device: torch.device, batch: int, keep
 ) -> Engine:
     name, precision = rung
     tune_allocator()
     if name == "openvino":
-        made = OpenVinoEngine(checkpoint, precision, window_px, threads)
+        made = OpenVinoEngine(checkpoint, precision, window_px, threads, keep)
     elif name == "eager":
         made = TorchEngine(checkpoint, precision, device, plain=True)
     else:
@@ -236,7 +241,8 @@ class EngineSource:
         See `make_engine`.
     note : path, optional
         A JSON file beside the checkpoint: what was chosen before for this checkpoint, on this kind of machine, for
-        this size of window, is taken up from there; what is chosen here is written there.
+        this size of window, is taken up from there; what is chosen here is written there. What OpenVINO compiles is
+        kept beside it.
 
     Attributes
     ----------
@@ -257,6 +263,7 @@ class EngineSource:
         self._checkpoint = checkpoint
         self._options = {"window_px": window_px, "device": device, "threads": threads, "batch": BATCH}
         self._note = Path(note) if note else None
+        self._options["keep"] = self._note.parent if self._note else None
 
     def set_batch(self, count: int) -> None:
         """Windows that a GPU computes at a time, from here on."""
@@ -282,7 +289,7 @@ class EngineSource:
                 fields = Agreement.__dataclass_fields__
                 self.made.agreement = Agreement(**{name: self.tried[-1][name] for name in fields})
             else:
-                options = {name: self._options[name] for name in ("device", "threads", "batch")}
+                options = {name: self._options[name] for name in ("device", "threads", "batch", "keep")}
                 engine, precision = self.asked
                 self.made, self.tried = choose(
                     self._checkpoint, windows, engine=engine, precision=precision,
@@ -314,7 +321,7 @@ class EngineSource:
                 "is run in float32.", made.name, made.precision, broken,
             )  # fmt: skip
             engine = "torch" if made.precision == "exact" else self.asked[0]
-            options = {name: self._options[name] for name in ("device", "threads", "batch")}
+            options = {name: self._options[name] for name in ("device", "threads", "batch", "keep")}
             self.made, tried = choose(self._checkpoint, windows, engine=engine, precision="exact", **options)
             self.tried += tried
             self._write_note()
@@ -326,7 +333,7 @@ class EngineSource:
             options = self._options
             device = pick_device("cpu" if name == "openvino" else options["device"])
             given = (options[name] for name in ("window_px", "threads"))
-            return _make(self._checkpoint, (name, precision), *given, device, options["batch"])
+            return _make(self._checkpoint, (name, precision), *given, device, options["batch"], options["keep"])
         return self.made
 
     def subject(self) -> dict:

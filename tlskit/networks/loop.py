@@ -18,8 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -36,9 +34,6 @@ __all__ = ["HISTORY_COLUMNS", "THRESHOLD", "best_epoch", "fit", "history_table",
 
 log = logging.getLogger(__name__)
 
-# Fabric announces the precision it was asked for, and gives advice; its warnings and errors still come through.
-logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-
 HISTORY_COLUMNS = (
     ["epoch", "steps", "learning_rate", "train_loss", "val_loss", "val_iou", "val_dice"]
     + ["negative_to_positive", "empty_batches", "gradient_tiles", "tiles_per_s", "seconds", "threads", "best"]
@@ -52,7 +47,7 @@ _STEPS_BETWEEN = 50
 #: Threads that read for a GPU, at least, where there are so many cores: one thread feeds what a CPU computes.
 _READERS = 8
 
-_FABRIC_PRECISION = {"exact": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fit(
@@ -100,24 +95,26 @@ def fit(
         If the loss or the network's output stops being a number.
     """
     is_cuda = device.type == "cuda"
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=[device.index or 0] if is_cuda else 1,
-        precision=_FABRIC_PRECISION[params["precision"]],
-        # One process on one device, also where SLURM's or MPI's variables say that it is one of many.
-        plugins=[LightningEnvironment()],
-    )
+    if is_cuda:
+        torch.cuda.set_device(device.index or 0)
+    half = _HALF.get(params["precision"])
+    # fp16 alone needs its losses scaled; for the others the scaler hands on what it is given.
+    scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
+
+    def forward(*images: torch.Tensor, **options):
+        with torch.autocast(device.type, half, enabled=half is not None):
+            return model(*images, **options)
+
     # NHWC is the layout that CPU and tensor-core convolutions compute in; the batches come in it too. Fused: one pass
     # over the weights instead of ten, 5-10 % of a step on small tiles on a CPU.
     model = model.to(device, memory_format=hardware.memory_format(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=params["learning_rate"], fused=True)
     done = {"history": [], "best_weights": {}, "best_counts": torch.zeros((0, 5), dtype=torch.int64)}
-    parts = {"weights": model, "optimizer": optimizer, "scaler": fabric.strategy.precision}
+    parts = {"weights": model, "optimizer": optimizer, "scaler": scaler}
     if resumed:
         done = {name: resumed[name] for name in done}
         for name, part in parts.items():
             part.load_state_dict(resumed[name])
-    model, optimizer = fabric.setup(model, optimizer)
 
     n_val, size, epochs, seed = len(data["val"]), params["batch_size"], params["epochs"], params["seed"]
     if is_cuda and workers:
@@ -126,7 +123,7 @@ def fit(
     reading = {"workers": workers, "pin_memory": is_cuda, "raw": is_cuda}
 
     def arrive(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        batch = fabric.to_device(batch)
+        batch = tuple(part.to(device, non_blocking=is_cuda) for part in batch)
         if is_cuda:
             batch = data["train"].finish(*batch)  # of both sets alike
         return tuple(part.contiguous() for part in batch) if device.type == "mps" else batch
@@ -152,15 +149,16 @@ def fit(
             # Dropout of this epoch depends on nothing that came before it.
             torch.manual_seed(int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]))
             plan = drawing.batches(epoch)
+            model.train()
             with contextlib.closing(read_batches(data["train"], plan, seed=(seed, epoch), **reading)) as batches:
                 losses, seen = _train_epoch(
-                    fabric, model, optimizer, arriving(batches),
+                    forward, optimizer, scaler, arriving(batches),
                     loss=params["loss"], weight=params.get("context_loss_weight", 0), stepped=stepped,
                     epoch=epoch, between=1 if device.type == "cpu" else _STEPS_BETWEEN,
                 )  # fmt: skip
             trained = time.perf_counter()
             with contextlib.closing(read_batches(data["val"], val_plan, **reading)) as batches:
-                counts, overlap, total = validate(model, arriving(batches))
+                counts, overlap, total = validate(model, arriving(batches), forward)
             if not math.isfinite(overlap + total):
                 raise TrainingError(
                     f"The network gave values that are not numbers in the validation of epoch {epoch + 1}. Lower "
@@ -187,7 +185,7 @@ def fit(
 
 
 def _train_epoch(
-    fabric: Fabric, model: nn.Module, optimizer, batches: Iterable, *,
+    forward: Callable, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, batches: Iterable, *,
     loss: str, weight: float, stepped: Callable[[], None], epoch: int, between: int,
 ) -> tuple[list, dict]:  # fmt: skip
     """One optimiser step a batch; returns the loss of each, and what the batches held (`_account`).
@@ -209,20 +207,20 @@ def _train_epoch(
                 )
         untold.clear()
 
-    model.train()
     for images, masks, _, *context in batches:
         if weight:
-            logits, wide = model(images, context[0], both=True)
+            logits, wide = forward(images, context[0], both=True)
             loss = loss_of(logits.float(), masks)
             whole = loss + weight * loss_of(wide.float(), context[1])
         else:
-            loss = whole = loss_of(model(images, *context).float(), masks)
+            loss = whole = loss_of(forward(images, *context).float(), masks)
         untold.append((loss.detach(), whole.detach(), (masks == 1).sum(), (masks != IGNORED).sum(), len(masks)))
         if len(untold) >= between:
             ask()
         optimizer.zero_grad()
-        fabric.backward(whole)
-        optimizer.step()
+        scaler.scale(whole).backward()
+        scaler.step(optimizer)
+        scaler.update()
         stepped()
     if untold:
         ask()
@@ -249,7 +247,9 @@ def _account(held: np.ndarray, needs_target: bool) -> dict:
 
 
 @torch.inference_mode()
-def validate(model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, float, float]:
+def validate(
+    model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]], forward: Callable | None = None
+) -> tuple[torch.Tensor, float, float]:
     """What a network, put into evaluation mode, makes of the validation tiles.
 
     Parameters
@@ -258,6 +258,8 @@ def validate(model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> t
         Gives logits ``(B, 1, H, W)``.
     batches
         Images, masks and numbers of the tiles, and contexts where the model takes them, on the model's device.
+    forward
+        What runs the model, where that is not the model itself: in half precision, say.
 
     Returns
     -------
@@ -267,10 +269,10 @@ def validate(model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> t
         Sums over the whole set of probability x mask, and of probability + mask.
     """
     model.eval()
-    found = []
+    forward, found = forward or model, []
     for images, masks, index, *context in batches:
         counted = masks != IGNORED
-        probability, masks = model(images, *context).float().sigmoid() * counted, masks * counted
+        probability, masks = forward(images, *context).float().sigmoid() * counted, masks * counted
         predicted, truth = probability >= THRESHOLD, masks > 0.5
         cells = (predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth & counted)
         counts = torch.stack([index, *(cell.sum((1, 2, 3)) for cell in cells)], dim=1)

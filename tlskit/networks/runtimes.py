@@ -105,7 +105,9 @@ class Engine(abc.ABC):
         "mixed" (the encoder in float32, the decoder, which does most of the work, in half precision).
     device : str
     compile_s : float
-        Seconds to make it: copying, rewriting, conversion, compilation.
+        Seconds to make it: copying, rewriting, conversion, compilation, keeping it; where `is_loaded`, loading it.
+    is_loaded : bool
+        Whether what an earlier one had compiled was loaded.
     check_s : float
         Seconds the comparison with float32 took; 0 where there was none.
     agreement : Agreement or None
@@ -120,6 +122,7 @@ class Engine(abc.ABC):
 
     name = precision = device = ""
     depth = 1
+    is_loaded = False
 
     def __init__(self, checkpoint):
         self.context_px = context_px_of(checkpoint)

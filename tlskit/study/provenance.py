@@ -15,7 +15,7 @@ from tlskit import __version__
 __all__ = ["provenance"]
 
 _PACKAGES = (
-    "torch", "torchvision", "segmentation-models-pytorch", "lightning", "openslide-python", "openslide-bin", "numpy",
+    "torch", "torchvision", "segmentation-models-pytorch", "openslide-python", "openslide-bin", "numpy",
     "pandas", "papermill", "openvino",
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ step's status, under the key of what was run (`tlskit.study.ledger`).
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 #: Figures of an archive: pixels for looking, vectors for a paper.
 FIGURE_DPI = 150
+_CAPTION = "tlskit-caption"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ class Run:
 
     @property
     def engine_path(self) -> Path:
-        """Where 03 notes what runs the arm's network; 04, 05, 06 and ``tlskit predict`` take it up."""
+        """Where 03 notes what runs the arm's network; 04, 05, 06 and ``tlskit predict`` take it up.
+
+        What OpenVINO compiled lies beside it, ``compiled-*.zip``: it may be deleted at any time.
+        """
         self._begin_in("03_training")
         return self._folder("work") / "engine.json"
 
@@ -125,37 +130,44 @@ class Run:
     def figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure as PNG and PDF under ``figures/<step number>_<name>`` and return it.
 
-        The run's caption is added below the figure before it is saved; what it shows in words goes into the file.
+        The run's caption is added below the figure before it is saved; what it shows in words goes into the file. A
+        cell that returns the figure shows the PNG that was saved.
         """
         import matplotlib.pyplot as plt
+        from matplotlib.transforms import Bbox
 
         from tlskit.figures import alt_text
 
         self._begin()
         parts = [f"run {self.dir.name}", self.arm if self.arm_dir.name == self.arm else "", self.caption]
-        if not any(text.get_gid() == "tlskit-caption" for text in figure.texts):
+        border_in = figure.get_tightbbox() if any(t.get_gid() == _CAPTION for t in figure.texts) else None
+        if border_in is None:
             # Just under the lowest thing that is drawn, a legend below the axes included.
             figure.draw_without_rendering()  # a closed figure has no canvas that would lay it out
-            figure.set_layout_engine("none")
+            figure.set_layout_engine(None)  # "none" would leave one that asks for two more draws
             for legend in figure.legends:
                 # A figure's legend hangs on the border of what is saved, and would follow it below the caption.
                 box = legend.get_window_extent().transformed(figure.transFigure.inverted())
                 legend.set_loc("lower left")
                 legend.borderaxespad = 0
                 legend.set_bbox_to_anchor((box.x0, box.y0), transform=figure.transFigure)
-            lowest_in = figure.get_tightbbox().y0
-            figure.text(
-                0.01, (lowest_in - 0.08) / figure.get_figheight(), "  |  ".join(p for p in parts if p), ha="left",
-                va="top", fontsize=7, color="0.4", gid="tlskit-caption",
+            border_in = figure.get_tightbbox()
+            caption = figure.text(
+                0.01, (border_in.y0 - 0.08) / figure.get_figheight(), "  |  ".join(p for p in parts if p), ha="left",
+                va="top", fontsize=7, color="0.4", gid=_CAPTION,
             )  # fmt: skip
+            of_caption = caption.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+            border_in = Bbox.union([border_in, of_caption])
         stem = self._folder("figures") / f"{self._prefix}{name}"
         # No date and no program in the metadata: the same numbers give the same bytes.
         alt = alt_text(figure) or None
         of_pdf = {"CreationDate": None, "Creator": None, "Subject": alt}
         for suffix, metadata in ((".png", {"Software": None, "Description": alt}), (".pdf", of_pdf)):
             with writing(stem.with_name(stem.name + suffix)) as path:
-                figure.savefig(path, dpi=FIGURE_DPI, bbox_inches="tight", pad_inches=0.1, metadata=metadata)
+                # The border is known: asked for "tight", matplotlib would draw all once more for each file to find it.
+                figure.savefig(path, dpi=FIGURE_DPI, bbox_inches=border_in.padded(0.1), metadata=metadata)
             self._wrote(stem.with_name(stem.name + suffix))
+        figure._ipython_display_ = functools.partial(_show, stem.with_name(stem.name + ".png").read_bytes(), alt)
         # The notebook shows what the cell returns; left open, pyplot would show it a second time.
         plt.close(figure)
         return figure
@@ -320,6 +332,15 @@ def open_run(
     if ledger.by == "sweep":
         ledger.begin()
     return run
+
+
+def _show(png: bytes, alt: str | None) -> None:
+    """Show a saved figure in a notebook as it was saved, not drawn anew; at the size that it has on paper."""
+    from IPython.display import Image, display
+
+    # Width and height stand in a PNG's header, big-endian, from its 17th byte on.
+    width, height = (round(int.from_bytes(png[at : at + 4]) * 100 / FIGURE_DPI) for at in (16, 20))
+    display(Image(png, format="png", width=width, height=height, alt=alt))
 
 
 def _plain(value: object) -> object:
