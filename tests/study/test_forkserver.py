@@ -33,7 +33,9 @@ print(json.dumps({
     "backend": "matplotlib" in modules and sys.modules["matplotlib"].rcParams._get("backend"),
     "cuda": bool(torch) and torch.cuda.is_initialized(),
 }), file=open(sys.argv[1], "w"))
-if "wait" in sys.argv: time.sleep(60)
+for name in sys.argv[2:]:
+    if name == "wait": time.sleep(60)
+    else: __import__(name)
 sys.exit(3)
 """
 
@@ -83,16 +85,17 @@ plt.plot([1, 2])
     assert "image/png" in outputs[-1]["data"], "the figure is shown as in any kernel"
 
 
-def test_libraries_are_imported_beforehand_and_nothing_that_a_fork_would_break(fork, tmp_path):
-    first, second = fork(), fork(OWN="other")
+def test_what_a_kernel_imported_the_next_ones_find_imported_and_nothing_that_a_fork_would_break(fork, tmp_path):
+    first, second = fork(), fork("pandas", OWN="other")
     assert first[1]["server"] == second[1]["server"] and first[1]["own"] is None and second[1]["own"] == "other"
     assert {"pid", "session"} <= set(first[1]) and first[1]["pid"] == first[1]["session"] == first[0].pid
-    assert "ipykernel.kernelapp" in first[1]["modules"] and "torch" not in first[1]["modules"]
-    deadline = time.monotonic() + 300
-    while not {"lightning.fabric", "torch", "seaborn"} <= set((third := fork()[1])["modules"]):
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    fourth = fork()[1]
+    assert "ipykernel.kernelapp" in first[1]["modules"]
+    second[0].wait(timeout=60)
+    third = fork(*forkserver.LIBRARIES)
+    assert "pandas" in third[1]["modules"] and "torch" not in third[1]["modules"], "of what no kernel used, nothing"
+    third[0].wait(timeout=300)
+    third, fourth = fork()[1], fork()[1]
+    assert set(forkserver.LIBRARIES) <= set(third["modules"])
     for name in ("random", "numpy", "torch"):
         assert third[name] != fourth[name], name
     families = {name.partition(".")[0] for name in third["modules"]}

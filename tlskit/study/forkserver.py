@@ -3,9 +3,8 @@
 Every notebook has a kernel, a process, of its own. What all of them import (torch, matplotlib and what these bring)
 costs each of them seconds of a processor, so on Linux one process beside the sweep imports it and is forked for every
 kernel. It imports nothing of tlskit, whose code a kernel reads anew, as the keys of the steps do: it runs this file,
-not this module. It imports while nobody waits for a kernel, one library after the other, and from the second kernel on
-only: a notebook waits for at most the one that is being imported (torch: two seconds), and one that is run alone does
-not pay for others.
+not this module. It imports what a kernel before has imported, when the next one is asked for: nobody pays for what is
+not used, and nothing is imported beside a notebook, whose times and threads would tell of it.
 
 Its libraries start no thread that a fork would miss: only the pools of OpenBLAS and the allocator of Arrow have begun,
 which stop and begin again by themselves (`tests/study/test_forkserver.py` counts). What a library decides at its import
@@ -33,12 +32,12 @@ __all__ = ["Forked", "fork_kernel"]
 
 log = logging.getLogger(__name__)
 
-#: What is imported beforehand, in this order. Not here: what starts threads or opens devices at its import (openvino,
+#: What may be imported beforehand, in this order. Not here: what starts threads or opens devices at its import (openvino,
 #: glib under openslide), and what asks IPython for its shell then (matplotlib_inline). So does ipywidgets, which
 #: seaborn brings: what it leaves out here is the way for widgets that a browser creates, and a sweep has no browser.
 LIBRARIES = (
     "pandas", "matplotlib.pyplot", "scipy.stats", "scipy.optimize", "shapely", "cv2", "seaborn", "rasterio.features",
-    "torch", "torchvision.transforms.v2", "segmentation_models_pytorch", "lightning.fabric",
+    "torch", "torchvision.transforms.v2", "segmentation_models_pytorch",
 )  # fmt: skip
 
 #: How a kernel is started without this.
@@ -192,13 +191,14 @@ def _end(control: socket.socket, process: subprocess.Popen, owner: int) -> None:
 
 def _serve(control: socket.socket) -> dict:
     """Fork until whoever asks is gone; returns, in each of the children alone, what was asked for."""
-    launcher, asked, waiting, state = os.getppid(), 0, list(LIBRARIES), {}
+    launcher, state = os.getppid(), {}
     kernels: dict[int, tuple[int, socket.socket]] = {}
+    used, tell = os.pipe()  # kernels write into it at their end
+    os.set_blocking(used, False)
     os.close(os.pidfd_open(os.getpid()))  # an older Linux has none: rather no server than one that sees no kernel end
     _import("ipykernel.kernelapp", state)
     while True:
-        importing = waiting and asked > 1
-        ready = select.select([control, *kernels], [], [], 0 if importing else 1)[0]
+        ready = select.select([control, *kernels], [], [], 1)[0]
         if os.getppid() != launcher:  # a fork of the launcher may still hold its end of the socket
             os._exit(0)
         for pidfd in [one for one in ready if one is not control]:
@@ -207,15 +207,27 @@ def _serve(control: socket.socket) -> dict:
             _say(answers, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             answers.close()
         if control in ready:
-            asked += 1
+            _import_used(used, state)
             if request := _fork(control, kernels, state):
-                return request
-        elif importing:
-            try:
-                _import(waiting.pop(0), state)
-            except Exception as error:  # a notebook that needs it says the same; others, and those that run, go on
-                print(f"Not imported for kernels beforehand: {type(error).__name__}: {error}", file=sys.stderr)
-                waiting.clear()
+                os.close(used)
+                return {"tell": tell, **request}
+
+
+def _import_used(used: int, state: dict) -> None:
+    """Import what kernels that have ended had imported."""
+    try:
+        names = os.read(used, 1 << 16).decode().split()
+        for name in [name for name in LIBRARIES if name in names and name not in sys.modules]:
+            _import(name, state)
+    except BlockingIOError:
+        pass  # no kernel has ended since
+    except Exception as error:  # a notebook that needs it says the same; others, and those that run, go on
+        print(f"Not imported for kernels beforehand: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _tell_used(tell: int) -> None:
+    with contextlib.suppress(OSError):  # nobody asks any more
+        os.write(tell, "".join(f"{name}\n" for name in LIBRARIES if name in sys.modules).encode())
 
 
 def _fork(control: socket.socket, kernels: dict, state: dict) -> dict | None:
@@ -286,8 +298,9 @@ def _stamp(path: str) -> tuple[int, int] | None:
     return None
 
 
-def _become_kernel(out: int, err: int, argv: list[str], env: dict[str, str], cwd: str) -> None:
+def _become_kernel(tell: int, out: int, err: int, argv: list[str], env: dict[str, str], cwd: str) -> None:
     """What Popen and the start of Python do before a kernel's first line."""
+    import atexit
     import random
     import runpy
 
@@ -308,6 +321,7 @@ def _become_kernel(out: int, err: int, argv: list[str], env: dict[str, str], cwd
     if torch := sys.modules.get("torch"):
         torch.default_generator.seed()
     _follow_stderr()
+    atexit.register(_tell_used, tell)
     gc.enable()
     runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
 
