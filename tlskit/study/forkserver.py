@@ -33,8 +33,8 @@ __all__ = ["Forked", "fork_kernel"]
 log = logging.getLogger(__name__)
 
 #: What may be imported beforehand, in this order. Not here: what starts threads or opens devices when it is imported
-#: (openvino, glib under openslide), and what asks IPython for its shell then (matplotlib_inline). So does ipywidgets, which
-#: seaborn brings: what it leaves out here is the way for widgets that a browser creates, and a sweep has no browser.
+#: (openvino, glib under openslide), and what asks IPython for its shell then (matplotlib_inline). So does ipywidgets,
+#: which seaborn brings: what it leaves out here is the way for widgets that a browser creates, and a sweep has none.
 LIBRARIES = (
     "pandas", "matplotlib.pyplot", "scipy.stats", "scipy.optimize", "shapely", "cv2", "seaborn", "rasterio.features",
     "torch", "torchvision.transforms.v2", "segmentation_models_pytorch",
