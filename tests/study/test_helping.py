@@ -75,7 +75,7 @@ def slides(tmp_path_factory):
 def write(folder, slides):
     """A project whose second step makes the maps of the slides."""
     first = PARAMETERS.replace("magnification = 4", "magnification = 1")
-    second = notebook(first + "pause_s = 3.0  # seconds\n", (SECOND, []))
+    second = notebook(first + "pause_s = 7.0  # seconds\n", (SECOND, []))
     write_project(folder, notebook(first, (FIRST, [])), second, notebook(first))
     (folder / "params/p.yaml").write_text("run_name: r\nsweep: {magnification: [1]}\n")
     header = "slide_id,patient_id,cancer_type,slide_path,annotation_path\n"
