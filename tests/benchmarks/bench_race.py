@@ -166,14 +166,14 @@ def main(repeats=5):
         figures[f"race_maps_mean_difference_255ths_{peer}"] = mean
     runs = defaultdict(list)
     for _ in range(repeats):
+        runs["our_null"].append(ours("null", "exact"))
+        runs["our_auto"].append(ours("auto", "auto"))
+        runs["our_exact"].append(ours("auto", "exact"))
+        runs["our_equal"].append(ours("torch", precision, folded=False))
         for peer, python in peers.items():
             runs[f"{peer}_as_installed"].append(theirs(peer, python, "as_installed"))
             runs[f"{peer}_equal"].append(theirs(peer, python, "equal", bf16=precision == "bf16"))
             runs[f"{peer}_null"].append(theirs(peer, python, "null", side=FEED_SIDE_PX0))
-        runs["our_auto"].append(ours("auto", "auto"))
-        runs["our_exact"].append(ours("auto", "exact"))
-        runs["our_equal"].append(ours("torch", precision, folded=False))
-        runs["our_null"].append(ours("null", "exact"))
 
     def wall(name):
         return [run["wall_s"] for run in runs[name]]

@@ -42,14 +42,14 @@ def interleaved(candidates: dict[str, Callable[[], object]], *, repeats: int = 5
     return seconds
 
 
-def report_parts(name: str, parts: list[Callable[[int], tuple[dict, dict]]], repeats: int) -> Path:
-    """`report` of the parts of a benchmark, each of which gives its figures and its seconds."""
+def report_parts(name: str, parts: list[Callable[[int], tuple[dict, dict]]], repeats: int) -> None:
+    """`report` of the parts of a benchmark, each of which gives its figures and its seconds, as soon as it has them."""
     figures, seconds = {}, {}
     for part in parts:
         found, took = part(repeats)
         figures |= found
         seconds |= took
-    return report(name, figures, seconds=seconds)
+        report(name, figures, seconds=seconds, told=found)
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:
@@ -75,9 +75,13 @@ def pool_allocations() -> None:
         libc.mallopt(name, value)
 
 
-def report(name: str, figures: dict[str, float | str], *, seconds: dict[str, list[float]] | None = None) -> Path:
-    """Print ``name: value`` lines and write ``outputs/benchmarks/<name>.json`` with versions and hardware."""
-    for key, value in figures.items():
+def report(
+    name: str, figures: dict[str, float | str], *, seconds: dict[str, list[float]] | None = None,
+    told: dict[str, float | str] | None = None,
+) -> Path:  # fmt: skip
+    """Print ``name: value`` lines, of `told` alone where it is given, and write ``outputs/benchmarks/<name>.json`` with
+    versions and hardware."""
+    for key, value in (figures if told is None else told).items():
         print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}", flush=True)
     OUTPUTS.mkdir(parents=True, exist_ok=True)
     path = OUTPUTS / f"{name}.json"
