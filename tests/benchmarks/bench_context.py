@@ -133,16 +133,13 @@ class _Null(bench_inference._Null):
 def null_run(path):
     """Peak memory of one slide with the null network."""
     from tlskit.maps import inference
-    from tlskit.networks import engines
     from tlskit.networks import hardware as compute
 
     compute.tune_allocator()
-    source = engines.EngineSource(None, window_px=TILE_PX, precision="bf16")  # asked for by name: nothing is compared
-    source.made = _Null()
     out = harness.WORK / "context_null.tif"
     prediction = inference.predict_slide(
-        checkpoint(None, ratio=RATIO, mpp=made.MPP0), path, out, engine=source, batch_size=BATCH, progress=False,
-        resume=False,
+        checkpoint(None, ratio=RATIO, mpp=made.MPP0), path, out, engine=bench_inference.source_of(_Null()),
+        batch_size=BATCH, progress=False, resume=False,
     )  # fmt: skip
     out.unlink()
     return {"peak_mb": harness.peak_mb(), "windows": prediction.windows}

@@ -202,19 +202,25 @@ class _Null:
         return ticket
 
 
+def source_of(null: _Null):
+    """The null network as slides are given one: asked for by name, so that it is compared with nothing."""
+    from tlskit.networks import engines
+
+    source = engines.EngineSource(None, window_px=TILE_PX, precision="bf16")
+    source.made = null
+    return source
+
+
 def null_run(path, mpp, tissue=None):
     """One slide with the null network: seconds, windows and this process's peak memory."""
     from tlskit.maps import inference
-    from tlskit.networks import engines
     from tlskit.networks import hardware as compute
 
     compute.tune_allocator()
-    source = engines.EngineSource(None, window_px=TILE_PX, precision="bf16")  # asked for by name: nothing is compared
-    source.made = _Null()
     out = harness.WORK / f"null_{Path(path).stem}.tif"
     start = time.perf_counter()
     prediction = inference.predict_slide(
-        checkpoint(None, mpp), path, out, engine=source, batch_size=BATCH, tissue=tissue, progress=False,
+        checkpoint(None, mpp), path, out, engine=source_of(_Null()), batch_size=BATCH, tissue=tissue, progress=False,
         resume=False,
     )  # fmt: skip
     seconds = time.perf_counter() - start
