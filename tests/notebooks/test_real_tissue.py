@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_study_runs_on_tonsil_at_2x_and_1x(real_data, tmp_path):
+def test_the_study_runs_on_tonsil_at_4x_2x_and_1x(real_data, tmp_path):
     preset = sweep.prepare(
         ROOT / "params" / "smoke.yaml",
         {
@@ -29,14 +29,14 @@ def test_the_study_runs_on_tonsil_at_2x_and_1x(real_data, tmp_path):
             "overlap_slides": 0,  # comparing overlaps costs more than the rest, and the smoke study does it
         },
     )
-    preset["sweep"] = {"magnification": [2, 1]}
+    preset["sweep"] = {"magnification": [4, 2, 1]}
     status = sweep.run_sweep(preset)
     assert (status["status"] == "done").all(), status.to_string()
     run = tmp_path / "tonsil"
-    assert len(runs.read_status(run)) == 2 * 6 + 2  # the cascade and the comparison
+    assert len(runs.read_status(run)) == 3 * 6 + 2  # the cascade and the comparison
     table = pd.read_csv(run / "compare" / "tables" / "table_one.csv")
-    assert {"2x", "1x"} <= set(table["arm"])
-    targets = pd.read_csv(run / "2x" / "tables" / "01_tiles_per_slide.csv")
+    assert {"4x", "2x", "1x"} <= set(table["arm"])
+    targets = pd.read_csv(run / "4x" / "tables" / "01_tiles_per_slide.csv")
     # Counted in the GeoJSON files: 4 + 17 + 3 + 4 + 8 + 4 germinal centres.
     assert targets["n_targets"].sum() == 40
     assert (targets["mpp0"] - 2.324).abs().max() < 0.001
