@@ -33,7 +33,7 @@ $(STAMP): requirements.lock
 	  cp requirements.lock $(STAMP); \
 	else touch $(STAMP); fi
 
-demo: env  ## make a synthetic cohort and run the whole study on it (20 minutes on two cores without bf16, less with)
+demo: env  ## make a synthetic cohort and run the whole study on it (about 20 minutes on two cores without bf16, less with)
 	$(PY) -m tlskit synth outputs/cohorts/demo --second-reader
 	$(PY) -m tlskit sweep params/demo.yaml
 

@@ -40,7 +40,7 @@ _MAP_BYTES_A_PX = 0.5
 #: A tile as a PNG, with its mask, a pixel: H&E in 8 bits.
 _TILE_BYTES_A_PX = 1.9
 #: A checkpoint, and the state of a training that is under way: weights, kept weights, gradients' two moments. Once that
-#: is gone, what was compiled for the checkpoint takes no more.
+#: is gone, what was compiled for the checkpoint takes its place: as much as a checkpoint for each way of running it.
 _CHECKPOINT_COPIES = 5
 #: A parameter that holds a file or a setting of the network: an arm with other values of them is another network.
 _OF_NETWORK = (
