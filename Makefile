@@ -1,10 +1,11 @@
 # tlskit: `make` alone lists what can be made.
 # VENV may point to an environment that several checkouts share: make test VENV=../venv
-# JOBS is the number of processes that the tests are shared out among.
+# JOBS is the number of processes that the tests are shared out among, REPEATS how often a benchmark measures.
 
 VENV   ?= .venv
 PYTHON ?= python3
 JOBS   ?= 2
+REPEATS ?= 5
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.tlskit-lock
 
@@ -55,7 +56,7 @@ app: env  ## open the page for people who do not code
 	$(PY) -m tlskit app
 
 bench: env  ## measure speed and memory (see tests/benchmarks)
-	$(PY) -m tests.benchmarks
+	$(PY) -m tests.benchmarks --repeats $(REPEATS)
 
 lint: env  ## check the style
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .

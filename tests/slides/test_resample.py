@@ -1,5 +1,10 @@
 """Area averaging against the definition, computed in float64 pixel by pixel."""
 
+import json
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -123,6 +128,29 @@ def test_strided_targets_are_filled_and_nothing_beside_them(noise):
 def test_ratios_within_float_noise_of_a_whole_number_are_that_number():
     assert snapped_ratio(0.5 / 0.25) == 2 and snapped_ratio(0.3 / 0.1) == 3.0
     assert snapped_ratio(0.9995) == 0.9995 and snapped_ratio(1.9999) == 1.9999
+
+
+@pytest.mark.parametrize("kept", ["nowhere", "damaged"])
+def test_where_compiled_code_cannot_be_kept_it_is_compiled_again(tmp_path, kept):
+    code = (
+        "import numpy as np; from tlskit.slides.resample import area_average as a; "
+        "print(a(np.full((9, 9, 3), 7, np.uint8), ratio=2.5, x_px=0, y_px=0, width_px=3, height_px=3).tolist())"
+    )
+
+    def run(folder):
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+
+    folder = tmp_path / "kept"
+    if kept == "nowhere":
+        folder.write_text("a file where the folder should be")
+    else:
+        run(folder)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert files
+        for path in files:
+            path.write_bytes(path.read_bytes()[:-7])
+    assert json.loads(run(folder).stdout) == [[[7, 7, 7]] * 3] * 3
 
 
 def test_too_little_source_is_refused(noise):

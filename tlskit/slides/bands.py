@@ -79,7 +79,7 @@ def gather(tile: Callable, level, x0: int, y0: int, x1: int, y1: int) -> tuple[n
 
 
 def gather_into(out: np.ndarray, tile: Callable, level, x0: int, y0: int) -> list[Lost]:
-    """`gather` into an array (h, w, 3) of any type, whose first pixel is (x0, y0) of the level; the losses."""
+    """`gather` into an array (h, w, 3) of uint8, whose first pixel is (x0, y0) of the level; the losses."""
     tile_w, tile_h = level.tile_px
     width, height = level.size_px
     x1, y1 = x0 + out.shape[1], y0 + out.shape[0]

@@ -2,16 +2,15 @@
 
 Working pixel ``i`` covers the source pixels' ``[i r, (i + 1) r)`` along an axis, where ``r`` is the ratio of the two
 pixel sizes; it becomes the mean of what it covers, pixels at its two ends counted by the fraction covered. The
-weights follow from the global index ``i`` alone and all arithmetic is in whole numbers small enough to be exact in
-float32, so that a working pixel has the same value however the region around it was cut, on every machine and
-whatever order a BLAS adds in.
+weights follow from the global index ``i`` alone and all arithmetic is in whole numbers, so that a working pixel has the
+same value however the region around it was cut, and on every machine.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
+import threading
 from collections.abc import Callable
 
 import cv2
@@ -20,20 +19,15 @@ import numpy as np
 __all__ = ["area_average", "area_weights", "snapped_ratio", "source_span"]
 
 #: Weights of one output row sum to 2**16, of one output column to 2**12, and the rows' result is rounded to 12 bits
-#: (1/16 grey level). 255 * 2**16 and (255 * 16) * 2**12 both stay below 2**24, where float32 counts exactly; so it does
-#: after the shift, a power of two, with which the weights are multiplied beforehand.
+#: (1/16 grey level). 255 * 2**16 and (255 * 16) * 2**12 both stay below 2**24.
 _ROW_TOTAL = 2**16
 _COLUMN_TOTAL = 2**12
-_ROW_SHIFT = 2.0**-12
-_COLUMN_SHIFT = 2.0**-16
 
 #: Ends of a pixel closer than this to a source pixel's edge lie on it: float noise must not pull in a neighbour.
 _EDGE = 1e-6
 
-#: Output pixels of one small matrix (more are mostly zeros, fewer leave the processor's registers empty), and the
-#: source pixels along one piece: as float32, with what they become, they fit a core's own cache (1.5 MB at ratio 2).
-_BLOCK = 4
-_PIECE = 256
+#: Source pixels down and along of what is averaged at a time: it stays in a core's own cache.
+_PIECE_PX = (256, 1024)
 
 
 def snapped_ratio(ratio: float) -> float:
@@ -86,7 +80,7 @@ def area_average(
     ----------
     source : (h, w, 3) uint8, or callable
         Source pixels; its first is source pixel (`source_x`, `source_y`). It must hold `source_span` of both axes. Or
-        what puts them, from source pixel (x, y) on, into an array (h, w, 3) that it is given, of uint8 or float32:
+        what puts them, from source pixel (x, y) on, into an array (h, w, 3) of uint8 that it is given:
         ``source(array, x, y)``.
     ratio : float
         Source pixels along one output pixel, 0.5 or more.
@@ -136,108 +130,46 @@ def area_average(
 
 
 def _average(put, ratio, x_px, y_px, out) -> None:
-    """Rows first, then columns, in pieces that fit the processor's cache and in memory that is used again and again."""
+    """Piece by piece, in memory that is used again and again: new memory costs as much as the averaging."""
+    from tlskit.slides.averaging import weighted_sums  # here, for it takes half a second and few ratios need it
+
     height_px, width_px = out.shape[:2]
-    y0, y1 = source_span(y_px, y_px + height_px, ratio)
-    rows = _groups(y_px, height_px, ratio, _ROW_TOTAL, _ROW_SHIFT, 1)
-    columns = _groups(x_px, width_px, ratio, _COLUMN_TOTAL, _COLUMN_SHIFT, 3)
-    with _workspace() as memory:
-        for row in rows:
-            for column in columns:
-                x0, x1 = source_span(x_px + column[0], x_px + column[0] + column[1], ratio)
-                target = out[row[0] : row[0] + row[1], column[0] : column[0] + column[1]]
-                _average_piece(put, (x0, y0, x1, y1), row, column, target, memory)
-
-
-def _average_piece(put, source_box, row, column, out, memory) -> None:
-    """One group of rows and of columns: `out` from what `put` gives of the box of source pixels."""
-    x0, y0, x1, y1 = source_box
-    _, count, base, apart, weights = row
-    _, wide, start, between, matrix = column
-    # Blocks of a product start at even steps, so they reach a little past the pixels that count; what they find there
-    # has weight 0 and only has to be finite.
-    before = max(0, x0 - start)
-    after = max(0, start + (len(matrix) - 1) * between + matrix.shape[1] // 3 - x1)
-    span = (before + x1 - x0 + after) * 3
-    n, block, taps = weights.shape
-    depth = (n - 1) * apart + taps
-    plane = memory("plane", depth * span)
-    top, bottom = max(base, y0), min(base + depth, y1)
-    at = (top - base) * span + before * 3
-    put(_view(plane, at, (bottom - top, x1 - x0, 3), (span, 3, 1)), x0, top)
-    tall = memory("tall", n * block * span)
-    product = _view(tall, 0, (n, block, span), (block * span, span, 1))
-    np.matmul(weights, _view(plane, 0, (n, taps, span), (apart * span, span, 1)), out=product)
-    np.rint(product, out=product)
-    n, taps, made = matrix.shape
-    reach = _view(tall, (start - x0 + before) * 3, (n, count, taps), (between * 3, span, 1))
-    result = memory("result", count * n * made)
-    np.matmul(reach, matrix, out=_view(result, 0, (n, count, made), (made, n * made, 1)))
-    result += 0.5
-    np.copyto(out, _view(result, 0, (count, wide, 3), (n * made, 3, 1)), casting="unsafe")
-
-
-def _view(memory: np.ndarray, offset: int, shape: tuple, steps: tuple) -> np.ndarray:
-    """Numbers of float32 `memory` seen as another array, which may repeat them; `offset` and `steps` count numbers."""
-    return np.ndarray(shape, np.float32, memory, offset * 4, tuple(step * 4 for step in steps))
-
-
-@contextlib.contextmanager
-def _workspace():
-    """A function (name, size) that gives float32 memory; what is in it is left over from before, but finite.
-
-    Kept for whoever averages next, in whatever thread: the first use of new memory costs as much as the averaging.
-    """
-    try:
-        held = _spare.pop()
-    except IndexError:
-        held = {}
-
-    def memory(name: str, size: int) -> np.ndarray:
-        if name not in held or held[name].size < size:
-            held[name] = np.zeros(size, np.float32)
-        return held[name][:size]
-
-    try:
-        yield memory
-    finally:
-        _spare.append(held)
-
-
-_spare: list[dict[str, np.ndarray]] = []
+    down, along = (max(1, int(side / ratio)) for side in _PIECE_PX)
+    for top in range(0, height_px, down):
+        for left in range(0, width_px, along):
+            target = out[top : top + down, left : left + along]
+            x, y = x_px + left, y_px + top
+            (x0, x1), (y0, y1) = source_span(x, x + target.shape[1], ratio), source_span(y, y + len(target), ratio)
+            rows, row_weights = _taps(y, len(target), ratio, _ROW_TOTAL, 1)
+            columns, column_weights = _taps(x, target.shape[1], ratio, _COLUMN_TOTAL, 3)
+            # The last taps, of weight 0, may lie past the pixels that count: anything may be there.
+            source = _memory("source", (y1 - y0 + row_weights.shape[1], x1 - x0 + len(column_weights), 3))
+            put(source[: y1 - y0, : x1 - x0], x0, y0)
+            made = _memory("made", (len(target), columns.size))
+            flat = source.reshape(len(source), -1)
+            weighted_sums(flat, rows - y0, row_weights, columns - 3 * x0, column_weights, made)
+            target[:] = made.reshape(target.shape)
 
 
 @functools.lru_cache(maxsize=256)
-def _groups(start: int, count: int, ratio: float, total: int, shift: float, channels: int) -> list[tuple]:
-    """Weights, times `shift`, as stacks of small matrices, each for a few output pixels, whose inputs start evenly.
+def _taps(start: int, count: int, ratio: float, total: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """`area_weights` as `weighted_sums` wants them: int32, taps in threes, columns once for each of their colours."""
+    first, weights = area_weights(start, count, ratio, total)
+    weights = np.pad(weights, ((0, 0), (0, -weights.shape[1] % 3))).astype(np.int32)
+    if channels > 1:
+        first = (first[:, None] * channels + np.arange(channels)).ravel()
+        weights = np.ascontiguousarray(weights.repeat(channels, axis=0).T)
+    return first.astype(np.int32), weights
 
-    Returns a list, an entry for every `_PIECE` input pixels or so, of (position of the group's first output pixel, its
-    number of output pixels, first input pixel, input pixels between blocks, matrices). For one channel matrices are
-    (n, block, taps), applied from the left; for three they are (n, 3 taps, 3 block), applied from the right to rows of
-    interleaved colours.
-    """
-    block = max(1, min(_BLOCK, round(16 / ratio)))
-    apart = max(1, round(block * ratio))
-    # Groups of nearly one size: a few pixels left over would cost what a group costs.
-    parts = max(1, round(count * ratio / _PIECE))
-    most = -(-count // parts // block) * block
-    groups = []
-    for at in range(0, count, most):
-        size = min(most, count - at)
-        first, weights = area_weights(start + at, size, ratio, total)
-        n = -(-size // block)
-        begin = first[::block] - np.arange(n) * apart
-        base = int(begin.min())
-        taps = int((first - np.arange(size) // block * apart).max()) - base + weights.shape[1]
-        matrix = np.zeros((n, block, taps), np.float32)
-        i = np.arange(size)
-        position = first - base - i // block * apart
-        for tap in range(weights.shape[1]):
-            matrix[i // block, i % block, position + tap] = weights[:, tap] * shift
-        if channels > 1:
-            spread = np.zeros((n, taps, channels, block, channels), np.float32)
-            for channel in range(channels):
-                spread[:, :, channel, :, channel] = matrix.transpose(0, 2, 1)
-            matrix = spread.reshape(n, taps * channels, block * channels)
-        groups.append((at, size, base, apart, matrix))
-    return groups
+
+def _memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of uint8 in memory of this thread; what is in it is left over from before."""
+    size = math.prod(shape)
+    held = getattr(_of_thread, name, None)
+    if held is None or held.size < size:
+        held = np.empty(size, np.uint8)
+        setattr(_of_thread, name, held)
+    return held[:size].reshape(shape)
+
+
+_of_thread = threading.local()
