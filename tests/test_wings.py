@@ -27,11 +27,11 @@ figures
 study
 explore
 """.split()
-GROUND = ["errors", "files", "sources", "units"]
+GROUND = ["compiled", "errors", "files", "sources", "units"]
 ORDER = [*GROUND, *WINGS, "__main__"]
 
 #: Too heavy for `import tlskit`, and for the wings up to `tiles`.
-HEAVY = ("torch", "matplotlib", "ipywidgets", "papermill", "openvino", "scipy", "skimage")
+HEAVY = ("torch", "matplotlib", "ipywidgets", "papermill", "openvino", "scipy", "skimage", "numba")
 LIGHT = [*GROUND, *WINGS[: WINGS.index("tiles") + 1]]
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -12,10 +12,10 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from tlskit import units
+from tlskit.compiled import compiled
 from tlskit.errors import CheckpointError, ParameterError
 from tlskit.tiles import ahead
 
@@ -24,8 +24,8 @@ __all__ = ["Layout", "Strip", "hann_layout", "strips"]
 _ONE = float(2**24)
 #: Weights add up to no more than this along one axis: a product of two of them has 24 bits, with a probability 48.
 _MAX_TOTAL = 2**12
-#: Rows that are worked on at a time: few enough to stay in a core's cache.
-_CACHED_ROWS = 64
+#: Rows that a thread divides at a time.
+_ROWS_PER_JOB = 64
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,11 @@ class Strip:
         self._spare = bands.pop()
         self._bands = deque(bands)
         self._dirty = deque([False] * count)
-        self._weights2d = np.outer(self.layout.weights, self.layout.weights).astype(np.float32)
-        self._p24 = np.empty_like(self._weights2d[:_CACHED_ROWS])
 
     def stop(self) -> None:
         """Give the room back."""
         self._bands.clear()
         self._spare = None
-        self._p24 = self._weights2d = None
 
     def add(self, row: int, column: int, probability: np.ndarray) -> None:
         """Add one window, ``(window_px, window_px) float32`` in [0, 1], at window (row, column)."""
@@ -152,17 +149,15 @@ class Strip:
         top, bottom = max(0, self._top * b - y), min(side, self.size_px[1] - y)
         if left >= right or top >= bottom:
             return
+        weights = self.layout.weights
+        probability = np.require(probability, np.float32, ["C", "W"])
         start, end = y + top, y + bottom
         while start < end:
             band = start // b
-            stop = min(start + _CACHED_ROWS, end, (band + 1) * b)
+            stop = min(end, (band + 1) * b)
+            sums = self._bands[band - self._top][start - band * b : stop - band * b]
             rows = slice(start - y, stop - y)
-            p24 = np.multiply(
-                probability[rows, left:right], np.float32(_ONE), out=self._p24[: stop - start, left:right]
-            )
-            np.rint(p24, out=p24)
-            sums = self._bands[band - self._top][start - band * b : stop - band * b, x + left : x + right]
-            cv2.accumulateProduct(p24, self._weights2d[rows, left:right], sums)  # multiplies and adds in float64
+            _add_weighted(sums, x, probability[rows], weights[rows], weights, left, right)
             self._dirty[band - self._top] = True
             start = stop
 
@@ -222,19 +217,14 @@ class Strip:
             down, along = self._total_weights(y0, y1, run)
 
             def divide(top: int) -> None:
-                rows = slice(top, top + _CACHED_ROWS)
-                weights = down[rows] @ along
-                np.maximum(weights, 1.0, out=weights)  # 0 only where no window was run: there the sum is 0 too
-                mean = np.divide(sums[rows, :owned], weights, out=weights)
-                mean *= 255.0 / _ONE
-                if not np.isfinite(mean.sum()):
+                rows = slice(top, top + _ROWS_PER_JOB)
+                if not _divide(sums[rows], down[rows], along, values[rows]):
                     raise CheckpointError(
                         "The network's output is not a number (nan or infinite). Its weights are damaged or training "
                         "diverged; train again, e.g. with a lower learning_rate or `precision: exact`."
                     )
-                values[rows] = np.rint(mean, out=mean)
 
-            for _ in ahead(divide, range(0, y1 - y0, _CACHED_ROWS), workers=threads):
+            for _ in ahead(divide, range(0, y1 - y0, _ROWS_PER_JOB), workers=threads):
                 pass
             if self.carry_px:
                 carry = sums[:, owned:].copy()
@@ -259,6 +249,34 @@ class Strip:
                     _add_slice(along[n], weights, column * stride - self.x0)
             _add_slice(down[:, n], weights, int(self.ys[row]) - y0)
         return down, along
+
+
+@compiled("void(f8[:, ::1], i8, f4[:, ::1], f8[::1], f8[::1], i8, i8)")
+def _add_weighted(sums, x, probability, down, along, left, right):
+    """Add columns of probabilities, rounded to 24 bits and weighted, to sums from column `x` + `left` on."""
+    weights = along[left:right]
+    for y in range(len(sums)):
+        row, added = sums[y][x + left : x + right], probability[y][left:right]
+        for k in range(len(weights)):
+            row[k] += np.rint(added[k] * np.float32(_ONE)) * (down[y] * weights[k])
+
+
+@compiled("b1(f8[:, ::1], f8[:, ::1], f8[:, ::1], u1[:, ::1])")
+def _divide(sums, down, along, values):
+    """Sums over the sum of their weights, ``down @ along``, as 255ths; False where one is not a number."""
+    is_finite = True
+    weights = np.empty(values.shape[1])
+    for y in range(len(values)):
+        weights[:] = 0
+        for n in range(len(along)):
+            for x in range(len(weights)):
+                weights[x] += down[y, n] * along[n, x]
+        for x in range(len(weights)):
+            # 0 only where no window was run: there the sum is 0 too.
+            mean = sums[y, x] / max(weights[x], 1.0) * (255.0 / _ONE)
+            is_finite &= np.isfinite(mean)
+            values[y, x] = np.uint8(np.rint(mean))
+    return is_finite
 
 
 def _add_slice(line: np.ndarray, weights: np.ndarray, at: int) -> None:
