@@ -21,7 +21,7 @@ OUTPUTS = ROOT / "outputs" / "benchmarks"
 #: Slides and other things that a benchmark makes once and keeps between runs.
 WORK = OUTPUTS / "work"
 
-PACKAGES = ("numpy", "opencv-python-headless", "openslide-python", "openslide-bin", "simplejpeg", "imagecodecs",
+PACKAGES = ("numpy", "opencv-python-headless", "openslide-python", "openslide-bin", "simplejpeg", "numba", "imagecodecs",
             "tifffile", "torch", "segmentation-models-pytorch", "openvino")  # fmt: skip
 
 
