@@ -27,7 +27,7 @@ figures
 study
 explore
 """.split()
-GROUND = ["compiled", "errors", "files", "sources", "units"]
+GROUND = ["errors", "files", "jit", "sources", "units"]
 ORDER = [*GROUND, *WINGS, "__main__"]
 
 #: Too heavy for `import tlskit`, and for the wings up to `tiles`.

@@ -21,8 +21,8 @@ OUTPUTS = ROOT / "outputs" / "benchmarks"
 #: Slides and other things that a benchmark makes once and keeps between runs.
 WORK = OUTPUTS / "work"
 
-PACKAGES = ("numpy", "opencv-python-headless", "openslide-python", "openslide-bin", "simplejpeg", "numba", "imagecodecs",
-            "tifffile", "torch", "segmentation-models-pytorch", "openvino")  # fmt: skip
+PACKAGES = ("numpy", "opencv-python-headless", "openslide-python", "openslide-bin", "simplejpeg", "numba",
+            "imagecodecs", "tifffile", "torch", "segmentation-models-pytorch", "openvino")  # fmt: skip
 
 
 def interleaved(candidates: dict[str, Callable[[], object]], *, repeats: int = 5, warm_up: bool = True) -> dict:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tlskit import units
-from tlskit.compiled import compiled
 from tlskit.errors import CheckpointError, ParameterError
+from tlskit.jit import compiled
 from tlskit.tiles import ahead
 
 __all__ = ["Layout", "Strip", "hann_layout", "strips"]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from tlskit.compiled import compiled
+from tlskit.jit import compiled
 
 __all__ = ["area_average", "area_weights", "snapped_ratio", "source_span"]
 
