@@ -39,7 +39,7 @@ def cohort_flow(table: pd.DataFrame, *, size: str = "double") -> Figure:
         A row a stage: ``stage``, ``n_patients``, ``n_slides``; ``text`` (more words, or empty) and ``left_out_text``
         (what is left out between this stage and the next, or empty) where there are such columns.
     """
-    width, rows = style.WIDTHS_IN[size], table.fillna("").to_dict("records")
+    width, rows = style.WIDTHS_IN[size], table.astype(object).fillna("").to_dict("records")
     boxes, told = [], []
     for row in rows:
         numbers = ", ".join(counted(row[f"n_{what}s"], what) for what in ("patient", "slide")
