@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 
 __all__ = ["compiled"]
+
+log = logging.getLogger(__name__)
 
 
 def compiled(signature: str) -> Callable[[Callable], Callable]:
@@ -23,7 +26,8 @@ def compiled(signature: str) -> Callable[[Callable], Callable]:
 
             try:
                 return numba.njit(signature, nogil=True, cache=True)(function)
-            except Exception:  # read-only folders, no room, a damaged file; what is wrong with the function shows below
+            except Exception as error:  # read-only folders, no room, a damaged file
+                log.info("%s is compiled in each process, for its code could not be kept: %s", function.__name__, error)
                 return numba.njit(signature, nogil=True)(function)
 
         @functools.wraps(function)
